@@ -1,0 +1,1 @@
+//! Tests of the whole: pipeline, zero trust, kills, tenants, hostile input.

@@ -1,0 +1,1 @@
+//! Load scenarios, driver and report.

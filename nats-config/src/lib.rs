@@ -1,0 +1,1 @@
+//! Accounts, permissions, streams and consumers of the broker, in code.

@@ -1,0 +1,39 @@
+//! The contracts of hotcell: ids, routes, the signed envelope, messages and limits.
+//!
+//! Promises: no I/O, no clock, no randomness; every value that can be built is valid; nothing is
+//! parsed before its signature was verified. Refuses: unknown fields, unknown roles, unknown subjects.
+
+pub mod blob;
+pub mod digest;
+pub mod envelope;
+pub mod event;
+mod flow;
+pub mod hook;
+pub mod ids;
+pub mod job;
+pub mod lease;
+pub mod limits;
+pub mod plan;
+pub mod records;
+pub mod reject;
+pub mod report;
+pub mod request;
+pub mod routes;
+pub mod subject;
+pub mod time;
+pub mod trust;
+pub mod work;
+
+pub use blob::{BlobKey, FileName};
+pub use digest::Digest;
+pub use envelope::{Envelope, Message, Verified};
+pub use event::EventKind;
+pub use ids::{DeliveryId, EndpointId, JobId, KeyId, PoolId, TenantId, UploadId, WorkerId};
+pub use job::Job;
+pub use plan::Plan;
+pub use reject::RejectCode;
+pub use report::Report;
+pub use routes::{Role, Route};
+pub use subject::Subject;
+pub use time::UnixMs;
+pub use trust::Trust;

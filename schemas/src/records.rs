@@ -1,0 +1,200 @@
+//! Records at rest in the key-value buckets, and what goes to the audit log besides job events.
+
+use crate::{
+    BlobKey, DeliveryId, Digest, EndpointId, FileName, JobId, KeyId, PoolId, Role, TenantId,
+    UnixMs, UploadId, WorkerId,
+    envelope::Message,
+    hook::DeliveryState,
+    job::{Actor, Grant},
+};
+use serde::{Deserialize, Serialize};
+
+/// A tenant; bucket `tenants`, key `<tenant>`. Key `account.<public key>` holds its slug.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRecord {
+    /// Its slug.
+    pub id: TenantId,
+    /// The public key of its broker account.
+    pub account: String,
+    /// Pools where its jobs may run; the first is the default.
+    pub pools: Vec<PoolId>,
+    /// Encodes that run at once.
+    pub concurrency: u32,
+    /// Life of outputs, in seconds.
+    pub retention_secs: u64,
+    /// Stored bytes allowed.
+    pub stored_bytes_max: u64,
+    /// When it was made.
+    pub created_at: UnixMs,
+}
+
+/// An API key; bucket `keys`, key `<key id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// Its public half.
+    pub id: KeyId,
+    /// Whose it is: exactly one tenant.
+    pub tenant: TenantId,
+    /// SHA-256 of the whole key text, `hck_<id>_<secret>`.
+    pub sha256: Digest,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it was revoked.
+    pub revoked_at: Option<UnixMs>,
+}
+
+/// What a confirmed upload was found to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pinned {
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+    /// The store's ETag.
+    pub etag: String,
+    /// When.
+    pub at: UnixMs,
+}
+
+/// An upload; bucket `uploads`, key `<tenant>.<file name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadRecord {
+    /// Its id: the folder in the store.
+    pub id: UploadId,
+    /// The server's file name.
+    pub name: FileName,
+    /// The object.
+    pub key: BlobKey,
+    /// Declared MIME type.
+    pub content_type: String,
+    /// Declared size, in bytes.
+    pub size: u64,
+    /// When the URL was given.
+    pub created_at: UnixMs,
+    /// Set when it was confirmed.
+    pub pinned: Option<Pinned>,
+}
+
+/// An answer kept for an `Idempotency-Key`; bucket `idempotency`, key `<tenant>.<SHA-256 of the key>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdempotencyRecord {
+    /// SHA-256 of the request's body.
+    pub body: Digest,
+    /// The job that it made.
+    pub job: JobId,
+}
+
+/// Why something was not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// An API key is unknown, revoked or malformed.
+    Credential,
+    /// A message's envelope does not verify.
+    Envelope,
+    /// A worker is not what it says, or its image is not allowed.
+    Worker,
+    /// A lease is forged, lapsed or another worker's.
+    Lease,
+    /// A request names what its sender has no right to.
+    Scope,
+}
+
+/// What happened, besides job events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "act", rename_all = "snake_case")]
+pub enum AuditAct {
+    /// Presigned URLs were issued.
+    Granted {
+        /// To which role.
+        to: Role,
+        /// To which worker, for a worker.
+        worker: Option<WorkerId>,
+        /// For which job.
+        job: Option<JobId>,
+        /// In which attempt.
+        attempt: Option<u32>,
+        /// What.
+        grants: Vec<Grant>,
+    },
+    /// Something was not believed.
+    Refused {
+        /// By which service.
+        by: Role,
+        /// What kind.
+        what: Refusal,
+        /// The subject or the route, without any payload.
+        subject: String,
+        /// The reason, from an error's constant text.
+        reason: String,
+    },
+    /// An upload was confirmed.
+    Confirmed {
+        /// By whom.
+        actor: Actor,
+        /// The file.
+        name: FileName,
+        /// SHA-256 of its key.
+        key_digest: Digest,
+        /// Its size, in bytes.
+        size: u64,
+        /// SHA-256 of its bytes.
+        sha256: Digest,
+    },
+    /// A webhook endpoint was made.
+    EndpointCreated {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Host of its URL.
+        host: String,
+    },
+    /// A delivery ended, or an attempt failed.
+    Delivered {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The job.
+        job: JobId,
+        /// Its state now.
+        state: DeliveryState,
+        /// Attempts so far.
+        attempts: u32,
+        /// Status of the last attempt.
+        status: Option<u16>,
+    },
+    /// The operator acted.
+    Admin {
+        /// What was done, as a verb: `tenant_added`, `key_created`, `worker_added`.
+        action: String,
+        /// To what.
+        target: String,
+    },
+    /// Bytes were removed.
+    Reaped {
+        /// SHA-256 of each key.
+        keys: Vec<Digest>,
+        /// Why: `unconfirmed`, `retention`.
+        why: String,
+    },
+}
+
+/// A record for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditRecord {
+    /// When.
+    pub at: UnixMs,
+    /// Whom it concerns; the platform when absent.
+    pub tenant: Option<TenantId>,
+    /// What happened.
+    pub act: AuditAct,
+}
+
+impl Message for AuditRecord {
+    const TYPE: &'static str = "audit";
+    const VERSION: u16 = 1;
+}

@@ -1,0 +1,119 @@
+//! Stable codes for everything that can end an attempt or a job without its output.
+//! A code is a promise: it is never renamed, and its paragraph is in docs/rejects.md.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $retry:literal;)*) => {
+        /// Why a job or an attempt ended without its output.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum RejectCode {
+            $($(#[doc = $doc])+ #[serde(rename = $text)] $name,)*
+        }
+
+        impl RejectCode {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable name.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+
+            /// The paragraph for whoever has to act, as printed in docs/rejects.md.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+)),* }
+            }
+
+            /// Whether another attempt by another worker can end differently.
+            #[must_use]
+            pub const fn is_retryable(self) -> bool {
+                match self { $(Self::$name => $retry),* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The input object is not in the store: it was never uploaded, or it was reaped. Upload it again.
+    InputMissing = "input_missing", false;
+    /// The input's size, ETag or SHA-256 is not what was pinned when it was confirmed. Upload it again under a new name.
+    InputChanged = "input_changed", false;
+    /// The input is empty.
+    InputEmpty = "input_empty", false;
+    /// The input is larger than the limit for uploads.
+    InputTooLarge = "input_too_large", false;
+    /// The bytes are no media format that hotcell accepts. Text, archives, documents and programs end here.
+    InputNotMedia = "input_not_media", false;
+    /// The bytes are media, but not of the content type that was declared at upload. Declare the true type.
+    InputTypeMismatch = "input_type_mismatch", false;
+    /// The input is a playlist or a manifest (m3u8, DASH, concat, SDP). It could name other files, so it is never opened.
+    InputPlaylist = "input_playlist", false;
+    /// The container's structure is cut short or contradicts itself. Export the file again.
+    InputMalformed = "input_malformed", false;
+    /// The input declares more pixels, streams, frames or seconds than the limits allow.
+    InputTooComplex = "input_too_complex", false;
+    /// The request asks for a combination that no encoder of ours makes, or a stream that the input does not have.
+    RequestUnsupported = "request_unsupported", false;
+    /// FFmpeg's prober could not read the input in its cell.
+    ProbeFailed = "probe_failed", false;
+    /// FFmpeg ended with an error. The job's stderr says which.
+    EncodeFailed = "encode_failed", false;
+    /// The cell was killed for an act that no encode needs. The input is suspected to be an attack.
+    CellViolation = "cell_violation", false;
+    /// The cell's program crashed on a signal.
+    CellCrashed = "cell_crashed", true;
+    /// The cell used more memory than the job may.
+    ResourceMemory = "resource_memory", false;
+    /// The cell used more CPU seconds than the job may.
+    ResourceCpu = "resource_cpu", false;
+    /// The cell ran longer than the job may.
+    ResourceWall = "resource_wall", false;
+    /// The output grew past the limit.
+    ResourceOutput = "resource_output", false;
+    /// FFmpeg ended well but an output is missing, empty or not a regular file.
+    OutputMissing = "output_missing", false;
+    /// The stored output is not the one that the worker reported. The worker, the store or the network is at fault.
+    OutputMismatch = "output_mismatch", true;
+    /// The worker could not fetch an input.
+    DownloadFailed = "download_failed", true;
+    /// The worker could not store an output.
+    UploadFailed = "upload_failed", true;
+    /// The cell could not be built on this worker. An operator must look at its log.
+    CellUnavailable = "cell_unavailable", true;
+    /// The worker stopped beating: it died, hung, or lost its connection.
+    LeaseLost = "lease_lost", true;
+    /// The worker was told to stop and gave the job back.
+    WorkerStopped = "worker_stopped", true;
+    /// The tenant cancelled the job.
+    Cancelled = "cancelled", false;
+    /// Every attempt failed; the last error is in the job's attempts.
+    AttemptsExhausted = "attempts_exhausted", false;
+}
+
+impl fmt::Display for RejectCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A code with one sentence about this case. The sentence holds no URL and no media bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// The stable code.
+    pub code: RejectCode,
+    /// One sentence for people.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure; the sentence is cut at 500 characters.
+    #[must_use]
+    pub fn new(code: RejectCode, message: impl AsRef<str>) -> Self {
+        Self { code, message: message.as_ref().chars().take(500).collect() }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a worker says about an attempt. It is signed by the worker's key, so it is a claim of that
+//! worker and no more: hashes of outputs are checked again by the hasher.
+
+use crate::{Digest, FileName, UnixMs, reject::Failure};
+use serde::{Deserialize, Serialize};
+
+/// How a cell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CellEnd {
+    /// The program exited with this code.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled(i32),
+    /// The wall clock ended it.
+    WallClock,
+    /// The supervisor ended it because the job was stopped.
+    Stopped,
+    /// The launcher refused to start it.
+    Refused,
+}
+
+/// What one cell used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellUse {
+    /// How it ended.
+    pub end: CellEnd,
+    /// User and system CPU, in milliseconds.
+    pub cpu_ms: u64,
+    /// Largest resident set, in bytes.
+    pub memory_bytes_max: u64,
+    /// Start to exit, in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// What FFmpeg's prober said of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbedStream {
+    /// `video`, `audio`, or another kind by its FFmpeg name.
+    pub kind: String,
+    /// Codec by its FFmpeg name.
+    pub codec: String,
+    /// Picture width, in pixels.
+    pub width: Option<u32>,
+    /// Picture height, in pixels.
+    pub height: Option<u32>,
+    /// Audio samples per second.
+    pub sample_rate: Option<u32>,
+    /// Audio channels.
+    pub channels: Option<u32>,
+}
+
+/// What FFmpeg's prober said of one file, from inside a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Container by its FFmpeg name.
+    pub format: String,
+    /// Duration, where known.
+    pub duration_ms: Option<u64>,
+    /// Bits per second, where known.
+    pub bit_rate: Option<u64>,
+    /// Its streams, at most [`crate::limits::STREAMS_MAX`].
+    pub streams: Vec<ProbedStream>,
+}
+
+/// A file that an attempt made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProducedFile {
+    /// Its name, as planned.
+    pub name: FileName,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Its MIME type, as planned.
+    pub content_type: String,
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+}
+
+/// The cell's stderr, stored compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StderrFile {
+    /// Bytes that the program wrote.
+    pub bytes: u64,
+    /// SHA-256 of the bytes kept, uncompressed.
+    pub sha256: Digest,
+    /// Size of the compressed object, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// Which programs ran, so that a job can be traced to a patch level and repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// First line of `ffmpeg -version`.
+    pub ffmpeg: String,
+    /// SHA-256 over the executables and every library in the cell's root.
+    pub root_digest: Digest,
+    /// The worker's image: what its operator allows by digest.
+    pub image_digest: Digest,
+    /// SHA-256 of the seccomp profile.
+    pub profile_digest: Digest,
+    /// Layers of the cell that were off; empty unless the operator chose so.
+    pub degraded: Vec<String>,
+    /// `ffmpeg`, or the name of the stand-in program of a load test.
+    pub cell: String,
+}
+
+/// When the steps of an attempt began, by the worker's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Steps {
+    /// Input fetch.
+    pub fetch: Option<UnixMs>,
+    /// Probe.
+    pub probe: Option<UnixMs>,
+    /// Encode.
+    pub encode: Option<UnixMs>,
+    /// Upload.
+    pub store: Option<UnixMs>,
+    /// Report.
+    pub done: Option<UnixMs>,
+}
+
+/// The report of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Which programs ran.
+    pub provenance: Provenance,
+    /// When each step began.
+    pub steps: Steps,
+    /// The probe's cell.
+    pub probe: Option<CellUse>,
+    /// The encode's cell.
+    pub encode: Option<CellUse>,
+    /// What the prober said of the input.
+    pub input: Option<Probe>,
+    /// What the prober said of the output.
+    pub output: Option<Probe>,
+    /// The files made and stored; empty when the attempt failed.
+    pub files: Vec<ProducedFile>,
+    /// The stored stderr.
+    pub stderr: Option<StderrFile>,
+    /// Why there is no output.
+    pub failure: Option<Failure>,
+}

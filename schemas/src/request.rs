@@ -1,0 +1,268 @@
+//! The bodies of the HTTP API and of its twin over the broker: JSON, camelCase, unknown fields
+//! refused. Shape only; what the values may be is checked by intake and compiled by the validator.
+
+use crate::{EndpointId, EventKind, FileName, JobId};
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/upload/presigned-url`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UploadRequest {
+    /// The client's name for the file; the server makes its own of it.
+    pub filename: String,
+    /// Declared MIME type: `video/*`, `audio/*` or `image/*` from the accepted list.
+    pub content_type: String,
+    /// Exact size in bytes, 1 to 2^31.
+    pub file_size: u64,
+}
+
+/// `POST /v1/upload/confirm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConfirmRequest {
+    /// The server's file name.
+    pub filename: FileName,
+    /// The size that was uploaded, in bytes.
+    pub file_size: u64,
+}
+
+/// One input of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct InputRequest {
+    /// `upload:<filename>`.
+    pub url: String,
+}
+
+/// How much the encoder should care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quality {
+    /// Small files, quick.
+    Low,
+    /// The default.
+    Medium,
+    /// Larger files, slower.
+    High,
+}
+
+/// Height of the picture; its width follows the input's shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Resolution {
+    /// As the input.
+    #[serde(rename = "source")]
+    Source,
+    /// 240 lines.
+    #[serde(rename = "240p")]
+    P240,
+    /// 360 lines.
+    #[serde(rename = "360p")]
+    P360,
+    /// 480 lines.
+    #[serde(rename = "480p")]
+    P480,
+    /// 720 lines.
+    #[serde(rename = "720p")]
+    P720,
+    /// 1080 lines.
+    #[serde(rename = "1080p")]
+    P1080,
+    /// 2160 lines.
+    #[serde(rename = "2160p")]
+    P2160,
+}
+
+/// A preset by its two knobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PresetRequest {
+    /// How much the encoder should care.
+    pub quality: Quality,
+    /// Height of the picture.
+    pub resolution: Resolution,
+}
+
+/// Output containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// MP4 with H.264 and AAC.
+    Mp4,
+    /// WebM with VP9 and Opus.
+    Webm,
+    /// Matroska with H.264 and AAC.
+    Mkv,
+    /// MP3 audio.
+    Mp3,
+    /// AAC in an M4A file.
+    M4a,
+}
+
+/// Video encoders that a request may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VideoCodec {
+    /// H.264 by libx264.
+    H264,
+    /// H.265 by libx265.
+    H265,
+    /// VP9 by libvpx.
+    Vp9,
+}
+
+/// Audio encoders that a request may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AudioCodec {
+    /// AAC.
+    Aac,
+    /// Opus.
+    Opus,
+    /// MP3.
+    Mp3,
+}
+
+/// Explicit video settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VideoRequest {
+    /// The encoder.
+    pub codec: VideoCodec,
+    /// Picture height in pixels, even, 16 to 4320; the input's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Picture width in pixels, even, 16 to 8192; by the input's shape when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Target bits per second, 50,000 to 100,000,000; constant quality when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u32>,
+}
+
+/// Explicit audio settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AudioRequest {
+    /// The encoder.
+    pub codec: AudioCodec,
+    /// Target bits per second, 16,000 to 512,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u32>,
+}
+
+/// One explicit output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OutputRequest {
+    /// The container.
+    pub format: Format,
+    /// Video settings; no video when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoRequest>,
+    /// Audio settings; no audio when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<AudioRequest>,
+}
+
+/// `POST /v1/transcodes`: either `outputFormat` with `preset`, or `outputs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TranscodeRequest {
+    /// What to read.
+    pub inputs: Vec<InputRequest>,
+    /// The container, with a preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_format: Option<Format>,
+    /// The preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<PresetRequest>,
+    /// Explicit outputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputRequest>,
+    /// The tenant's own name for the work, kept in every record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+}
+
+/// What a tenant's program asks over the broker to read a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GetRequest {
+    /// The job.
+    pub id: JobId,
+}
+
+/// `POST /v1/webhooks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookRequest {
+    /// Where to deliver.
+    pub url: String,
+    /// Which terminal events; all when empty.
+    #[serde(default)]
+    pub events: Vec<WebhookEvent>,
+}
+
+/// The answer to [`WebhookRequest`]: the only time that the secret is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookCreated {
+    /// The endpoint's id.
+    pub id: EndpointId,
+    /// Where it delivers.
+    pub url: String,
+    /// Which events.
+    pub events: Vec<WebhookEvent>,
+    /// `whsec_` and base64 of 32 random bytes (Standard Webhooks 1.0.0).
+    pub secret: String,
+}
+
+/// Events that a webhook can be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum WebhookEvent {
+    /// The outputs are ready.
+    #[serde(rename = "job.completed")]
+    Completed,
+    /// No further attempt will be made.
+    #[serde(rename = "job.failed")]
+    Failed,
+    /// The input or the request was refused.
+    #[serde(rename = "job.rejected")]
+    Rejected,
+    /// The tenant ended the job.
+    #[serde(rename = "job.cancelled")]
+    Cancelled,
+}
+
+impl WebhookEvent {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Rejected, Self::Cancelled];
+
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "job.completed",
+            Self::Failed => "job.failed",
+            Self::Rejected => "job.rejected",
+            Self::Cancelled => "job.cancelled",
+        }
+    }
+
+    /// The webhook event of a job event, for terminal ones.
+    #[must_use]
+    pub const fn of(kind: EventKind) -> Option<Self> {
+        match kind {
+            EventKind::Completed => Some(Self::Completed),
+            EventKind::Failed => Some(Self::Failed),
+            EventKind::Rejected => Some(Self::Rejected),
+            EventKind::Cancelled => Some(Self::Cancelled),
+            EventKind::Submitted
+            | EventKind::Validated
+            | EventKind::Assigned
+            | EventKind::AttemptFailed
+            | EventKind::Encoded
+            | EventKind::Expired => None,
+        }
+    }
+}

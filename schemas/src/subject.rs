@@ -1,0 +1,232 @@
+//! Subjects, built only from types. Each constructor is one row of the route table.
+
+use crate::{
+    DeliveryId, EndpointId, EventKind, JobId, PoolId, Role, TenantId, WorkerId, routes,
+    routes::Route,
+};
+use std::{fmt, str::FromStr};
+
+/// Stands in the tenant's place in `audit` subjects that concern no tenant. Not a valid slug.
+pub const PLATFORM: &str = "_";
+
+/// A subject that has a row in the route table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject(String);
+
+/// No row of the route table has this shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the subject has no row in the route table")]
+pub struct UnknownSubject;
+
+/// What an audit record is about; the last token of its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditKind {
+    /// Presigned URLs were issued.
+    Grant,
+    /// Something was not believed.
+    Refused,
+    /// An upload was confirmed.
+    Upload,
+    /// A webhook endpoint or delivery changed.
+    Webhook,
+    /// The operator acted.
+    Admin,
+    /// Bytes were removed.
+    Reaped,
+}
+
+/// A request that a trusted service makes of the signer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignVerb {
+    /// Intake: PUT of one upload.
+    Upload,
+    /// Intake: GET of one upload, to confirm it.
+    Confirm,
+    /// Intake: GET of one output, for the tenant.
+    Download,
+    /// Validator: GET of one input.
+    Input,
+    /// Hasher: GET of one output.
+    Output,
+}
+
+/// What a worker asks under its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseVerb {
+    /// Fresh GET URLs.
+    Inputs,
+    /// Still alive.
+    Beat,
+    /// PUT URLs for produced files.
+    Urls,
+    /// The report.
+    Done,
+}
+
+impl LeaseVerb {
+    /// The subject token.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inputs => "inputs",
+            Self::Beat => "beat",
+            Self::Urls => "urls",
+            Self::Done => "done",
+        }
+    }
+}
+
+impl Subject {
+    /// `job.<tenant>.<job>.<event>`; `None` for `validated`, which names a pool too.
+    #[must_use]
+    pub fn job(tenant: &TenantId, job: &JobId, event: EventKind) -> Option<Self> {
+        (event != EventKind::Validated).then(|| Self(format!("job.{tenant}.{job}.{event}")))
+    }
+
+    /// `job.<tenant>.<job>.validated.<pool>`.
+    #[must_use]
+    pub fn validated(tenant: &TenantId, job: &JobId, pool: &PoolId) -> Self {
+        Self(format!("job.{tenant}.{job}.validated.{pool}"))
+    }
+
+    /// Every event of one job: the filter of its state, its history and its compare-and-set.
+    #[must_use]
+    pub fn job_filter(tenant: &TenantId, job: &JobId) -> String {
+        format!("job.{tenant}.{job}.>")
+    }
+
+    /// The work of one tenant in one pool: the filter of the signer's consumer.
+    #[must_use]
+    pub fn work_filter(pool: &PoolId, tenant: &TenantId) -> String {
+        format!("job.{tenant}.*.validated.{pool}")
+    }
+
+    /// `audit.<tenant>.<kind>`; without a tenant the platform's own.
+    #[must_use]
+    pub fn audit(tenant: Option<&TenantId>, kind: AuditKind) -> Self {
+        let scope = tenant.map_or(PLATFORM, TenantId::as_str);
+        let kind = match kind {
+            AuditKind::Grant => "grant",
+            AuditKind::Refused => "refused",
+            AuditKind::Upload => "upload",
+            AuditKind::Webhook => "webhook",
+            AuditKind::Admin => "admin",
+            AuditKind::Reaped => "reaped",
+        };
+        Self(format!("audit.{scope}.{kind}"))
+    }
+
+    /// `sign.<role>.<verb>`.
+    #[must_use]
+    pub fn sign(verb: SignVerb) -> Self {
+        let tail = match verb {
+            SignVerb::Upload => "intake.upload",
+            SignVerb::Confirm => "intake.confirm",
+            SignVerb::Download => "intake.download",
+            SignVerb::Input => "validator.input",
+            SignVerb::Output => "hasher.output",
+        };
+        Self(format!("sign.{tail}"))
+    }
+
+    /// `next.<pool>.<worker>`.
+    #[must_use]
+    pub fn next(pool: &PoolId, worker: &WorkerId) -> Self {
+        Self(format!("next.{pool}.{worker}"))
+    }
+
+    /// `lease.<worker>.<verb>`.
+    #[must_use]
+    pub fn lease(worker: &WorkerId, verb: LeaseVerb) -> Self {
+        Self(format!("lease.{worker}.{}", verb.as_str()))
+    }
+
+    /// `hooks.intake.create`.
+    #[must_use]
+    pub fn hooks_create() -> Self {
+        Self("hooks.intake.create".to_owned())
+    }
+
+    /// `hook.out.<tenant>.<endpoint>.<delivery>`.
+    #[must_use]
+    pub fn hook_out(tenant: &TenantId, endpoint: &EndpointId, delivery: &DeliveryId) -> Self {
+        Self(format!("hook.out.{tenant}.{endpoint}.{delivery}"))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The row of the route table.
+    #[must_use]
+    pub fn route(&self) -> &'static Route {
+        routes::route_of(&self.0).expect("constructors are checked against the table by a test")
+    }
+
+    /// The tenant that the subject names, if it names one.
+    #[must_use]
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.token(routes::Token::Tenant)?.parse().ok()
+    }
+
+    /// The job that the subject names, if it names one.
+    #[must_use]
+    pub fn job_id(&self) -> Option<JobId> {
+        self.token(routes::Token::Job)?.parse().ok()
+    }
+
+    /// The worker that the subject names, if it names one.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.token(routes::Token::Worker)?.parse().ok()
+    }
+
+    /// The pool that the subject names, if it names one.
+    #[must_use]
+    pub fn pool(&self) -> Option<PoolId> {
+        self.token(routes::Token::Pool)?.parse().ok()
+    }
+
+    /// Whether `role` may publish here.
+    #[must_use]
+    pub fn may_publish(&self, role: Role) -> bool {
+        self.route().publishers.contains(&role)
+    }
+
+    fn token(&self, wanted: routes::Token) -> Option<&str> {
+        let position = self.route().tokens.iter().position(|token| *token == wanted)?;
+        self.0.split('.').nth(position)
+    }
+}
+
+impl FromStr for Subject {
+    type Err = UnknownSubject;
+    fn from_str(text: &str) -> Result<Self, UnknownSubject> {
+        let route = routes::route_of(text).ok_or(UnknownSubject)?;
+        let variables_are_ids = route.tokens.iter().zip(text.split('.')).all(|(token, word)| {
+            use routes::Token as T;
+            match token {
+                T::Lit(_) => true,
+                T::Tenant => word == PLATFORM || word.parse::<TenantId>().is_ok(),
+                T::Job | T::Endpoint | T::Delivery => word.parse::<JobId>().is_ok(),
+                T::Pool | T::Worker => word.parse::<WorkerId>().is_ok(),
+                T::Account => word.len() == 56 && word.bytes().all(|b| b.is_ascii_alphanumeric()),
+            }
+        });
+        if variables_are_ids { Ok(Self(text.to_owned())) } else { Err(UnknownSubject) }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

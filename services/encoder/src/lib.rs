@@ -1,0 +1,1 @@
+//! The worker: runs cells, holds one broker login and nothing else.

@@ -1,0 +1,1 @@
+//! Re-reads outputs and compares their hashes before a job may complete.

@@ -1,0 +1,1 @@
+//! The HTTP and NATS edge: uploads, submissions, reads.

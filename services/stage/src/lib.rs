@@ -1,0 +1,1 @@
+//! The one consume loop, the one writer, configuration, telemetry and shutdown shared by every service.

@@ -1,0 +1,1 @@
+//! Checks stored inputs with memory-safe code and compiles requests into plans.
