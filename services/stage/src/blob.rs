@@ -1,0 +1,150 @@
+//! Moving bytes by presigned URL. A URL is used here and shown nowhere: no error, log or trace of
+//! this module holds one, nor does it follow redirects or read proxies from the environment.
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use hotcell_schemas::work::SignedUrl;
+use reqwest::{Client, Method, StatusCode, redirect};
+use std::{sync::Once, time::Duration};
+
+/// Time to connect, in seconds.
+const CONNECT_SECS: u64 = 5;
+
+/// Silence after which a transfer is given up, in seconds.
+const READ_SECS: u64 = 30;
+
+/// Why bytes did not move.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// 404: there is no such object.
+    #[error("the object is not in the store")]
+    Missing,
+    /// 403: the URL has expired or does not allow this.
+    #[error("the store refuses the request")]
+    Denied,
+    /// 412 or 409: the object exists already.
+    #[error("the object exists already")]
+    Exists,
+    /// Any other 4xx: what was sent is not what was signed.
+    #[error("the store answers status {0}")]
+    Refused(u16),
+    /// 5xx, or the connection failed: try again.
+    #[error("the store cannot be reached or has failed")]
+    Unreachable(#[source] Option<reqwest::Error>),
+}
+
+impl BlobError {
+    /// Whether trying again can help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+}
+
+/// The HTTP client of the blob store.
+#[derive(Debug, Clone)]
+pub struct Blobs(Client);
+
+/// An object on its way in.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its size as the store states it, in bytes.
+    pub size: Option<u64>,
+    /// Its ETag as the store states it.
+    pub etag: String,
+    response: reqwest::Response,
+}
+
+impl Fetched {
+    /// The bytes.
+    pub fn stream(self) -> impl Stream<Item = Result<Bytes, BlobError>> {
+        self.response.bytes_stream().map_err(unreachable)
+    }
+}
+
+fn unreachable(error: reqwest::Error) -> BlobError {
+    BlobError::Unreachable(Some(error.without_url()))
+}
+
+/// Installs the process's TLS backend, once.
+pub fn install_tls() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS backend is installed already");
+        }
+    });
+}
+
+impl Blobs {
+    /// A client.
+    ///
+    /// # Panics
+    /// When the TLS backend cannot be set up: it is compiled in.
+    #[must_use]
+    pub fn new() -> Self {
+        install_tls();
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(CONNECT_SECS))
+            .read_timeout(Duration::from_secs(READ_SECS))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .build();
+        Self(client.expect("the TLS backend is compiled in"))
+    }
+
+    /// Begins to read an object.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub async fn get(&self, url: &SignedUrl) -> Result<Fetched, BlobError> {
+        let response = self.send(Method::GET, url, None).await?;
+        let etag = response.headers().get("etag").and_then(|v| v.to_str().ok());
+        let etag = etag.unwrap_or_default().to_owned();
+        Ok(Fetched { size: response.content_length(), etag, response })
+    }
+
+    /// Writes an object: exactly `size` bytes of `body`.
+    ///
+    /// # Errors
+    /// [`BlobError`]; `Exists` when the URL is create-only and was used before.
+    pub async fn put<S>(&self, url: &SignedUrl, size: u64, body: S) -> Result<(), BlobError>
+    where
+        S: Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+    {
+        let body = reqwest::Body::wrap_stream(body);
+        self.send(Method::PUT, url, Some((size, body))).await.map(|_| ())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &SignedUrl,
+        body: Option<(u64, reqwest::Body)>,
+    ) -> Result<reqwest::Response, BlobError> {
+        let mut request = self.0.request(method, url.url.expose());
+        for (name, value) in &url.headers {
+            if !name.eq_ignore_ascii_case("content-length") {
+                request = request.header(name, value);
+            }
+        }
+        if let Some((size, body)) = body {
+            request = request.header("content-length", size).body(body);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::NOT_FOUND => Err(BlobError::Missing),
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(BlobError::Denied),
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(BlobError::Exists),
+            status if status.is_client_error() => Err(BlobError::Refused(status.as_u16())),
+            _ => Err(BlobError::Unreachable(None)),
+        }
+    }
+}
+
+impl Default for Blobs {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,212 @@
+//! One connection to the broker, with the identity that signs for it.
+//!
+//! Promises: an unreadable credential or an unreachable broker is a sentence that says what to do.
+//! Refuses: to start with a login that `trust.json` does not name (workers excepted: the broker
+//! itself states who they are).
+
+use crate::{
+    config::NatsConfig,
+    retry::{Policy, retry},
+};
+use async_nats::{ConnectOptions, Event, jetstream};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hotcell_schemas::{Role, Trust};
+use nkeys::KeyPair;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tracing::{debug, error, warn};
+
+/// A broker request is given up after this long, in seconds.
+const REQUEST_SECS: u64 = 5;
+
+/// The broker as seen by one login.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) client: async_nats::Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) trust: Arc<Trust>,
+    role: Role,
+    name: Arc<str>,
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus").field("role", &self.role).field("name", &self.name).finish()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The credential or trust file is unreadable or malformed. Exit 64.
+    #[error("{path} is not a readable {what}: write it with `hotcell nats init`")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// `credential file` or `trust list`.
+        what: &'static str,
+    },
+    /// The login's key is not the role's. Exit 64.
+    #[error("{path} is not a login of role {role}: its key is not in the trust list for that role")]
+    WrongRole {
+        /// The credential file.
+        path: PathBuf,
+        /// The role that this process needs.
+        role: Role,
+    },
+    /// The broker does not answer. Exit 69.
+    #[error("the broker at {url} cannot be reached: start it, or correct nats.url")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// The cause.
+        #[source]
+        source: Box<async_nats::ConnectError>,
+    },
+    /// The broker refuses the login. Exit 69.
+    #[error("the broker at {url} refuses the login in {path}: it is expired, revoked or foreign")]
+    Refused {
+        /// The address.
+        url: String,
+        /// The credential file.
+        path: PathBuf,
+    },
+}
+
+/// The two halves of a credential file.
+struct Login {
+    text: String,
+    key: KeyPair,
+    name: String,
+}
+
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(begin)?;
+    Some(rest.split_once(end)?.0.trim())
+}
+
+fn read_login(path: &std::path::Path) -> Option<Login> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let jwt = between(&text, "-----BEGIN NATS USER JWT-----", "------END NATS USER JWT")?;
+    let seed = between(&text, "-----BEGIN USER NKEY SEED-----", "------END USER NKEY SEED")?;
+    let key = KeyPair::from_seed(seed).ok()?;
+    let claims = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    let name = claims.get("name")?.as_str()?.to_owned();
+    Some(Login { key, name, text })
+}
+
+impl Bus {
+    /// Connects as `role`.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn connect(role: Role, config: &NatsConfig) -> Result<Self, BusError> {
+        let file = |what| move || BusError::File { path: config.creds.clone(), what };
+        let login = read_login(&config.creds).ok_or_else(file("credential file"))?;
+        let trust: Option<Trust> =
+            std::fs::read(&config.trust).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let trust = trust
+            .ok_or_else(|| BusError::File { path: config.trust.clone(), what: "trust list" })?;
+        let speaks_for = trust.role_of(&login.key.public_key());
+        let listed = !matches!(role, Role::Encoder | Role::Tenant);
+        if listed && speaks_for != Some(role) || !listed && speaks_for.is_some() {
+            return Err(BusError::WrongRole { path: config.creds.clone(), role });
+        }
+        let options = options(role, &login).ok_or_else(file("credential file"))?;
+        let transient = |error: &async_nats::ConnectError| {
+            error.kind() != async_nats::ConnectErrorKind::AuthorizationViolation
+        };
+        let client = retry(Policy::CONNECT, transient, || options.clone().connect(&config.url))
+            .await
+            .map_err(|source| connect_error(config, source))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(Duration::from_secs(REQUEST_SECS));
+        Ok(Self {
+            client,
+            jetstream,
+            key: Arc::new(login.key),
+            trust: Arc::new(trust),
+            role,
+            name: login.name.into(),
+        })
+    }
+
+    /// The role of this process.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The login's name: the role, or the worker's own name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The public key that signs for this process.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        self.key.public_key()
+    }
+
+    /// The keys of the roles.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The connection itself, for the few things that have no wrapper: the signer's consumers.
+    #[must_use]
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    /// Whether the connection is up at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Sends what is buffered and waits until the socket took it.
+    pub async fn flush(&self) {
+        if let Err(error) = self.client.flush().await {
+            debug!(%error, "flush failed");
+        }
+    }
+}
+
+fn connect_error(config: &NatsConfig, source: async_nats::ConnectError) -> BusError {
+    if source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation {
+        return BusError::Refused { url: config.url.clone(), path: config.creds.clone() };
+    }
+    BusError::Unreachable { url: config.url.clone(), source: Box::new(source) }
+}
+
+fn options(role: Role, login: &Login) -> Option<ConnectOptions> {
+    let name = login.name.clone();
+    Some(
+        ConnectOptions::with_credentials(&login.text)
+            .ok()?
+            .name(format!("{role}-{name}"))
+            .custom_inbox_prefix(format!("_INBOX_{name}"))
+            .request_timeout(Some(Duration::from_secs(REQUEST_SECS)))
+            .connection_timeout(Duration::from_secs(REQUEST_SECS))
+            // Revoked or expired logins would otherwise reconnect in a hot loop.
+            .reconnect_delay_callback(|attempts| {
+                let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+                Duration::from_millis(50 * 2_u64.pow(exponent))
+            })
+            .event_callback(|event| async move {
+                match event {
+                    Event::Connected => debug!("broker connected"),
+                    Event::Disconnected => warn!("broker disconnected"),
+                    Event::SlowConsumer(_) => warn!("broker reports a slow consumer"),
+                    Event::ServerError(error) => error!(%error, "broker refused an act"),
+                    Event::ClientError(error) => warn!(%error, "broker connection failed"),
+                    Event::LameDuckMode => warn!("broker is shutting down"),
+                    Event::Draining | Event::Closed => debug!("broker connection closing"),
+                }
+            }),
+    )
+}

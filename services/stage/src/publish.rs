@@ -1,0 +1,216 @@
+//! The one writer. Every durable publish of hotcell is made here: signed, with a message id, with
+//! the compare-and-set headers where a job's history is concerned, and acknowledged.
+
+use crate::{bus::Bus, clock, telemetry};
+use async_nats::{
+    HeaderMap,
+    jetstream::context::{PublishError as JsError, PublishErrorKind},
+};
+use hotcell_schemas::{
+    EventKind, Job, Subject, TenantId,
+    envelope::{Envelope, Message, SealError},
+    hook::Delivery,
+    records::{AuditAct, AuditRecord},
+    routes::{Carrier, StreamId},
+    subject::AuditKind,
+};
+use std::time::Duration;
+
+/// A publish is given up after this long without an acknowledgement, in seconds; the caller's
+/// message is then delivered again, and the message id makes the repeat harmless.
+const ACK_SECS: u64 = 5;
+
+/// What must be true of the stream for the publish to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing: the record stands alone.
+    Nothing,
+    /// The last message under this filter has this sequence; 0 means there is none.
+    Last {
+        /// The filter.
+        filter: String,
+        /// The sequence.
+        seq: u64,
+    },
+}
+
+/// A message that a stage wants published.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// A job's next event. Its state says which; `after` is the sequence that it must follow.
+    Job {
+        /// The snapshot, already moved.
+        job: Box<Job>,
+        /// Sequence of the job's last event that the stage saw; 0 for the first.
+        after: u64,
+        /// Distinguishes rivals of the same event and attempt; empty where rivals are repeats.
+        nonce: String,
+    },
+    /// A record for the audit log.
+    Audit {
+        /// The record.
+        record: Box<AuditRecord>,
+        /// Message id: the same act must give the same id.
+        id: String,
+    },
+    /// A delivery to be made.
+    Hook {
+        /// Whose.
+        tenant: TenantId,
+        /// The delivery.
+        delivery: Box<Delivery>,
+    },
+}
+
+impl Outgoing {
+    /// A job's next event.
+    #[must_use]
+    pub fn job(job: Job, after: u64) -> Self {
+        Self::Job { job: Box::new(job), after, nonce: String::new() }
+    }
+
+    /// A record for the audit log, now.
+    #[must_use]
+    pub fn audit(tenant: Option<&TenantId>, act: AuditAct, id: String) -> Self {
+        let record = AuditRecord { at: clock::now(), tenant: tenant.cloned(), act };
+        Self::Audit { record: Box::new(record), id }
+    }
+}
+
+/// A publish that the broker acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its sequence in the stream.
+    pub seq: u64,
+    /// The broker already had a message of this id; `seq` is that one's.
+    pub duplicate: bool,
+}
+
+/// Why a publish does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The history moved on: another process made the transition, or the job ended.
+    #[error("the job's history moved on")]
+    Conflict,
+    /// The broker did not acknowledge; it may or may not have stored the message.
+    #[error("the broker did not acknowledge the message")]
+    Unacknowledged(#[source] JsError),
+    /// The message cannot be signed.
+    #[error("the message cannot be sealed")]
+    Seal(#[source] SealError),
+    /// The table has no such transition or no such subject: a bug, refused before it is sent.
+    #[error("the route table does not allow this publish")]
+    NotRouted,
+}
+
+fn audit_kind(act: &AuditAct) -> AuditKind {
+    match act {
+        AuditAct::Granted { .. } => AuditKind::Grant,
+        AuditAct::Refused { .. } => AuditKind::Refused,
+        AuditAct::Confirmed { .. } => AuditKind::Upload,
+        AuditAct::EndpointCreated { .. } | AuditAct::Delivered { .. } => AuditKind::Webhook,
+        AuditAct::Admin { .. } => AuditKind::Admin,
+        AuditAct::Reaped { .. } => AuditKind::Reaped,
+    }
+}
+
+fn job_subject(job: &Job) -> Option<Subject> {
+    if job.state == EventKind::Validated {
+        return Some(Subject::validated(&job.tenant, &job.id, &job.pool));
+    }
+    Subject::job(&job.tenant, &job.id, job.state)
+}
+
+impl Bus {
+    /// Publishes `out` and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// [`PublishError`]. After `Unacknowledged` the same call may be made again.
+    pub async fn publish(&self, out: &Outgoing) -> Result<Published, PublishError> {
+        match out {
+            Outgoing::Job { job, after, nonce } => {
+                let subject = job_subject(job).ok_or(PublishError::NotRouted)?;
+                let dot = if nonce.is_empty() { "" } else { "." };
+                let id = format!("{}.{}.{}{dot}{nonce}", job.id, job.state, job.attempt());
+                let filter = Subject::job_filter(&job.tenant, &job.id);
+                self.write(subject, id, job.as_ref(), Expect::Last { filter, seq: *after }).await
+            }
+            Outgoing::Audit { record, id } => {
+                let subject = Subject::audit(record.tenant.as_ref(), audit_kind(&record.act));
+                self.write(subject, id.clone(), record.as_ref(), Expect::Nothing).await
+            }
+            Outgoing::Hook { tenant, delivery } => {
+                let subject = Subject::hook_out(tenant, &delivery.endpoint, &delivery.id);
+                let id = delivery.id.to_string();
+                self.write(subject, id, delivery.as_ref(), Expect::Nothing).await
+            }
+        }
+    }
+
+    /// Seals `body` and writes it to the stream of its route.
+    async fn write<T: Message>(
+        &self,
+        subject: Subject,
+        msg_id: String,
+        body: &T,
+        expect: Expect,
+    ) -> Result<Published, PublishError> {
+        let Carrier::Stream(stream) = subject.route().carrier else {
+            return Err(PublishError::NotRouted);
+        };
+        if !subject.may_publish(self.role()) {
+            return Err(PublishError::NotRouted);
+        }
+        let envelope = Envelope::seal(subject, msg_id, clock::now(), &self.key, body)
+            .map_err(PublishError::Seal)?;
+        let mut headers = headers_of(&envelope);
+        headers.insert("Nats-Expected-Stream", stream.as_str());
+        if let Expect::Last { filter, seq } = expect {
+            headers.insert("Nats-Expected-Last-Subject-Sequence", seq.to_string().as_str());
+            headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", filter.as_str());
+        }
+        let subject = envelope.subject.to_string();
+        let sent = self.jetstream.publish_with_headers(subject, headers, envelope.body.into());
+        let acked = async { sent.await?.await };
+        match tokio::time::timeout(Duration::from_secs(ACK_SECS), acked).await {
+            Ok(Ok(ack)) => Ok(Published { seq: ack.sequence, duplicate: ack.duplicate }),
+            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                Err(PublishError::Conflict)
+            }
+            Ok(Err(error)) => Err(PublishError::Unacknowledged(error)),
+            Err(_) => Err(PublishError::Unacknowledged(JsError::new(PublishErrorKind::TimedOut))),
+        }
+    }
+
+    /// Publishes a tenant's own event to its account: not stored, not acknowledged, a courtesy.
+    pub async fn notify(&self, account: &str, job: &hotcell_schemas::JobId, json: Vec<u8>) {
+        let subject = format!("events.{account}.{job}.terminal");
+        #[expect(clippy::disallowed_methods, reason = "the one flow that is not stored")]
+        if let Err(error) = self.client.publish(subject, json.into()).await {
+            tracing::debug!(%error, "tenant event not sent");
+        }
+    }
+}
+
+/// The envelope's headers with the current trace.
+pub(crate) fn headers_of(envelope: &Envelope) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in envelope.headers() {
+        headers.insert(name, value.as_str());
+    }
+    telemetry::inject(&mut headers);
+    headers
+}
+
+/// The envelope in a message as it arrived.
+pub(crate) fn envelope_of(
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    body: &[u8],
+) -> Result<Envelope, hotcell_schemas::envelope::OpenError> {
+    let header = |name: &'static str| headers.and_then(|map| map.get(name)).map(|v| v.as_str());
+    Envelope::received(subject, header, body)
+}
+
+/// The stream that holds job events.
+pub(crate) const JOBS: StreamId = StreamId::Jobs;

@@ -1,0 +1,52 @@
+//! Reading a job's state and history from the stream: Direct Get, one round trip, no database.
+
+use crate::{
+    bus::Bus,
+    publish::{JOBS, envelope_of},
+};
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use hotcell_schemas::{Job, JobId, Subject, TenantId, Verified, envelope::OpenError};
+
+/// Why a job cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The broker did not answer.
+    #[error("the broker did not answer a read")]
+    Unanswered(#[source] async_nats::jetstream::stream::DirectGetError),
+    /// The stored message is not believed: someone wrote to the stream who should not have.
+    #[error("a stored job event does not verify")]
+    NotBelieved(#[source] OpenError),
+}
+
+/// A job as of its last event.
+#[derive(Debug)]
+pub struct Stored {
+    /// The event, checked.
+    pub message: Verified<Job>,
+    /// Its sequence: what the next event must follow.
+    pub seq: u64,
+}
+
+impl Bus {
+    /// The last event of a job of `tenant`; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn job(&self, tenant: &TenantId, job: &JobId) -> Result<Option<Stored>, ReadError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(JOBS.as_str())
+            .await
+            .expect("a constant stream name is valid");
+        let filter = Subject::job_filter(tenant, job);
+        let message = match stream.direct_get_last_for_subject(filter).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ReadError::Unanswered(error)),
+        };
+        let envelope = envelope_of(&message.subject, Some(&message.headers), &message.payload)
+            .map_err(ReadError::NotBelieved)?;
+        let checked = envelope.open(&self.trust).map_err(ReadError::NotBelieved)?;
+        Ok(Some(Stored { message: checked, seq: message.sequence }))
+    }
+}

@@ -1,0 +1,259 @@
+//! The one consume loop: pull, open, handle, publish, await the acknowledgements, then ack.
+//!
+//! Promises: while a handler runs the broker is told so; at most `concurrency` messages are in
+//! hand; at shutdown no new message is taken and those in hand are finished. Every handler may run
+//! twice: a repeat publishes the same message ids, or meets the compare-and-set.
+//! Refuses: an envelope that does not verify. It is recorded in the audit log and terminated.
+
+use crate::{
+    bus::Bus,
+    publish::{Outgoing, PublishError, envelope_of},
+    retry::Policy,
+    service::{ServiceError, Shutdown},
+    telemetry,
+};
+use async_nats::jetstream::{AckKind, Message as JsMessage, consumer};
+use futures::StreamExt as _;
+use hotcell_schemas::{
+    Digest, Verified,
+    envelope::{Message, OpenError},
+    records::{AuditAct, Refusal},
+    routes::{CONSUMERS, ConsumerRow},
+};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tracing::{Instrument as _, debug, error, info_span, warn};
+
+/// One pull asks for messages for this long, in seconds; the broker answers sooner when it has any.
+const PULL_SECS: u64 = 20;
+
+/// Silence after which a pull is given up and made again, in seconds.
+const HEARTBEAT_SECS: u64 = 5;
+
+/// Delay before a message is offered again after the broker did not acknowledge, in milliseconds.
+const RETRY_MS: u64 = 500;
+
+/// A message that a stage may believe.
+#[derive(Debug)]
+pub struct Delivered<T> {
+    /// The message, checked.
+    pub message: Verified<T>,
+    /// Its sequence in the stream: what a job's next event must follow.
+    pub seq: u64,
+    /// How often it was delivered, this time included.
+    pub delivered: u32,
+}
+
+/// Why a handler has nothing to publish. A verdict on a tenant's file is not a halt but an event.
+#[derive(Debug)]
+pub enum Halt {
+    /// Something of ours is not there now; try again.
+    Retry {
+        /// After this long.
+        after: Duration,
+        /// What, for the log: a constant.
+        reason: &'static str,
+    },
+    /// The message makes no sense although it verifies; record it and never retry.
+    Reject {
+        /// Why, for the audit log: a constant.
+        reason: &'static str,
+    },
+}
+
+impl Halt {
+    /// A retry after `ms` milliseconds.
+    #[must_use]
+    pub fn retry_ms(ms: u64, reason: &'static str) -> Self {
+        Self::Retry { after: Duration::from_millis(ms), reason }
+    }
+}
+
+/// One step of the pipeline.
+pub trait Stage: Send + Sync + 'static {
+    /// What it consumes.
+    type Input: Message + Send + Sync + 'static;
+
+    /// Decides what to publish. May run twice for one message.
+    fn handle(
+        &self,
+        input: Delivered<Self::Input>,
+    ) -> impl Future<Output = Result<Vec<Outgoing>, Halt>> + Send;
+}
+
+/// Runs `stage` on the durable consumer `durable` of the table until shutdown.
+///
+/// # Errors
+/// [`ServiceError::Unreachable`] when the consumer cannot be found: it is made by
+/// `hotcell nats provision`.
+pub async fn run<S: Stage>(
+    bus: &Bus,
+    durable: &'static str,
+    concurrency: usize,
+    stage: S,
+    shutdown: Shutdown,
+) -> Result<(), ServiceError> {
+    let row = CONSUMERS
+        .iter()
+        .find(|row| row.durable == durable)
+        .expect("services name consumers of the table");
+    let stage = Arc::new(stage);
+    let slots = Arc::new(Semaphore::new(concurrency));
+    let mut running = JoinSet::new();
+    let mut delays = Policy::FOREVER.delays();
+    while !shutdown.has_begun() {
+        let mut messages = match pull(bus, row, concurrency).await {
+            Ok(messages) => messages,
+            Err(reason) => {
+                let Some(delay) = delays.next() else {
+                    return Err(ServiceError::Unreachable(reason));
+                };
+                warn!(durable, %reason, "consumer not available; trying again");
+                shutdown.sleep(delay).await;
+                continue;
+            }
+        };
+        delays = Policy::FOREVER.delays();
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = shutdown.begun() => None,
+            };
+            while running.try_join_next().is_some() {}
+            match message {
+                Some(Ok(message)) => {
+                    let (bus, stage) = (bus.clone(), Arc::clone(&stage));
+                    running.spawn(async move {
+                        one(&bus, row, stage.as_ref(), message).await;
+                        drop(slot);
+                    });
+                }
+                Some(Err(error)) => debug!(durable, %error, "pull interrupted"),
+                None => break,
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+    bus.flush().await;
+    Ok(())
+}
+
+/// The pull stream of a durable consumer that exists.
+///
+/// # Errors
+/// A sentence for the operator.
+pub async fn pull(
+    bus: &Bus,
+    row: &'static ConsumerRow,
+    batch: usize,
+) -> Result<consumer::pull::Stream, String> {
+    let consumer: consumer::PullConsumer = bus
+        .jetstream
+        .get_consumer_from_stream(row.durable, row.stream.as_str())
+        .await
+        .map_err(|error| {
+            let (durable, stream) = (row.durable, row.stream.as_str());
+            format!("consumer {durable} of stream {stream} cannot be used ({error}): run `hotcell nats provision`")
+        })?;
+    consumer
+        .stream()
+        .max_messages_per_batch(batch)
+        .expires(Duration::from_secs(PULL_SECS))
+        .heartbeat(Duration::from_secs(HEARTBEAT_SECS))
+        .messages()
+        .await
+        .map_err(|error| format!("consumer {} cannot be pulled ({error})", row.durable))
+}
+
+/// Opens, handles, publishes and acks one message.
+async fn one<S: Stage>(bus: &Bus, row: &'static ConsumerRow, stage: &S, message: JsMessage) {
+    let span = info_span!("stage", durable = row.durable, subject = %message.subject);
+    telemetry::follow(&span, message.headers.as_ref());
+    async {
+        let end = match open::<S::Input>(bus, &message) {
+            Ok(input) => match handle(row, stage, input, &message).await {
+                Ok(out) => publish_all(bus, &out).await,
+                Err(Halt::Retry { after, reason }) => {
+                    warn!(reason, "message will be retried");
+                    AckKind::Nak(Some(after))
+                }
+                Err(Halt::Reject { reason }) => refuse(bus, &message, reason.to_owned()).await,
+            },
+            Err(error) => refuse(bus, &message, error.to_string()).await,
+        };
+        if let Err(error) = message.ack_with(end).await {
+            warn!(%error, "message not acked; it will be delivered again");
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Runs the handler, telling the broker each third of the ack wait that it is at work.
+async fn handle<S: Stage>(
+    row: &ConsumerRow,
+    stage: &S,
+    input: Delivered<S::Input>,
+    message: &JsMessage,
+) -> Result<Vec<Outgoing>, Halt> {
+    let third = Duration::from_secs(u64::from(row.ack_wait_secs)) / 3;
+    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + third, third);
+    let work = stage.handle(input);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            out = &mut work => return out,
+            _ = beat.tick() => {
+                if let Err(error) = message.ack_with(AckKind::Progress).await {
+                    debug!(%error, "progress not sent");
+                }
+            }
+        }
+    }
+}
+
+async fn publish_all(bus: &Bus, out: &[Outgoing]) -> AckKind {
+    for each in out {
+        match bus.publish(each).await {
+            Ok(published) => debug!(seq = published.seq, published.duplicate, "published"),
+            Err(PublishError::Conflict) => {
+                // Another delivery of this message made the transition, or the job ended.
+                debug!("the job moved on; nothing to do");
+                return AckKind::Ack;
+            }
+            Err(PublishError::Unacknowledged(error)) => {
+                warn!(%error, "publish not acknowledged; message will be retried");
+                return AckKind::Nak(Some(Duration::from_millis(RETRY_MS)));
+            }
+            Err(error @ (PublishError::Seal(_) | PublishError::NotRouted)) => {
+                error!(%error, "a message of ours cannot be published");
+                return AckKind::Nak(Some(Duration::from_secs(PULL_SECS)));
+            }
+        }
+    }
+    AckKind::Ack
+}
+
+fn open<T: Message>(bus: &Bus, message: &JsMessage) -> Result<Delivered<T>, OpenError> {
+    let envelope = envelope_of(&message.subject, message.headers.as_ref(), &message.payload)?;
+    let checked = envelope.open(&bus.trust)?;
+    let info = message.info().map_err(|_| OpenError::Header("reply"))?;
+    let delivered = u32::try_from(info.delivered).unwrap_or(u32::MAX);
+    Ok(Delivered { message: checked, seq: info.stream_sequence, delivered })
+}
+
+/// Records what is not believed, then ends it: an attack is not retried, nor forgotten.
+async fn refuse(bus: &Bus, message: &JsMessage, reason: String) -> AckKind {
+    let subject: String = message.subject.chars().take(200).collect();
+    warn!(%subject, %reason, "message refused");
+    let id = format!("refused.{}.{}", bus.role(), Digest::of(message.payload.as_ref()));
+    let act = AuditAct::Refused { by: bus.role(), what: Refusal::Envelope, subject, reason };
+    match bus.publish(&Outgoing::audit(None, act, id)).await {
+        Ok(_) => AckKind::Term,
+        Err(error) => {
+            warn!(%error, "refusal not recorded; message will be retried");
+            AckKind::Nak(Some(Duration::from_millis(RETRY_MS)))
+        }
+    }
+}
