@@ -17,9 +17,8 @@ use crate::tile::{TILE_WIDTH, index_path};
 /// First bytes of a bundle.
 pub const BUNDLE_MAGIC: &[u8] = b"hotcell-records/1\n";
 const VERSION: u8 = 1;
-/// A broker takes at most 1 MiB of headers and body unless told otherwise; two lengths (8 bytes) per
-/// header of at least 4 bytes
-/// on the wire can triple that.
+/// A broker takes at most 1 MiB of headers and body unless told otherwise; two lengths (8 bytes)
+/// for each header of at least 4 bytes on the wire can triple that.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// A bundle is closed when it has this many bytes, so one read stays small.
 pub const BUNDLE_BYTES_TARGET: usize = 8 << 20;
