@@ -1,0 +1,290 @@
+//! The launcher: one plan in, one cell, one report out.
+//!
+//! Usage: `hotcell-jail --root DIR --profile probe|transcode [--in FILE]... [--out DIR] [--uid N --gid N]
+//! [--LIMIT N]... [--layer-off NAME]... [--degraded] -- /bin/PROGRAM ARGS...`, or `hotcell-jail --preflight`.
+//! Standard input is the control socket: the report is written to it, and when the other side closes it, or half of
+//! it, the cell dies. The payload never sees it. Exit code: the payload's, 128 + its signal, 124 for the wall clock, 123
+//! when cancelled, 125 when nothing was started.
+//!
+//! Promises: one thread from start to end; when this process is gone, everything in the cell is. Refuses to start
+//! anything when a layer is missing, and says in one sentence what to change.
+
+use std::ffi::OsString;
+use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+    umask,
+};
+use thiserror::Error;
+
+use crate::inside::{self, Inside, Note};
+use crate::layers::{Layer, Offered, Unfit, decide};
+use crate::mounts::{MountError, Tree};
+use crate::namespaces::{self, NamespaceError};
+use crate::plan::{Plan, PlanError};
+use crate::profile::{EXEC_FD, ProfileError};
+use crate::report::{End, Report};
+use crate::sys::{self, Reaped};
+
+/// Exit code when the wall clock ended the cell; timeout(1) uses the same.
+const WALL_CLOCK: u8 = 124;
+/// Exit code when the supervisor ended the cell.
+const CANCELLED: u8 = 123;
+
+/// How long process 1 may take to kill and reap the payload before it is killed itself.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// Why nothing was started.
+#[derive(Debug, Error)]
+enum Refusal {
+    #[error("bad command line")]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error("cannot close inherited descriptors")]
+    Descriptors(#[source] io::Error),
+    #[error("RLIMIT_NOFILE is below {EXEC_FD}: raise its hard limit")]
+    Nofile(#[source] Errno),
+    #[error("cannot open /dev/null")]
+    Null(#[source] Errno),
+    #[error(transparent)]
+    Namespaces(#[from] NamespaceError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("cannot start process 1 of the cell")]
+    Start(#[source] io::Error),
+    #[error("cannot watch process 1 of the cell")]
+    Watch(#[source] Errno),
+    #[error("cannot wait for process 1 of the cell")]
+    Reap(#[source] io::Error),
+}
+
+/// An error and its causes as one sentence.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// The whole program: `args` without the program's own name; returns the exit code.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args == ["--preflight"] {
+        return crate::preflight::answer();
+    }
+    let started = Instant::now();
+    let report = match launch(args) {
+        Ok(report) => report,
+        Err(refusal) => Report {
+            end: End::LauncherRefused(sentence(&refusal)),
+            cpu_ms: 0,
+            max_rss_kib: 0,
+            wall_ms: ms(started.elapsed()),
+            profile_hash: String::new(),
+            landlock_abi: 0,
+            degraded: Vec::new(),
+        },
+    };
+    if let End::LauncherRefused(why) = &report.end {
+        // If standard error is closed there is nobody to tell; the exit code still says it.
+        drop(writeln!(io::stderr(), "hotcell-jail: {why}"));
+    }
+    tell(&report);
+    exit_code(&report.end)
+}
+
+fn exit_code(end: &End) -> u8 {
+    match end {
+        End::Exited(code) => u8::try_from(*code).unwrap_or(u8::MAX),
+        End::Signaled(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
+        End::WallClock => WALL_CLOCK,
+        End::Cancelled => CANCELLED,
+        End::LauncherRefused(_) => inside::REFUSED,
+    }
+}
+
+/// Writes the report to the control socket, if standard input is one.
+fn tell(report: &Report) {
+    let stdin = rustix::stdio::stdin();
+    let socket = |mode| FileType::from_raw_mode(mode) == FileType::Socket;
+    if fstat(stdin).is_ok_and(|stat| socket(stat.st_mode))
+        && let Ok(mut line) = serde_json::to_vec(report)
+    {
+        line.push(b'\n');
+        // A supervisor that is gone needs no report.
+        rustix::io::write(stdin, &line).ok();
+    }
+}
+
+fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
+    let plan = Plan::parse(args)?;
+    sys::close_on_exec_from(3).map_err(Refusal::Descriptors)?;
+    umask(Mode::from_raw_mode(0o077));
+    let offered = Offered::here();
+    let off = decide(offered, &plan.layers_off, plan.degraded)?;
+    let filters = plan.profile.compile()?;
+    make_room_for_exec_fd()?;
+    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let null = null.map_err(Refusal::Null)?;
+
+    // As root the sources are taken now, so that the cell's user needs no access to the folders above them.
+    let tree =
+        if rustix::process::geteuid().is_root() { Some(Tree::detach(&plan, &off)?) } else { None };
+    namespaces::enter(plan.identity, !off.contains(&Layer::Network))?;
+
+    let (reader, notes) = io::pipe().map_err(Refusal::Start)?;
+    let (leash, hand) = io::pipe().map_err(Refusal::Start)?;
+    let start = Instant::now();
+    let Some(pid) = sys::fork().map_err(Refusal::Start)? else {
+        drop((reader, hand));
+        let (notes, leash) = (notes.into(), leash.into());
+        let (plan, off, filters, null) = (&plan, off.as_slice(), &filters, &null);
+        inside::run(Inside { plan, off, offered, filters, tree, null, notes, leash })
+    };
+    drop((notes, leash, tree));
+    let deadline = start.checked_add(Duration::from_secs(plan.limits.wall_secs));
+    let cut = watch(pid, deadline, hand)?;
+    let reaped = sys::reap(pid).map_err(Refusal::Reap)?;
+    let wall_ms = ms(start.elapsed());
+
+    // The cell is gone, so the pipe ends here; a note is shorter than this bound.
+    let mut bytes = Vec::new();
+    reader.take(8192).read_to_end(&mut bytes).map_err(Refusal::Reap)?;
+    let Reaped { status, cpu_ms, max_rss_kib } = reaped;
+    Ok(Report {
+        end: end(cut, Note::parse(&bytes), status),
+        cpu_ms,
+        max_rss_kib,
+        wall_ms,
+        profile_hash: plan.profile.hash(),
+        landlock_abi: offered.landlock_abi,
+        degraded: off,
+    })
+}
+
+/// `cut` says that we ended the cell; a payload that ended by itself just before keeps its own end.
+fn end(cut: Option<End>, note: Option<Note>, init: ExitStatus) -> End {
+    match (note, cut) {
+        (Some(Note::Refused(why)), None) => End::LauncherRefused(why),
+        // Let go while it was still starting.
+        (Some(Note::Refused(_)), Some(cut)) => cut,
+        (Some(Note::Ended(raw)), Some(cut)) if raw == Signal::KILL.as_raw() => cut,
+        (Some(Note::Ended(raw)), _) => ended(ExitStatus::from_raw(raw)),
+        (None, Some(cut)) => cut,
+        // Somebody outside killed process 1, for example for memory.
+        (None, None) if init.signal() == Some(Signal::KILL.as_raw()) => ended(init),
+        (None, None) => End::LauncherRefused(format!("process 1 of the cell broke: {init}")),
+    }
+}
+
+fn ended(status: ExitStatus) -> End {
+    match status.signal() {
+        Some(signal) => End::Signaled(signal),
+        None => End::Exited(status.code().unwrap_or_default()),
+    }
+}
+
+/// The payload is opened as descriptor [`EXEC_FD`], which a soft limit of 1000 or less would not allow.
+fn make_room_for_exec_fd() -> Result<(), Refusal> {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = u64::from(EXEC_FD.unsigned_abs()) + 1;
+    if limit.current.is_some_and(|soft| soft < needed) {
+        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).map_err(Refusal::Nofile)?;
+    }
+    Ok(())
+}
+
+/// Waits for the end of process 1, of the time, or of the supervisor; ends the cell in the last two cases, by letting
+/// `hand` go.
+fn watch(pid: Pid, deadline: Option<Instant>, hand: PipeWriter) -> Result<Option<End>, Refusal> {
+    let init: OwnedFd = pidfd_open(pid, PidfdFlags::empty()).map_err(Refusal::Watch)?;
+    let cut = match wait(&init, deadline, true)? {
+        Woken::Ended => return Ok(None),
+        Woken::Closed => End::Cancelled,
+        Woken::Late => End::WallClock,
+    };
+    drop(hand);
+    if wait(&init, Instant::now().checked_add(LETTING_GO), false)? != Woken::Ended {
+        // Killing process 1 kills all; that it is gone by now is fine too.
+        pidfd_send_signal(&init, Signal::KILL).ok();
+    }
+    Ok(Some(cut))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Woken {
+    Ended,
+    Closed,
+    Late,
+}
+
+fn wait(init: &OwnedFd, deadline: Option<Instant>, supervised: bool) -> Result<Woken, Refusal> {
+    let control = rustix::stdio::stdin();
+    loop {
+        // POLLHUP is always reported; only sockets have the other, which is "will write no more".
+        let mut fds = [PollFd::new(init, PollFlags::IN), PollFd::new(&control, PollFlags::RDHUP)];
+        let watched = if supervised { &mut fds[..] } else { &mut fds[..1] };
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let ready = match poll(watched, timeout.as_ref()) {
+            Err(Errno::INTR) => continue,
+            other => other.map_err(Refusal::Watch)?,
+        };
+        match (ready, fds.map(|fd| !fd.revents().is_empty())) {
+            (0, _) => return Ok(Woken::Late),
+            (_, [true, _]) => return Ok(Woken::Ended),
+            (_, [_, true]) => return Ok(Woken::Closed),
+            (_, [false, false]) => {}
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::{End, Note, end, exit_code};
+
+    #[test]
+    fn who_ended_the_cell() {
+        let (clean, killed) = (ExitStatus::from_raw(0), ExitStatus::from_raw(9));
+        let note = |raw| Some(Note::Ended(raw));
+        assert_eq!(end(None, note(0), clean), End::Exited(0));
+        assert_eq!(end(None, note(0x7d00), clean), End::Exited(125));
+        assert_eq!(end(None, note(31), clean), End::Signaled(31));
+        assert_eq!(end(Some(End::WallClock), None, killed), End::WallClock);
+        assert_eq!(end(Some(End::WallClock), note(9), clean), End::WallClock);
+        assert_eq!(end(Some(End::WallClock), note(0), clean), End::Exited(0));
+        assert_eq!(end(None, note(9), clean), End::Signaled(9));
+        assert_eq!(end(None, None, killed), End::Signaled(9));
+        assert!(matches!(end(None, None, clean), End::LauncherRefused(_)));
+        let refused = || Some(Note::Refused("x".to_owned()));
+        assert_eq!(end(None, refused(), clean), End::LauncherRefused("x".to_owned()));
+        assert_eq!(end(Some(End::Cancelled), refused(), clean), End::Cancelled);
+        assert_eq!(exit_code(&End::Signaled(31)), 159);
+    }
+}

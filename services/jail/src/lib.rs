@@ -1,0 +1,28 @@
+//! The cell: the only place from which ffmpeg or ffprobe is started.
+//!
+//! Promises: a payload that is taken over by its input has no network, no credentials, no other tenant's bytes, no
+//! way to start another program, and ends at the latest with the wall clock. Refuses to start when a layer is missing.
+//!
+//! For services: [`preflight::preflight`] at start-up, [`program::Program`] and [`root::Root`] once, then one
+//! [`cell::Cell`] per job. The rest is the launcher's.
+
+pub mod capture;
+pub mod cell;
+mod elf;
+mod fence;
+mod inside;
+pub mod launcher;
+pub mod layers;
+pub mod limits;
+mod mounts;
+mod namespaces;
+pub mod output;
+mod plan;
+pub mod preflight;
+pub mod profile;
+pub mod program;
+pub mod report;
+pub mod root;
+mod sys;
+
+pub use plan::Identity;

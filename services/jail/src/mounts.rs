@@ -1,0 +1,129 @@
+//! The file tree of a cell: a read-only root, its inputs, one output folder and a small `/tmp`.
+//!
+//! Promises: each mount is detached and restricted before it is attached anywhere, and the host's tree is gone when
+//! [`enter`] returns. Refuses sources that are symbolic links or of the wrong type.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, fstat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    mount_change, move_mount, open_tree, unmount,
+};
+use rustix::process::{chdir, pivot_root};
+use thiserror::Error;
+
+use crate::layers::Layer;
+use crate::limits::TMP_FILES_MAX;
+use crate::plan::Plan;
+
+/// Where the payload finds its output folder.
+pub(crate) const OUT: &str = "/out";
+/// Where the payload finds its inputs: `/in/0`, `/in/1`, ...
+pub(crate) const IN: &str = "/in";
+/// Where the payload may leave scratch files.
+pub(crate) const TMP: &str = "/tmp";
+
+#[derive(Debug, Error)]
+pub(crate) enum MountError {
+    #[error("cannot take {0:?} into the cell")]
+    Detach(PathBuf, #[source] Errno),
+    #[error("cannot restrict the mount of {0:?}")]
+    Restrict(PathBuf, #[source] std::io::Error),
+    #[error("{0:?} must be a {1}, and not a symbolic link to one")]
+    WrongType(PathBuf, &'static str),
+    #[error("cannot attach {0:?}: is it a root folder made by this version")]
+    Attach(PathBuf, #[source] Errno),
+    #[error("cannot make /tmp")]
+    Tmp(#[source] Errno),
+    #[error("cannot leave the host's file tree")]
+    Pivot(#[source] Errno),
+}
+
+/// Detached mounts, the root first.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: OwnedFd,
+    /// With the place of each, relative to the root.
+    beneath: Vec<(OwnedFd, String)>,
+}
+
+impl Tree {
+    /// Takes every source, restricted, out of the tree that this process sees.
+    pub(crate) fn detach(plan: &Plan, off: &[Layer]) -> Result<Self, MountError> {
+        use MountAttrFlags as Attr;
+        let fixed = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
+        let data = fixed | Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_NOSYMFOLLOW;
+        let read_only = Attr::MOUNT_ATTR_RDONLY;
+        let root = if off.contains(&Layer::ReadOnly) { fixed } else { fixed | read_only };
+        let mut beneath = Vec::new();
+        for (number, input) in plan.inputs.iter().enumerate() {
+            let mount = detach(input, FileType::RegularFile, data | read_only)?;
+            beneath.push((mount, format!("{IN}/{number}")));
+        }
+        if let Some(out) = &plan.out_dir {
+            beneath.push((detach(out, FileType::Directory, data)?, OUT.to_owned()));
+        }
+        Ok(Self { root: detach(&plan.root, FileType::Directory, root)?, beneath })
+    }
+
+    /// Builds the cell's tree over `root` (its own path on the host), makes it `/` and forgets the host's.
+    pub(crate) fn enter(self, root: &Path, tmp_bytes: u64) -> Result<(), MountError> {
+        let place = |path: &str| root.join(path.trim_start_matches('/'));
+        attach(&self.root, root)?;
+        for (mount, path) in &self.beneath {
+            attach(mount, &place(path))?;
+        }
+        attach(&tmpfs(tmp_bytes).map_err(MountError::Tmp)?, &place(TMP))?;
+        chdir(root)
+            .and_then(|()| pivot_root(".", "."))
+            .and_then(|()| unmount(".", UnmountFlags::DETACH))
+            .and_then(|()| chdir("/"))
+            .map_err(MountError::Pivot)
+    }
+}
+
+/// Nothing that is mounted from here on can show up outside, nor the other way round.
+pub(crate) fn make_private() -> Result<(), MountError> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(MountError::Pivot)
+}
+
+fn detach(path: &Path, kind: FileType, attributes: MountAttrFlags) -> Result<OwnedFd, MountError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let failed = |errno| MountError::Detach(path.to_owned(), errno);
+    let mount = open_tree(CWD, path, flags).map_err(failed)?;
+    let stat = fstat(&mount).map_err(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) != kind {
+        let wanted = if kind == FileType::Directory { "folder" } else { "regular file" };
+        return Err(MountError::WrongType(path.to_owned(), wanted));
+    }
+    crate::sys::restrict_mount(mount.as_fd(), attributes.bits())
+        .map_err(|error| MountError::Restrict(path.to_owned(), error))?;
+    Ok(mount)
+}
+
+fn attach(mount: &OwnedFd, place: &Path) -> Result<(), MountError> {
+    move_mount(mount, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| MountError::Attach(place.to_owned(), errno))
+}
+
+fn tmpfs(bytes: u64) -> Result<OwnedFd, Errno> {
+    // A tmpfs of size 0 is unlimited, so nothing below one page is asked for.
+    let size = bytes.max(4096).to_string();
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "size", size.as_str())?;
+    fsconfig_set_string(context.as_fd(), "nr_inodes", TMP_FILES_MAX.to_string().as_str())?;
+    fsconfig_set_string(context.as_fd(), "mode", "0700")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}

@@ -1,0 +1,78 @@
+//! Leaving the host's view of the world: user, mount, network, process, IPC, host name and cgroup namespaces.
+//!
+//! Promises: afterwards this process is one unprivileged user on the host. Refuses to run as root's user id, or as
+//! somebody whom it cannot become.
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
+use rustix::thread::{
+    Gid, Uid, UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use thiserror::Error;
+
+use crate::plan::Identity;
+use crate::sys;
+
+/// Who the payload is in its own user namespace: `nobody`, whoever it is on the host.
+const INSIDE_ID: u32 = 65534;
+
+#[derive(Debug, Error)]
+pub(crate) enum NamespaceError {
+    #[error("the cell's user and group may not be root: pass --uid and --gid")]
+    Root,
+    #[error("only root can give the cell another user: remove --uid and --gid")]
+    NotOurs,
+    #[error("cannot become the cell's user")]
+    Become(#[source] Errno),
+    #[error(
+        "namespaces are not available: allow unprivileged user namespaces (user.max_user_namespaces above 0, \
+         kernel.unprivileged_userns_clone 1, kernel.apparmor_restrict_unprivileged_userns 0), and in a container use a \
+         seccomp profile that allows unshare and mount"
+    )]
+    Unshare(#[source] io::Error),
+    #[error(
+        "cannot map the cell's user: mount /proc, and set kernel.apparmor_restrict_unprivileged_userns to 0 if there \
+         is one"
+    )]
+    Map(#[source] io::Error),
+}
+
+/// Becomes `identity` for good, then enters new namespaces. `network` is false only with that layer switched off.
+pub(crate) fn enter(identity: Identity, network: bool) -> Result<(), NamespaceError> {
+    let Identity { uid, gid } = identity;
+    if uid == 0 || gid == 0 {
+        return Err(NamespaceError::Root);
+    }
+    if geteuid().is_root() {
+        drop_root(Uid::from_raw(uid), Gid::from_raw(gid)).map_err(NamespaceError::Become)?;
+    } else if (geteuid().as_raw(), getegid().as_raw()) != (uid, gid) {
+        return Err(NamespaceError::NotOurs);
+    }
+    let mut flags = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    if network {
+        flags |= UnshareFlags::NEWNET;
+    }
+    // A process that changed its user is not dumpable, and then may not write its own maps.
+    set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(NamespaceError::Become)?;
+    sys::unshare(flags).map_err(NamespaceError::Unshare)?;
+    let map = |file: &str, text: String| fs::write(format!("/proc/self/{file}"), text);
+    map("setgroups", "deny".to_owned()).map_err(NamespaceError::Map)?;
+    map("uid_map", format!("{INSIDE_ID} {uid} 1")).map_err(NamespaceError::Map)?;
+    map("gid_map", format!("{INSIDE_ID} {gid} 1")).map_err(NamespaceError::Map)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(NamespaceError::Become)
+}
+
+/// Groups first: without root's user id they could not be dropped.
+fn drop_root(uid: Uid, gid: Gid) -> Result<(), Errno> {
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}

@@ -1,0 +1,225 @@
+//! Every `unsafe` line of the product, each behind a safe function.
+//!
+//! Promises: no function here keeps a pointer after it returns, and none may be called from a process with more than
+//! one thread (`fork`) unless its comment says so. Refuses to hold any policy: what to forbid is decided elsewhere.
+
+use std::ffi::{CString, c_char, c_int, c_long};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::ptr;
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+use seccompiler::sock_filter;
+
+/// `MOUNT_ATTR_*`, `struct mount_attr`: linux/mount.h. rustix 1.1 has no mount_setattr(2).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// `struct sock_fprog`: linux/filter.h.
+#[repr(C)]
+struct SockFprog {
+    len: u16,
+    filter: *const sock_filter,
+}
+
+/// linux/prctl.h since 6.3; the libc crate does not have them on every target.
+const PR_SET_MDWE: c_int = 65;
+const PR_GET_MDWE: c_int = 66;
+const PR_MDWE_REFUSE_EXEC_GAIN: c_int = 1;
+/// linux/landlock.h.
+const LANDLOCK_CREATE_RULESET_VERSION: c_int = 1;
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What wait4(2) told about a child that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reaped {
+    pub(crate) status: ExitStatus,
+    /// User and system time of the child and of all its own reaped children.
+    pub(crate) cpu_ms: u64,
+    /// The largest resident set among them.
+    pub(crate) max_rss_kib: u64,
+}
+
+/// Forks; `None` in the child.
+///
+/// # Errors
+/// What fork(2) says. The caller must be single-threaded, which the launcher is by construction.
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the launcher never starts a thread, so the child inherits no lock that another thread holds.
+    let pid = check(unsafe { c_long::from(libc::fork()) })?;
+    Ok(c_int::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// Leaves at once: no destructors, no atexit handlers, no buffered output of the parent's.
+pub(crate) fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit takes no pointer and does not return.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+/// Waits for one child.
+///
+/// # Errors
+/// What wait4(2) says, except EINTR, which is retried.
+pub(crate) fn reap(pid: Pid) -> io::Result<Reaped> {
+    let mut status: c_int = 0;
+    // SAFETY: rusage is plain integers, for which all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to locals that outlive the call.
+        let done =
+            unsafe { libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, 0, &raw mut usage) };
+        match check(c_long::from(done)) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let ms = |time: libc::timeval| -> u64 {
+        let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+        secs.saturating_mul(1000).saturating_add(u64::try_from(time.tv_usec).unwrap_or(0) / 1000)
+    };
+    Ok(Reaped {
+        status: ExitStatus::from_raw(status),
+        cpu_ms: ms(usage.ru_utime).saturating_add(ms(usage.ru_stime)),
+        max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+    })
+}
+
+/// Waits for any child, as an init does.
+///
+/// # Errors
+/// What wait4(2) says, except EINTR, which is retried.
+pub(crate) fn reap_any() -> io::Result<(c_int, c_int)> {
+    let mut status: c_int = 0;
+    loop {
+        // SAFETY: the status pointer is to a local that outlives the call; a null rusage is allowed.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, 0, ptr::null_mut()) };
+        match check(c_long::from(pid)) {
+            Ok(_) => return Ok((pid, status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Marks every descriptor from `first` up close-on-exec, so that none can reach the payload.
+///
+/// # Errors
+/// What close_range(2) says.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: no pointer, and no descriptor is closed before exec.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) }).map(|_| ())
+}
+
+/// Moves this process into new namespaces.
+///
+/// # Errors
+/// What unshare(2) says.
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    debug_assert!(!namespaces.contains(UnshareFlags::FILES));
+    // SAFETY: unsafe only for CLONE_FILES in a process with threads; it is neither.
+    Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
+}
+
+/// Restricts a detached mount before anybody can reach it, and makes it private.
+///
+/// # Errors
+/// What mount_setattr(2) says.
+pub(crate) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u32) -> io::Result<()> {
+    let attr = MountAttr {
+        attr_set: attributes.into(),
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let (number, size) = (libc::SYS_mount_setattr, size_of::<MountAttr>());
+    let (fd, path, flags) = (mount.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: `attr` has the kernel's layout, `size` is its size, and both pointers outlive the call.
+    check(unsafe { libc::syscall(number, fd, path, flags, &raw const attr, size) }).map(|_| ())
+}
+
+/// The Landlock ABI of the running kernel; 0 when there is none.
+pub(crate) fn landlock_abi() -> u32 {
+    let (number, flag) = (libc::SYS_landlock_create_ruleset, LANDLOCK_CREATE_RULESET_VERSION);
+    // SAFETY: with the VERSION flag the kernel wants a null pointer and size 0, and reads nothing.
+    let abi = unsafe { libc::syscall(number, ptr::null::<u8>(), 0_usize, flag) };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+/// Whether the kernel can end a whole process for one refused call (SECCOMP_RET_KILL_PROCESS).
+pub(crate) fn seccomp_can_kill() -> bool {
+    let (operation, action) = (libc::SECCOMP_GET_ACTION_AVAIL, libc::SECCOMP_RET_KILL_PROCESS);
+    // SAFETY: the pointer is to a local u32, which the kernel only reads.
+    unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const action) == 0 }
+}
+
+/// Adds one filter. seccomp(2) directly: `seccompiler::apply_filter` would first call prctl, which an earlier filter
+/// of ours already refuses.
+///
+/// # Errors
+/// What seccomp(2) says; EINVAL for a program longer than a BPF program can be.
+pub(crate) fn add_filter(program: &[sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fprog = SockFprog { len, filter: program.as_ptr() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: `fprog` points to `len` instructions, and the kernel copies them before it returns.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const fprog) }).map(|_| ())
+}
+
+/// Whether the kernel can refuse memory that is writable and executable (6.3 and later).
+pub(crate) fn has_mdwe() -> bool {
+    // SAFETY: no pointer; PR_GET_MDWE only reads.
+    unsafe { libc::prctl(PR_GET_MDWE, 0, 0, 0, 0) >= 0 }
+}
+
+/// From now on, and after exec: no page may become executable that was ever writable.
+///
+/// # Errors
+/// What prctl(2) says.
+pub(crate) fn refuse_writable_code() -> io::Result<()> {
+    // SAFETY: no pointer.
+    let result = unsafe { libc::prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) };
+    check(c_long::from(result)).map(|_| ())
+}
+
+/// Gives every signal its default action and unblocks all of them: exec keeps "ignored" (Rust ignores SIGPIPE) and
+/// the mask.
+pub(crate) fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: no handler of ours exists, and SIG_DFL is valid for every signal (an error is harmless).
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: sigset_t is plain integers, for which all zeroes is the empty set on Linux.
+    let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is a local, and a null old set is allowed.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, ptr::null_mut()) };
+}
+
+/// Becomes the program behind `executable`; returns only when that failed.
+pub(crate) fn exec(
+    executable: BorrowedFd<'_>,
+    args: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const c_char> {
+        list.iter().map(|item| item.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(args), pointers(environment));
+    let (number, fd, path) = (libc::SYS_execveat, executable.as_raw_fd(), c"".as_ptr());
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: both arrays end in null and hold C strings that outlive the call.
+    unsafe { libc::syscall(number, fd, path, argv.as_ptr(), envp.as_ptr(), flags) };
+    io::Error::last_os_error()
+}

@@ -1,0 +1,72 @@
+//! Every limit stops something that goes through without it.
+
+use hotcell_jail::cell::End::{self, Exited, Signaled};
+use hotcell_jail::limits::CellLimits;
+
+use crate::fixture::{end_of, hostile, marker, until, with_argument};
+
+const MIB: u64 = 1 << 20;
+
+async fn check(line: &str, set: impl Fn(&mut CellLimits), with: End) {
+    let (mut cell, _out) = hostile(line);
+    assert_eq!(end_of(&cell).await.end, Exited(0), "{line} works with the defaults");
+    set(&mut cell.limits);
+    assert_eq!(end_of(&cell).await.end, with, "{line}");
+}
+
+#[tokio::test]
+async fn memory() {
+    check("allocate 200000000", |limits| limits.memory_bytes = 128 * MIB, Exited(1)).await;
+}
+
+#[tokio::test]
+async fn one_file() {
+    // RLIMIT_FSIZE sends SIGXFSZ, which this program does not catch.
+    check("fill /out/x:2000000", |limits| limits.output_bytes = MIB, Signaled(25)).await;
+}
+
+#[tokio::test]
+async fn tmp() {
+    check("fill /tmp/x:2000000", |limits| limits.tmp_bytes = MIB, Exited(1)).await;
+}
+
+#[tokio::test]
+async fn threads() {
+    check("threads 20", |limits| limits.procs = 20, Exited(1)).await;
+    // The payload itself is one of them.
+    check("threads 20", |limits| limits.procs = 21, Exited(0)).await;
+}
+
+/// The limit is of the cell and not of the user: two cells of one user do not take from each other.
+#[tokio::test]
+async fn threads_are_counted_per_cell() {
+    let mark = marker();
+    let (mut holder, _out) = hostile("hold");
+    holder.args.push(mark.clone());
+    let (mut cell, _other) = hostile("threads 20");
+    cell.limits.procs = 21;
+    assert_eq!(cell.identity, holder.identity);
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let work = async {
+        until("holder", || with_argument(&mark).len() == 3).await;
+        let end = end_of(&cell).await.end;
+        cancel.cancel();
+        end
+    };
+    let hold = hotcell_jail::cell::run(&holder, &cancel, hotcell_jail::capture::Stdout::Discard);
+    let (_, end) = tokio::join!(hold, work);
+    assert_eq!(end, Exited(0));
+}
+
+#[tokio::test]
+async fn processor_time() {
+    let (mut cell, _out) = hostile("spin");
+    cell.limits.cpu_secs = 1;
+    assert_eq!(end_of(&cell).await.end, Signaled(24), "SIGXCPU");
+}
+
+#[tokio::test]
+async fn descriptors() {
+    // The loader opens each library as descriptor 3.
+    check("create /tmp/x", |limits| limits.nofile = 3, Exited(127)).await;
+}

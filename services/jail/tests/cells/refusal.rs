@@ -1,0 +1,144 @@
+//! The launcher refuses to start, with its own exit code and one sentence on standard error; nothing runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use hotcell_jail::Identity;
+use hotcell_jail::cell::{Cell, End};
+use hotcell_jail::layers::Layer;
+use hotcell_jail::preflight::{PreflightError, preflight};
+use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
+use serde_json::json;
+
+use crate::fixture::{LAUNCHER, USER, end_of, hostile, launcher, text, unprivileged};
+
+fn refused(args: &[&str]) -> String {
+    let output = Command::new(LAUNCHER).args(args).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.starts_with("hotcell-jail: ") && said.lines().count() == 1, "{said}");
+    said
+}
+
+async fn refused_cell(change: impl FnOnce(&mut Cell)) -> String {
+    let (mut cell, out) = hostile("create /out/ran");
+    change(&mut cell);
+    let end = end_of(&cell).await.end;
+    assert!(!out.path().join("ran").exists());
+    let End::LauncherRefused(why) = end else { panic!("not refused: {end:?}") };
+    why
+}
+
+#[test]
+fn this_host_is_fit() {
+    let found = preflight(launcher()).unwrap();
+    assert!(found.offered.landlock_abi >= 3 && found.offered.seccomp && found.offered.mdwe);
+    assert!(matches!(preflight("/nonexistent".as_ref()), Err(PreflightError::Spawn(..))));
+    assert!(matches!(preflight("/bin/true".as_ref()), Err(PreflightError::Answer(_))));
+}
+
+#[test]
+fn bad_command_lines() {
+    assert!(refused(&["--bind", "/"]).contains("unknown flag"));
+    assert!(refused(&[]).contains("--profile is missing"));
+}
+
+#[tokio::test]
+async fn bad_cells() {
+    let off = refused_cell(|cell| cell.layers_off = vec![Layer::Seccomp]).await;
+    assert!(off.contains("remove --layer-off, or add --degraded"), "{off}");
+    let root = refused_cell(|cell| cell.identity = Identity { uid: 0, gid: 7 }).await;
+    assert!(root.contains("may not be root"), "{root}");
+    let program = refused_cell(|cell| cell.program = "none".to_owned()).await;
+    assert!(program.contains("is it part of this root folder"), "{program}");
+    // The program, as a link to the way out.
+    let escape = refused_cell(|cell| cell.program = "../../etc/passwd".to_owned()).await;
+    assert!(escape.contains("cannot open the payload"), "{escape}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let (link, file) = (dir.path().join("link"), dir.path().join("file"));
+    fs::write(&file, "x").unwrap();
+    symlink(&file, &link).unwrap();
+    for input in [link, dir.path().to_owned()] {
+        let why = refused_cell(|cell| cell.inputs = vec![input]).await;
+        assert!(why.contains("must be a regular file"), "{why}");
+    }
+    let why = refused_cell(|cell| cell.out_dir = Some(file)).await;
+    assert!(why.contains("must be a folder"), "{why}");
+}
+
+/// A launcher without root cannot give the cell another user, and says so.
+#[test]
+fn another_user_without_root() {
+    let dir = tempfile::Builder::new().permissions(open_to_all()).tempdir().unwrap();
+    let copy = dir.path().join("launcher");
+    fs::copy(LAUNCHER, &copy).unwrap();
+    let other = (USER + 1).to_string();
+    let fixed = ["--root", "/", "--profile", "probe", "--uid", &other];
+    let output = unprivileged(&copy, &[&fixed[..], &["--", "/bin/true"]].concat());
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("only root can give the cell another user"));
+}
+
+fn open_to_all() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o755)
+}
+
+/// What a lesser kernel, a container's seccomp profile or a security module would do: one call fails.
+fn without_call(call: &str, errno: i32, args: &serde_json::Value) -> BpfProgram {
+    let rule = json!({"syscall": call, "args": args});
+    let filter = json!({"f": {"default_action": "allow", "filter_action": {"errno": errno}, "filter": [rule]}});
+    let text = filter.to_string();
+    compile_from_json(text.as_bytes(), TargetArch::x86_64).unwrap().remove("f").unwrap()
+}
+
+/// ZT-06: fails closed. Whichever step the kernel refuses, the payload does not run and the sentence says why.
+#[test]
+fn every_missing_layer_refuses() {
+    let any = json!(null);
+    let first = |value: i32| json!([{"index": 0, "type": "dword", "op": "eq", "val": value}]);
+    let steps = [
+        ("landlock_create_ruleset", libc::ENOSYS, &any, "Landlock ABI 3 or later is needed"),
+        ("landlock_add_rule", libc::EPERM, &any, "Landlock refused a rule"),
+        ("landlock_restrict_self", libc::EPERM, &any, "Landlock refused a rule"),
+        ("seccomp", libc::ENOSYS, &any, "seccomp filters are not available"),
+        ("seccomp", libc::EPERM, &first(1), "cannot add the system-call filter"),
+        ("prctl", libc::EINVAL, &first(66), "memory-deny-write-execute is not available"),
+        ("prctl", libc::EINVAL, &first(65), "cannot forbid writable code"),
+        ("prctl", libc::EINVAL, &first(libc::PR_SET_NO_NEW_PRIVS), "cannot refuse new privileges"),
+        ("prctl", libc::EINVAL, &first(libc::PR_SET_PDEATHSIG), "cannot tie the cell's life"),
+        ("prctl", libc::EPERM, &first(libc::PR_CAPBSET_DROP), "cannot drop capabilities"),
+        ("prctl", libc::EPERM, &first(libc::PR_SET_SECUREBITS), "cannot drop capabilities"),
+        ("capset", libc::EPERM, &any, "cannot drop capabilities"),
+        ("unshare", libc::EPERM, &any, "namespaces are not available"),
+        ("setgroups", libc::EPERM, &any, "cannot become the cell's user"),
+        ("setresuid", libc::EPERM, &any, "cannot become the cell's user"),
+        ("open_tree", libc::ENOSYS, &any, "into the cell"),
+        ("mount_setattr", libc::ENOSYS, &any, "cannot restrict the mount"),
+        ("move_mount", libc::EPERM, &any, "cannot attach"),
+        ("fsopen", libc::EPERM, &any, "cannot make /tmp"),
+        ("pivot_root", libc::EPERM, &any, "cannot leave the host's file tree"),
+        ("umount2", libc::EPERM, &any, "cannot leave the host's file tree"),
+        ("close_range", libc::ENOSYS, &any, "cannot close inherited descriptors"),
+        ("setsid", libc::EPERM, &any, "cannot detach"),
+        ("execveat", libc::EACCES, &any, "cannot start the payload"),
+    ];
+    let (cell, _out) = hostile("");
+    let root = cell.root.path();
+    for (call, errno, args, expect) in steps {
+        let filter = without_call(call, errno, args);
+        let mut command = Command::new(LAUNCHER);
+        command.arg("--root").arg(root).args(["--profile", "transcode", "--"]);
+        command.args(["/bin/hotcell-cell-probe", "environment"]);
+        // SAFETY: between fork and exec only system calls are made: the filter was compiled before.
+        unsafe { command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other)) };
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{call}: {said}");
+        assert!(said.contains(expect), "{call}: {said}");
+        assert_eq!(said.lines().count(), 1, "{call}: {said}");
+        assert_eq!(text(&output.stdout), "", "{call}");
+    }
+}
