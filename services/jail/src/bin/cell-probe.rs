@@ -85,7 +85,7 @@ fn system_call(attack: &str, argument: &str) -> io::Result<()> {
         "vsock" => (libc::SYS_socket, [int(libc::AF_VSOCK), stream, 0, 0, 0]),
         "netlink" => (libc::SYS_socket, [int(libc::AF_NETLINK), raw, 0, 0, 0]),
         "packet" => (libc::SYS_socket, [int(libc::AF_PACKET), raw, 0, 0, 0]),
-        "raw" => return raw(argument),
+        "raw" => return any_call(argument),
         "exec" => return exec(argument),
         "fork" => return fork(),
         "kill" => (libc::SYS_kill, [int(number(argument)?.try_into().unwrap_or(1)), 0, 0, 0, 0]),
@@ -131,7 +131,7 @@ fn system_call(attack: &str, argument: &str) -> io::Result<()> {
 }
 
 /// Any call with any numbers: `NUMBER:ARG:ARG...`
-fn raw(line: &str) -> io::Result<()> {
+fn any_call(line: &str) -> io::Result<()> {
     let mut numbers = [0; 6];
     for (slot, text) in numbers.iter_mut().zip(line.split(':')) {
         *slot = text.parse().map_err(io::Error::other)?;
