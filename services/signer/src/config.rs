@@ -1,0 +1,117 @@
+//! Configuration of the signer.
+
+use crate::{
+    mint::Mint,
+    presign::{Addressing, Endpoint, PresignKey},
+};
+use hotcell_schemas::{Digest, lease::LeaseKey};
+use hotcell_stage::{
+    NatsConfig, ServiceError, TelemetryConfig,
+    config::{ConfigError, read, read_key},
+    service::ServiceConfig,
+};
+use object_store::{ObjectStore, aws::AmazonS3Builder};
+use serde::Deserialize;
+use std::{path::PathBuf, sync::Arc};
+
+/// The defaults, which are the manual.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// The signer's configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The broker.
+    pub nats: NatsConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// The object store.
+    pub storage: StorageConfig,
+    /// File with the lease key.
+    pub lease_key: PathBuf,
+    /// Worker images that get work.
+    pub images: Vec<Digest>,
+    /// Seconds between two reaps.
+    pub reap_secs: u64,
+    /// Workers that may wait at once.
+    pub workers_max: usize,
+    /// Requests in hand at once, for each verb.
+    pub concurrency: usize,
+}
+
+/// The object store and the key to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// `http://host:port` or `https://host`.
+    pub endpoint: String,
+    /// Region in the credential scope.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Public half of the key.
+    pub access_key_id: String,
+    /// File with the secret half.
+    pub secret: PathBuf,
+    /// How the bucket is named in URLs.
+    pub addressing: AddressingConfig,
+}
+
+/// How the bucket is named in URLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressingConfig {
+    /// In the path.
+    Path,
+    /// In the host name.
+    Virtual,
+}
+
+/// The configuration as domain types.
+pub(crate) struct Checked {
+    pub(crate) mint: Mint,
+    pub(crate) lease_key: LeaseKey,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+}
+
+fn value(key: &'static str, rule: impl ToString) -> ServiceError {
+    ServiceError::Config(ConfigError::Value { key, rule: rule.to_string() })
+}
+
+impl ServiceConfig for Config {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+}
+
+impl Config {
+    /// Turns values into domain types; nothing has connected yet.
+    pub(crate) fn check(&self) -> Result<Checked, ServiceError> {
+        let storage = &self.storage;
+        let secret = read(&storage.secret)?;
+        let secret = secret.trim();
+        let addressing = match storage.addressing {
+            AddressingConfig::Path => Addressing::Path,
+            AddressingConfig::Virtual => Addressing::Virtual,
+        };
+        let endpoint = Endpoint::parse(&storage.endpoint, addressing)
+            .map_err(|error| value("storage.endpoint", error))?;
+        let key = PresignKey::new(&storage.access_key_id, secret, &storage.region)
+            .map_err(|error| value("storage.secret", error))?;
+        let objects = AmazonS3Builder::new()
+            .with_endpoint(&storage.endpoint)
+            .with_allow_http(storage.endpoint.starts_with("http://"))
+            .with_region(&storage.region)
+            .with_bucket_name(&storage.bucket)
+            .with_access_key_id(&storage.access_key_id)
+            .with_secret_access_key(secret)
+            .with_virtual_hosted_style_request(addressing == Addressing::Virtual)
+            .build()
+            .map_err(|error| value("storage", error))?;
+        Ok(Checked {
+            mint: Mint::new(key, endpoint, storage.bucket.clone()),
+            lease_key: LeaseKey::new(read_key("lease_key", &self.lease_key)?),
+            objects: Arc::new(objects),
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! The first verb: a worker asks for work, and gets a signed order or an empty answer.
+
+use crate::{
+    Signer,
+    leases::Spoken,
+    mint::ReadFor,
+    queue::{Settle, Task, settle},
+    transitions,
+};
+use hotcell_schemas::{
+    EventKind, Job, PoolId,
+    lease::Lease,
+    limits::{LEASE_SECS, NEXT_POLL_MS},
+    plan::CellLimits,
+    records::Refusal,
+    work::{NextReply, NextRequest, OrderInput, WorkOrder},
+};
+use hotcell_stage::{Incoming, Outgoing, PublishError, clock};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Limits of the probe's cell: SPS and moov parsing needs little, so an input that makes it need
+/// much is refused by the limit.
+const PROBE_LIMITS: CellLimits = CellLimits {
+    memory_bytes: 512 << 20,
+    cpu_secs: 10,
+    wall_secs: 10,
+    output_bytes: 1 << 20,
+    temp_bytes: 1 << 20,
+    procs: 16,
+};
+
+pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
+    let until = Instant::now() + Duration::from_millis(NEXT_POLL_MS);
+    let Some(spoken) = signer.spoken::<NextRequest>(&incoming).await else { return };
+    let nonce = spoken.message.get().nonce.clone();
+    let pool = match signer.admitted(&spoken) {
+        Ok(pool) => pool,
+        Err(reason) => {
+            signer.refused(Refusal::Worker, incoming.subject(), reason).await;
+            incoming.answer(&NextReply::Refused { nonce, reason: reason.to_owned() }).await;
+            return;
+        }
+    };
+    loop {
+        let Some(task) = signer.queues.take(&pool, until).await else {
+            incoming.answer(&NextReply::Empty { nonce }).await;
+            return;
+        };
+        if let Some(order) = signer.assign(&spoken, &pool, task).await {
+            incoming.answer(&NextReply::Order { order: Box::new(order) }).await;
+            return;
+        }
+    }
+}
+
+impl Signer {
+    /// The pool that the worker asks for, when its login has that pool and its image is allowed.
+    fn admitted(&self, spoken: &Spoken<NextRequest>) -> Result<PoolId, &'static str> {
+        let pool = spoken.message.subject().pool().ok_or("the subject names no pool")?;
+        let tag = format!("pool:{pool}");
+        if !spoken.info.tags.contains(&tag) {
+            return Err("the login is not of this pool");
+        }
+        if !self.images.contains(&spoken.message.get().image_digest) {
+            return Err("the worker's image is not on the signer's list");
+        }
+        Ok(pool)
+    }
+
+    /// Publishes `assigned`, then makes the order. `None` when the task needs no worker after all.
+    async fn assign(
+        &self,
+        spoken: &Spoken<NextRequest>,
+        pool: &PoolId,
+        task: Task,
+    ) -> Option<WorkOrder> {
+        let ack = task.message.reply.as_deref()?.to_owned();
+        let id = task.job;
+        let stored = match self.bus.job(&task.tenant, &id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return None,
+            Err(error) => {
+                warn!(%error, job = %id, "job not read; it will be offered again");
+                return None;
+            }
+        };
+        let (seq, job) = (stored.seq, stored.message.into_inner());
+        match job.state {
+            EventKind::Validated | EventKind::Assigned | EventKind::AttemptFailed => {}
+            EventKind::Submitted
+            | EventKind::Rejected
+            | EventKind::Encoded
+            | EventKind::Completed
+            | EventKind::Failed
+            | EventKind::Cancelled
+            | EventKind::Expired => {
+                settle(&self.bus, Some(&ack), Settle::Done).await;
+                return None;
+            }
+        }
+        let now = clock::now();
+        if !transitions::may_lapse(&job, now) {
+            // A delivery from before the assignment, read late: the lease is alive.
+            return None;
+        }
+        let job = transitions::lapsed(job, now);
+        if transitions::is_exhausted(&job) {
+            self.give_up(transitions::exhausted(job, now), seq, &ack).await;
+            return None;
+        }
+        self.order(spoken, pool, job, seq, ack).await
+    }
+
+    async fn give_up(&self, job: Job, after: u64, ack: &str) {
+        match self.bus.publish(&Outgoing::job(job, after)).await {
+            Ok(_) => settle(&self.bus, Some(ack), Settle::Done).await,
+            Err(error) => warn!(%error, "job not failed; it will be offered again"),
+        }
+    }
+
+    async fn order(
+        &self,
+        spoken: &Spoken<NextRequest>,
+        pool: &PoolId,
+        job: Job,
+        after: u64,
+        ack: String,
+    ) -> Option<WorkOrder> {
+        let now = clock::now();
+        let plan = job.plan.clone()?;
+        let mut inputs = Vec::with_capacity(job.inputs.len());
+        let mut grants = Vec::with_capacity(job.inputs.len());
+        for input in &job.inputs {
+            let granted = self.mint.get(&input.key, ReadFor::Worker, now).ok()?;
+            grants.push(granted.grant);
+            inputs.push(OrderInput { get: granted.url, size: input.size, sha256: input.sha256 });
+        }
+        let key = &spoken.info.user;
+        let job = transitions::assigned(job, &spoken.worker, key, pool, grants, now);
+        let (tenant, id, attempt) = (job.tenant.clone(), job.id.clone(), job.attempt());
+        let nonce = spoken.message.get().nonce.clone();
+        let out = Outgoing::Job { job: Box::new(job), after, nonce: nonce.clone() };
+        let assigned_seq = match self.bus.publish(&out).await {
+            Ok(published) if !published.duplicate => published.seq,
+            Ok(_) | Err(PublishError::Conflict) => return None,
+            Err(error) => {
+                warn!(%error, job = %id, "assignment not published; it will be offered again");
+                return None;
+            }
+        };
+        info!(%tenant, job = %id, attempt, worker = %spoken.worker, "assigned");
+        let until = now.plus_ms(u64::from(LEASE_SECS) * 1000);
+        let lease = Lease {
+            tenant,
+            job: id.clone(),
+            pool: pool.clone(),
+            attempt,
+            worker: spoken.worker.clone(),
+            until,
+            assigned_seq,
+            ack,
+        };
+        Some(WorkOrder {
+            nonce,
+            worker: spoken.worker.clone(),
+            pool: pool.clone(),
+            job: id,
+            attempt,
+            plan,
+            probe_limits: PROBE_LIMITS,
+            inputs,
+            lease: lease.token(&self.lease_key),
+            lease_until: until,
+        })
+    }
+}

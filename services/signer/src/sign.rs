@@ -1,0 +1,173 @@
+//! URLs for the trusted services, each only for what its stage has business with.
+
+use crate::{Signer, mint::ReadFor};
+use hotcell_schemas::{
+    BlobKey, EventKind, Job, JobId, TenantId, Verified,
+    limits::UPLOAD_BYTES_MAX,
+    records::{AuditAct, Refusal},
+    subject::SignVerb,
+    work::{SignReply, SignRequest},
+};
+use hotcell_stage::{Incoming, Outgoing, clock};
+use std::sync::Arc;
+use tracing::warn;
+
+/// The rows of the route table that this file serves.
+pub(crate) const VERBS: [(&str, SignVerb); 5] = [
+    ("sign.upload", SignVerb::Upload),
+    ("sign.confirm", SignVerb::Confirm),
+    ("sign.download", SignVerb::Download),
+    ("sign.input", SignVerb::Input),
+    ("sign.output", SignVerb::Output),
+];
+
+pub(crate) async fn handle(signer: Arc<Signer>, verb: SignVerb, incoming: Incoming) {
+    let request: Verified<SignRequest> = match incoming.open() {
+        Ok(request) => request,
+        Err(error) => {
+            let reason = error.to_string();
+            signer.refused(Refusal::Envelope, incoming.subject(), &reason).await;
+            return;
+        }
+    };
+    let reply = match signer.signed(verb, &request).await {
+        Ok(reply) => reply,
+        Err(reason) => {
+            signer.refused(Refusal::Scope, incoming.subject(), reason).await;
+            SignReply::Refused { reason: reason.to_owned() }
+        }
+    };
+    incoming.answer(&reply).await;
+}
+
+impl Signer {
+    async fn signed(
+        &self,
+        verb: SignVerb,
+        request: &Verified<SignRequest>,
+    ) -> Result<SignReply, &'static str> {
+        let now = clock::now();
+        let (tenant, job, granted) = match (verb, request.get()) {
+            (SignVerb::Upload, SignRequest::Upload { tenant, key, size, content_type }) => {
+                if !is_upload(tenant, key) {
+                    return Err("the key is not an upload of the tenant");
+                }
+                if *size == 0 || *size > UPLOAD_BYTES_MAX {
+                    return Err("the size is outside the limit for uploads");
+                }
+                self.quota.reserve(tenant, *size).await?;
+                (tenant, None, self.mint.put(key, *size, content_type, None, now))
+            }
+            (SignVerb::Confirm, SignRequest::Read { tenant, key, job: None }) => {
+                if !is_upload(tenant, key) {
+                    return Err("the key is not an upload of the tenant");
+                }
+                (tenant, None, self.mint.get(key, ReadFor::Service, now))
+            }
+            (SignVerb::Input, SignRequest::Read { tenant, key, job: Some(job) }) => {
+                self.check_job(tenant, job, EventKind::Submitted, |job| {
+                    job.inputs.iter().any(|input| input.key == *key)
+                })
+                .await?;
+                (tenant, Some(job), self.mint.get(key, ReadFor::Service, now))
+            }
+            (SignVerb::Output, SignRequest::Read { tenant, key, job: Some(job) }) => {
+                self.check_job(tenant, job, EventKind::Encoded, |job| {
+                    job.outputs.iter().any(|output| output.key == *key)
+                })
+                .await?;
+                (tenant, Some(job), self.mint.get(key, ReadFor::Service, now))
+            }
+            (SignVerb::Download, SignRequest::Read { tenant, key, job: Some(job) }) => {
+                self.check_job(tenant, job, EventKind::Completed, |job| {
+                    job.outputs.iter().any(|output| output.key == *key)
+                })
+                .await?;
+                (tenant, Some(job), self.mint.get(key, ReadFor::Tenant, now))
+            }
+            (
+                SignVerb::Upload
+                | SignVerb::Confirm
+                | SignVerb::Input
+                | SignVerb::Output
+                | SignVerb::Download,
+                SignRequest::Upload { .. } | SignRequest::Read { .. },
+            ) => return Err("the request does not fit its subject"),
+        };
+        let granted = granted.map_err(|_| "the URL cannot be signed")?;
+        let act = AuditAct::Granted {
+            to: request.role(),
+            worker: None,
+            job: job.cloned(),
+            attempt: None,
+            grants: vec![granted.grant],
+        };
+        self.record_grant(tenant, act, request.msg_id()).await?;
+        Ok(SignReply::Signed { signed: granted.url })
+    }
+
+    /// No record, no URL.
+    pub(crate) async fn record_grant(
+        &self,
+        tenant: &TenantId,
+        act: AuditAct,
+        request_id: &str,
+    ) -> Result<(), &'static str> {
+        let out = Outgoing::audit(Some(tenant), act, format!("grant.{request_id}"));
+        match self.bus.publish(&out).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                warn!(%error, "grant not recorded; no URL is issued");
+                Err("the audit log cannot take the grant")
+            }
+        }
+    }
+
+    async fn check_job(
+        &self,
+        tenant: &TenantId,
+        id: &JobId,
+        state: EventKind,
+        names: impl Fn(&Job) -> bool,
+    ) -> Result<(), &'static str> {
+        let stored = self.bus.job(tenant, id).await.map_err(|error| {
+            warn!(%error, "job not read");
+            "the job cannot be read"
+        })?;
+        let job = stored.ok_or("there is no such job")?.message.into_inner();
+        if job.state != state {
+            return Err("the job is in another state");
+        }
+        if names(&job) { Ok(()) } else { Err("the job does not name this object") }
+    }
+}
+
+fn is_upload(tenant: &TenantId, key: &BlobKey) -> bool {
+    key.as_str().starts_with(&BlobKey::uploads_prefix(tenant))
+}
+
+/// The role of a verb's asker, for tests of the table.
+#[cfg(test)]
+fn asker(verb: SignVerb) -> hotcell_schemas::Role {
+    use hotcell_schemas::Role;
+    match verb {
+        SignVerb::Upload | SignVerb::Confirm | SignVerb::Download => Role::Intake,
+        SignVerb::Input => Role::Validator,
+        SignVerb::Output => Role::Hasher,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotcell_schemas::{Subject, routes};
+
+    #[test]
+    fn every_verb_is_one_row_of_its_one_asker() {
+        for (name, verb) in VERBS {
+            let route = routes::route(name).unwrap();
+            assert_eq!(route.publishers, [asker(verb)], "{name}");
+            assert_eq!(route.filter(), Subject::sign(verb).as_str(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The transitions of a job that the signer makes. Pure: a snapshot in, the next snapshot out.
+
+use hotcell_schemas::{
+    BlobKey, EventKind, Job, PoolId, RejectCode, UnixMs, WorkerId,
+    job::{Attempt, Grant, Output, ReportSeal},
+    limits::{ATTEMPTS_MAX, FILES_MAX, LEASE_SECS},
+    reject::Failure,
+    report::{ProducedFile, Report},
+};
+
+/// Attempts in all, also those that a worker gave back when it was stopped: a rolling restart of
+/// the pool must not fail a job, and a job must not circle for ever.
+pub const ATTEMPTS_IN_ALL_MAX: usize = 10;
+
+/// Whether no further attempt may be made.
+#[must_use]
+pub fn is_exhausted(job: &Job) -> bool {
+    let counts = |attempt: &&Attempt| {
+        attempt.failure.as_ref().is_none_or(|failure| failure.code != RejectCode::WorkerStopped)
+    };
+    let failed = u32::try_from(job.attempts.iter().filter(counts).count()).unwrap_or(u32::MAX);
+    failed >= ATTEMPTS_MAX || job.attempts.len() >= ATTEMPTS_IN_ALL_MAX
+}
+
+/// Whether a delivery at `now` can mean that the last attempt's lease lapsed: the broker delivers
+/// again only after a whole lease without a beat.
+#[must_use]
+pub fn may_lapse(job: &Job, now: UnixMs) -> bool {
+    job.attempts.last().is_none_or(|last| {
+        last.ended_at.is_some()
+            || now.since_ms(last.assigned_at) >= u64::from(LEASE_SECS).saturating_mul(1000)
+    })
+}
+
+/// Closes an attempt whose lease lapsed without a report.
+#[must_use]
+pub fn lapsed(mut job: Job, now: UnixMs) -> Job {
+    if let Some(last) = job.attempts.last_mut().filter(|last| last.ended_at.is_none()) {
+        last.ended_at = Some(now);
+        last.failure = Some(Failure::new(
+            RejectCode::LeaseLost,
+            "the worker stopped beating before it reported",
+        ));
+    }
+    job
+}
+
+/// Gives the next attempt to `worker`.
+#[must_use]
+pub fn assigned(
+    mut job: Job,
+    worker: &WorkerId,
+    worker_key: &str,
+    pool: &PoolId,
+    grants: Vec<Grant>,
+    now: UnixMs,
+) -> Job {
+    let number = job.attempt() + 1;
+    job.attempts.push(Attempt {
+        number,
+        worker: worker.clone(),
+        worker_key: worker_key.to_owned(),
+        pool: pool.clone(),
+        assigned_at: now,
+        grants,
+        ended_at: None,
+        report: None,
+        seal: None,
+        failure: None,
+    });
+    job.moved(EventKind::Assigned, now)
+}
+
+/// No further attempt: the job failed with its last error.
+#[must_use]
+pub fn exhausted(mut job: Job, now: UnixMs) -> Job {
+    let last = job.attempts.last().and_then(|attempt| attempt.failure.as_ref());
+    let detail = last.map_or_else(String::new, |last| format!("{}: {}", last.code, last.message));
+    job.failure = Some(Failure::new(
+        RejectCode::AttemptsExhausted,
+        format!("{} attempts were made; the last ended with {detail}", job.attempts.len()),
+    ));
+    job.moved(EventKind::Failed, now)
+}
+
+/// Whether the files of a report are exactly the planned ones, within their limits.
+#[must_use]
+pub fn is_planned(job: &Job, files: &[ProducedFile]) -> bool {
+    let Some(plan) = &job.plan else { return false };
+    files.len() == plan.outputs.len()
+        && files.len() <= FILES_MAX
+        && plan.outputs.iter().zip(files).all(|(planned, made)| {
+            planned.name == made.name
+                && planned.content_type == made.content_type
+                && made.size > 0
+                && made.size <= plan.limits.output_bytes
+        })
+}
+
+/// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`.
+#[must_use]
+pub fn reported(mut job: Job, report: Report, seal: ReportSeal, now: UnixMs) -> Job {
+    let failure = report.failure.clone().or_else(|| {
+        let planned = is_planned(&job, &report.files);
+        (!planned).then(|| {
+            Failure::new(RejectCode::OutputMissing, "the report does not list the planned files")
+        })
+    });
+    let files = report.files.clone();
+    if let Some(last) = job.attempts.last_mut() {
+        last.ended_at = Some(now);
+        last.failure = failure.clone();
+        last.report = Some(report);
+        last.seal = Some(seal);
+    }
+    let Some(failure) = failure else {
+        let number = job.attempt();
+        job.outputs = files
+            .into_iter()
+            .map(|file| Output {
+                key: BlobKey::output(&job.tenant, &job.id, number, &file.name),
+                name: file.name,
+                size: file.size,
+                content_type: file.content_type,
+                sha256: file.sha256,
+            })
+            .collect();
+        return job.moved(EventKind::Encoded, now);
+    };
+    if !failure.code.is_retryable() {
+        job.failure = Some(failure);
+        return job.moved(EventKind::Failed, now);
+    }
+    if is_exhausted(&job) {
+        return exhausted(job, now);
+    }
+    job.moved(EventKind::AttemptFailed, now)
+}
