@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::fs::{Gid, Uid, chown, stat};
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -155,8 +155,10 @@ impl Cell {
         }
         let Identity { uid, gid } = self.identity;
         for path in self.inputs.iter().chain(&self.out_dir) {
-            if stat(path)?.st_uid != uid {
-                chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            // Never the target of a link: the launcher refuses links anyway.
+            let itself = AtFlags::SYMLINK_NOFOLLOW;
+            if statat(CWD, path, itself)?.st_uid != uid {
+                chownat(CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), itself)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! [--LIMIT N]... [--layer-off NAME]... [--degraded] -- /bin/PROGRAM ARGS...`, or `hotcell-jail --preflight`.
 //! Standard input is the control socket: the report is written to it, and when the other side closes it, or half of
 //! it, the cell dies. The payload never sees it. Exit code: the payload's, 128 + its signal, 124 for the wall clock, 123
-//! when cancelled, 125 when nothing was started.
+//! when cancelled, 122 when the output folder is full, 125 when nothing was started.
 //!
 //! Promises: one thread from start to end; when this process is gone, everything in the cell is. Refuses to start
 //! anything when a layer is missing, and says in one sentence what to change.
@@ -33,11 +33,16 @@ use crate::plan::{Plan, PlanError};
 use crate::profile::{EXEC_FD, ProfileError};
 use crate::report::{End, Report};
 use crate::sys::{self, Reaped};
+use crate::tally::Tally;
 
 /// Exit code when the wall clock ended the cell; timeout(1) uses the same.
 const WALL_CLOCK: u8 = 124;
 /// Exit code when the supervisor ended the cell.
 const CANCELLED: u8 = 123;
+/// Exit code when the output folder held too much.
+const OUTPUT_LIMIT: u8 = 122;
+/// How often the output folder is counted: a fast disk takes 2 GB meanwhile, 20 000 files take 20 ms to count.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// How long process 1 may take to kill and reap the payload before it is killed itself.
 const LETTING_GO: Duration = Duration::from_secs(2);
@@ -61,6 +66,8 @@ enum Refusal {
     Namespaces(#[from] NamespaceError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error("cannot open the output folder")]
+    Output(#[source] Errno),
     #[error("cannot start process 1 of the cell")]
     Start(#[source] io::Error),
     #[error("cannot watch process 1 of the cell")]
@@ -114,6 +121,7 @@ fn exit_code(end: &End) -> u8 {
         End::Signaled(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
         End::WallClock => WALL_CLOCK,
         End::Cancelled => CANCELLED,
+        End::OutputLimit => OUTPUT_LIMIT,
         End::LauncherRefused(_) => inside::REFUSED,
     }
 }
@@ -145,6 +153,8 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     // As root the sources are taken now, so that the cell's user needs no access to the folders above them.
     let tree =
         if rustix::process::geteuid().is_root() { Some(Tree::detach(&plan, &off)?) } else { None };
+    let tally = plan.out_dir.as_ref().map(|out| Tally::open(out, plan.limits.output_bytes));
+    let tally = tally.transpose().map_err(Refusal::Output)?;
     namespaces::enter(plan.identity, !off.contains(&Layer::Network))?;
 
     let (reader, notes) = io::pipe().map_err(Refusal::Start)?;
@@ -158,7 +168,7 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     };
     drop((notes, leash, tree));
     let deadline = start.checked_add(Duration::from_secs(plan.limits.wall_secs));
-    let cut = watch(pid, deadline, hand)?;
+    let cut = watch(pid, deadline, tally.as_ref(), hand)?;
     let reaped = sys::reap(pid).map_err(Refusal::Reap)?;
     let wall_ms = ms(start.elapsed());
 
@@ -210,14 +220,28 @@ fn make_room_for_exec_fd() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Waits for the end of process 1, of the time, or of the supervisor; ends the cell in the last two cases, by letting
-/// `hand` go.
-fn watch(pid: Pid, deadline: Option<Instant>, hand: PipeWriter) -> Result<Option<End>, Refusal> {
+/// Waits for the end of process 1, of the time, of the space, or of the supervisor; ends the cell in the last three
+/// cases, by letting `hand` go.
+fn watch(
+    pid: Pid,
+    deadline: Option<Instant>,
+    tally: Option<&Tally>,
+    hand: PipeWriter,
+) -> Result<Option<End>, Refusal> {
     let init: OwnedFd = pidfd_open(pid, PidfdFlags::empty()).map_err(Refusal::Watch)?;
-    let cut = match wait(&init, deadline, true)? {
-        Woken::Ended => return Ok(None),
-        Woken::Closed => End::Cancelled,
-        Woken::Late => End::WallClock,
+    let cut = loop {
+        let now = Instant::now();
+        let next = tally.and_then(|_| now.checked_add(COUNT_EVERY));
+        match wait(&init, [deadline, next].into_iter().flatten().min(), true)? {
+            Woken::Ended => return Ok(None),
+            Woken::Closed => break End::Cancelled,
+            Woken::Late if deadline.is_some_and(|at| at <= Instant::now()) => break End::WallClock,
+            // A folder that cannot be counted is too full.
+            Woken::Late if tally.is_some_and(|tally| tally.exceeded().unwrap_or(true)) => {
+                break End::OutputLimit;
+            }
+            Woken::Late => {}
+        }
     };
     drop(hand);
     if wait(&init, Instant::now().checked_add(LETTING_GO), false)? != Woken::Ended {

@@ -24,5 +24,6 @@ pub mod program;
 pub mod report;
 pub mod root;
 mod sys;
+mod tally;
 
 pub use plan::Identity;

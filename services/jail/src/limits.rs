@@ -23,6 +23,8 @@ pub const GRACE_SECS: u64 = 5;
 pub(crate) const CPU_HARD_EXTRA_SECS: u64 = 2;
 /// glibc's default main-thread stack.
 pub(crate) const STACK_BYTES: u64 = 8 * MIB;
+/// Files in the output folder: HLS of four hours in 4-second segments for five renditions is 18 000.
+pub const OUTPUT_FILES_MAX: usize = 20_000;
 /// Files in `/tmp`: x264's two-pass statistics, libwebp and the like need fewer than ten.
 pub(crate) const TMP_FILES_MAX: u32 = 256;
 
@@ -37,7 +39,8 @@ pub struct CellLimits {
     pub cpu_secs: u64,
     /// Seconds from the start of the cell to SIGKILL of everything in it.
     pub wall_secs: u64,
-    /// Largest single file that can be written (RLIMIT_FSIZE).
+    /// Largest single file that can be written (RLIMIT_FSIZE), and most bytes in the output folder, counted once a
+    /// second.
     pub output_bytes: u64,
     /// Open descriptors (RLIMIT_NOFILE).
     pub nofile: u64,

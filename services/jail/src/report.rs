@@ -17,6 +17,8 @@ pub enum End {
     Signaled(i32),
     /// The wall-clock limit passed and everything in the cell was killed.
     WallClock,
+    /// The output folder held more bytes or files than allowed, and everything in the cell was killed.
+    OutputLimit,
     /// The supervisor asked for the end, or died, and everything in the cell was killed.
     Cancelled,
     /// The launcher did not start the payload; one sentence saying what to change.
@@ -26,7 +28,7 @@ pub enum End {
 impl End {
     /// Whether it was our side that ended the cell.
     pub(crate) fn was_ours(&self) -> bool {
-        matches!(self, Self::WallClock | Self::Cancelled)
+        matches!(self, Self::WallClock | Self::OutputLimit | Self::Cancelled)
     }
 }
 

@@ -40,6 +40,7 @@ fn run(attack: &str, argument: &str) -> io::Result<()> {
             black_box(0);
         },
         "flood" => flood(),
+        "litter" => litter(argument),
         "read" => read(argument),
         "create" => create(argument),
         "list" => list(argument),
@@ -239,6 +240,15 @@ fn hold() -> io::Result<()> {
     say("ready");
     loop {
         thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Until killed: files of 64 KiB without end, each far below any limit of one file.
+fn litter(folder: &str) -> io::Result<()> {
+    let mut number = 0_u64;
+    loop {
+        fill(&format!("{folder}/{number}:65536"))?;
+        number += 1;
     }
 }
 

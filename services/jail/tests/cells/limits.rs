@@ -25,6 +25,15 @@ async fn one_file() {
     check("fill /out/x:2000000", |limits| limits.output_bytes = MIB, Signaled(25)).await;
 }
 
+/// Many small files are stopped too, by their sum. This program would go on for ever.
+#[tokio::test]
+async fn all_files() {
+    let (mut cell, out) = hostile("litter /out");
+    cell.limits.output_bytes = 10 * MIB;
+    assert_eq!(end_of(&cell).await.end, End::OutputLimit);
+    assert!(std::fs::read_dir(out.path()).unwrap().count() > 100);
+}
+
 #[tokio::test]
 async fn tmp() {
     check("fill /tmp/x:2000000", |limits| limits.tmp_bytes = MIB, Exited(1)).await;
