@@ -7,11 +7,12 @@
 
 use crate::{
     Digest, Role, Subject, Trust, UnixMs,
-    limits::{BODY_BYTES_MAX, MESSAGE_ID_BYTES_MAX},
+    limits::{BODY_BYTES_MAX, BODY_DEPTH_MAX, MESSAGE_ID_BYTES_MAX},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io::Cursor;
 
 /// Header of the message id; the broker drops repeats of one id.
 pub const HEADER_ID: &str = "Nats-Msg-Id";
@@ -318,8 +319,12 @@ impl Envelope {
     }
 
     fn parse<T: Message>(&self, role: Role) -> Result<Verified<T>, OpenError> {
-        let framed: Framed<T> =
-            rmp_serde::from_slice(&self.body).map_err(|_| OpenError::Malformed)?;
+        let mut body = rmp_serde::Deserializer::new(Cursor::new(self.body.as_slice()));
+        body.set_max_depth(BODY_DEPTH_MAX);
+        let framed = Framed::<T>::deserialize(&mut body).map_err(|_| OpenError::Malformed)?;
+        if usize::try_from(body.position()) != Ok(self.body.len()) {
+            return Err(OpenError::Malformed);
+        }
         if framed.kind != T::TYPE || framed.v != T::VERSION {
             return Err(OpenError::WrongType);
         }

@@ -5,6 +5,7 @@
 
 pub mod blob;
 pub mod digest;
+pub mod docs;
 pub mod envelope;
 pub mod event;
 mod flow;

@@ -4,6 +4,10 @@
 /// Largest signed body, in bytes: half of the broker's 256 KiB payload, so headers always fit.
 pub const BODY_BYTES_MAX: usize = 131_072;
 
+/// Deepest nesting of a signed body, in maps, lists and options. The deepest of ours, a delivery's
+/// probed stream, has under 12; the codec's own limit of 1024 overflows a thread's stack.
+pub const BODY_DEPTH_MAX: usize = 32;
+
 /// Largest payload the broker takes, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 262_144;
 

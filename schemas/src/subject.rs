@@ -153,6 +153,14 @@ impl Subject {
         Self(format!("hook.out.{tenant}.{endpoint}.{delivery}"))
     }
 
+    /// `events.<account>.<job>.terminal`: what a tenant's own account is told.
+    ///
+    /// # Errors
+    /// [`UnknownSubject`] when `account` is no public account nkey.
+    pub fn terminal(account: &str, job: &JobId) -> Result<Self, UnknownSubject> {
+        format!("events.{account}.{job}.terminal").parse()
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -201,6 +209,13 @@ impl Subject {
     }
 }
 
+/// The form of a public account nkey: `A` and base32 (RFC 4648 §6), 56 characters in all.
+fn is_account(word: &str) -> bool {
+    word.len() == 56
+        && word.starts_with('A')
+        && word.bytes().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b))
+}
+
 impl FromStr for Subject {
     type Err = UnknownSubject;
     fn from_str(text: &str) -> Result<Self, UnknownSubject> {
@@ -209,10 +224,13 @@ impl FromStr for Subject {
             use routes::Token as T;
             match token {
                 T::Lit(_) => true,
-                T::Tenant => word == PLATFORM || word.parse::<TenantId>().is_ok(),
+                T::Tenant => {
+                    word.parse::<TenantId>().is_ok()
+                        || (word == PLATFORM && route.message == "audit")
+                }
                 T::Job | T::Endpoint | T::Delivery => word.parse::<JobId>().is_ok(),
                 T::Pool | T::Worker => word.parse::<WorkerId>().is_ok(),
-                T::Account => word.len() == 56 && word.bytes().all(|b| b.is_ascii_alphanumeric()),
+                T::Account => is_account(word),
             }
         });
         if variables_are_ids { Ok(Self(text.to_owned())) } else { Err(UnknownSubject) }

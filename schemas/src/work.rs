@@ -6,7 +6,7 @@ use crate::{
     plan::{CellLimits, Plan},
     report::ProducedFile,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
 /// A presigned URL. A credential: its `Debug` says nothing.
@@ -287,12 +287,22 @@ pub struct DoneRequest {
 #[serde(deny_unknown_fields, tag = "answer", rename_all = "snake_case")]
 pub enum DoneReply {
     /// The report is in the job's history.
+    // serde drops the other fields of a unit variant unseen, in spite of deny_unknown_fields.
+    #[serde(deserialize_with = "no_fields")]
     Accepted,
     /// It is not.
     Refused {
         /// Why.
         reason: Stop,
     },
+}
+
+/// Nothing but the tag.
+fn no_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
 }
 
 macro_rules! messages {

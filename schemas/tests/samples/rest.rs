@@ -1,0 +1,187 @@
+//! Audit records, webhook endpoints, records at rest and the bodies of the HTTP API.
+
+use super::{
+    ACCOUNT, See, T0, delivery_id, digest, endpoint_id, job_id, jobs, key_id, tenant, upload_id,
+    upload_key, upload_name, worker,
+};
+use hotcell_schemas::{
+    Role,
+    hook::{
+        DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
+    },
+    job::{Actor, Grant},
+    records::{
+        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
+        UploadRecord,
+    },
+    request::{
+        ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Audit records and endpoint messages.
+pub(crate) fn each(eye: &mut impl See) {
+    for (case, row, tenant, act) in acts() {
+        eye.see(case, row, &AuditRecord { at: T0, tenant, act });
+    }
+    let request = HookRequest { tenant: tenant(), request: webhook_request() };
+    eye.see("any", "hooks.create", &request);
+    eye.see("created", "hooks.create", &HookReply::Created { created: webhook_created() });
+    let (field, rule) = ("url".to_owned(), "must be https".to_owned());
+    eye.see("refused", "hooks.create", &HookReply::Refused { field, rule });
+}
+
+type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
+
+fn acts() -> [Act; 7] {
+    let granted = AuditAct::Granted {
+        to: Role::Encoder,
+        worker: Some(worker()),
+        job: Some(job_id()),
+        attempt: Some(1),
+        grants: vec![Grant {
+            method: "PUT".to_owned(),
+            key_digest: upload_key().digest(),
+            ttl_secs: 3600,
+        }],
+    };
+    let refused = AuditAct::Refused {
+        by: Role::Validator,
+        what: Refusal::Envelope,
+        subject: super::subject("job.submitted").to_string(),
+        reason: "the signature does not verify".to_owned(),
+    };
+    let confirmed = AuditAct::Confirmed {
+        actor: Actor::ApiKey { id: key_id() },
+        name: upload_name(),
+        key_digest: upload_key().digest(),
+        size: 1_048_576,
+        sha256: digest("input"),
+    };
+    let endpoint =
+        AuditAct::EndpointCreated { endpoint: endpoint_id(), host: "hooks.example".to_owned() };
+    let delivered = AuditAct::Delivered {
+        delivery: delivery_id(),
+        endpoint: endpoint_id(),
+        job: job_id(),
+        state: DeliveryState::Succeeded,
+        attempts: 2,
+        status: Some(204),
+    };
+    let admin = AuditAct::Admin { action: "tenant_added".to_owned(), target: "acme".to_owned() };
+    let reaped =
+        AuditAct::Reaped { keys: vec![upload_key().digest()], why: "unconfirmed".to_owned() };
+    [
+        ("granted", "audit.grant", Some(tenant()), granted),
+        ("refused", "audit.refused", None, refused),
+        ("confirmed", "audit.upload", Some(tenant()), confirmed),
+        ("endpoint_created", "audit.webhook", Some(tenant()), endpoint),
+        ("delivered", "audit.webhook", Some(tenant()), delivered),
+        ("admin", "audit.admin", None, admin),
+        ("reaped", "audit.reaped", Some(tenant()), reaped),
+    ]
+}
+
+/// What [`at_rest`] and [`http`] call with every sample.
+pub(crate) trait Look {
+    fn look<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+        &mut self,
+        name: &str,
+        value: &T,
+    );
+}
+
+/// Every record of the buckets.
+pub(crate) fn at_rest(eye: &mut impl Look) {
+    let tenant_record = TenantRecord {
+        id: tenant(),
+        account: ACCOUNT.to_owned(),
+        pools: vec!["cpu".parse().unwrap(), "gpu".parse().unwrap()],
+        concurrency: 16,
+        retention_secs: 86_400,
+        stored_bytes_max: 64 << 30,
+        created_at: T0,
+    };
+    eye.look("tenant", &tenant_record);
+    let key = KeyRecord {
+        id: key_id(),
+        tenant: tenant(),
+        sha256: digest("hck_id_secret"),
+        created_at: T0,
+        revoked_at: None,
+    };
+    eye.look("key", &key);
+    eye.look("key.revoked", &KeyRecord { revoked_at: Some(T0), ..key.clone() });
+    let upload = UploadRecord {
+        id: upload_id(),
+        name: upload_name(),
+        key: upload_key(),
+        content_type: "video/mp4".to_owned(),
+        size: 1_048_576,
+        created_at: T0,
+        pinned: None,
+    };
+    let pinned =
+        Pinned { sha256: digest("input"), etag: "\"9b2cf535\"".to_owned(), at: T0.plus_ms(1) };
+    eye.look("upload", &upload);
+    eye.look("upload.pinned", &UploadRecord { pinned: Some(pinned), ..upload.clone() });
+    eye.look("idempotency", &IdempotencyRecord { body: digest("body"), job: job_id() });
+    let endpoint = EndpointRecord {
+        id: endpoint_id(),
+        tenant: tenant(),
+        url: "https://hooks.example/in".to_owned(),
+        events: WebhookEvent::ALL.into(),
+        secret_sealed: "c2VhbGVk".to_owned(),
+        created_at: T0,
+        failures: 0,
+        disabled_at: None,
+    };
+    eye.look("endpoint", &endpoint);
+    let tries = [
+        DeliveryAttempt { at: T0, status: None, elapsed_ms: 10_000, error: Some("timeout".into()) },
+        DeliveryAttempt { at: T0.plus_ms(60_000), status: Some(204), elapsed_ms: 12, error: None },
+    ];
+    let delivery = DeliveryRecord {
+        id: delivery_id(),
+        tenant: tenant(),
+        endpoint: endpoint_id(),
+        event: WebhookEvent::Completed,
+        state: DeliveryState::Succeeded,
+        next_at: None,
+        attempts: tries.into(),
+    };
+    eye.look("delivery", &delivery);
+}
+
+fn webhook_request() -> WebhookRequest {
+    WebhookRequest {
+        url: "https://hooks.example/in".to_owned(),
+        events: vec![WebhookEvent::Completed, WebhookEvent::Failed],
+    }
+}
+
+fn webhook_created() -> WebhookCreated {
+    WebhookCreated {
+        id: endpoint_id(),
+        url: "https://hooks.example/in".to_owned(),
+        events: vec![WebhookEvent::Completed, WebhookEvent::Failed],
+        secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned(),
+    }
+}
+
+/// Every body of the HTTP API that schemas defines.
+pub(crate) fn http(eye: &mut impl Look) {
+    let upload = UploadRequest {
+        filename: "interview raw.mp4".to_owned(),
+        content_type: "video/mp4".to_owned(),
+        file_size: 1_048_576,
+    };
+    eye.look("upload", &upload);
+    eye.look("confirm", &ConfirmRequest { filename: upload_name(), file_size: 1_048_576 });
+    eye.look("transcode.preset", &jobs::preset_request());
+    eye.look("transcode.explicit", &jobs::explicit_request());
+    eye.look("get", &GetRequest { id: job_id() });
+    eye.look("webhook", &webhook_request());
+    eye.look("webhook_created", &webhook_created());
+}
