@@ -1,4 +1,4 @@
-//! Seal and open of a typical job: validated, assigned, encoded, about 5 KB.
+//! Seal and open of a typical job: validated, assigned, encoded, about 3 KB.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark")]
 
