@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 /// Why a command line is not a plan.
 #[derive(Debug, Error)]
 pub(crate) enum PlanError {
-    #[error("unknown flag {0:?}: see the first lines of services/jail/src/plan.rs for the flags")]
+    #[error("unknown flag {0:?}: remove it")]
     UnknownFlag(OsString),
     #[error("{0} needs a value")]
     NoValue(&'static str),
