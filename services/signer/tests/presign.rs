@@ -1,6 +1,12 @@
 //! The presigner against three independent signers (AWS's published example is a unit test in
 //! `presign.rs`; here object_store and boto3), and what it refuses.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
