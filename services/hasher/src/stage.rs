@@ -1,0 +1,220 @@
+//! One encoded job: every output read and compared, then `completed` or `failed`.
+//!
+//! May run twice for one message: both runs read the same create-only objects and publish the same
+//! message id after the same sequence, so the second meets the compare-and-set.
+
+use crate::read::{Found, read};
+use hotcell_schemas::{
+    EventKind, Job, RejectCode, Subject, UnixMs,
+    job::Output,
+    reject::Failure,
+    subject::SignVerb,
+    work::{SignReply, SignRequest, SignedUrl},
+};
+use hotcell_stage::{
+    AskError, Bus, Delivered, Halt, Outgoing, Stage,
+    blob::Blobs,
+    clock,
+    retry::{Policy, retry},
+    service::describe,
+};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// The signer answers from memory; then it is asked again.
+const ASK_SECS: u64 = 5;
+
+/// Delay before a job is looked at again when the store or the signer is away, in milliseconds.
+const RETRY_MS: u64 = 2000;
+
+/// A signer that has refused this often will not give a URL: the job may have lost its outputs.
+const REFUSALS_MAX: u32 = 10;
+
+/// The stage.
+#[derive(Debug)]
+pub(crate) struct Hasher {
+    bus: Bus,
+    blobs: Blobs,
+}
+
+impl Hasher {
+    /// A stage that asks through `bus`.
+    pub(crate) fn new(bus: Bus) -> Self {
+        Self { bus, blobs: Blobs::new() }
+    }
+
+    /// A URL for one output; `None` when the signer refuses.
+    async fn url(&self, job: &Job, output: &Output) -> Result<Option<SignedUrl>, Halt> {
+        let question = SignRequest::Read {
+            tenant: job.tenant.clone(),
+            key: output.key.clone(),
+            job: Some(job.id.clone()),
+        };
+        let (question, wait) = (&question, Duration::from_secs(ASK_SECS));
+        let once = || async move {
+            let subject = Subject::sign(SignVerb::Output);
+            self.bus.ask::<_, SignReply>(subject, question, wait).await
+        };
+        match retry(Policy::REQUEST, AskError::is_transient, once).await {
+            Ok(reply) => match reply.into_inner() {
+                SignReply::Signed { signed } => Ok(Some(signed)),
+                SignReply::Refused { reason } => {
+                    warn!(job = %job.id, %reason, "no URL for an output");
+                    Ok(None)
+                }
+            },
+            Err(error) => {
+                warn!(%error, "the signer cannot be asked");
+                Err(Halt::retry_ms(RETRY_MS, "the signer does not answer"))
+            }
+        }
+    }
+
+    /// What is wrong with one output; `None` when it is the reported one.
+    async fn look(
+        &self,
+        job: &Job,
+        output: &Output,
+        delivered: u32,
+    ) -> Result<Option<Failure>, Halt> {
+        let Some(url) = self.url(job, output).await? else {
+            if delivered < REFUSALS_MAX {
+                return Err(Halt::retry_ms(
+                    RETRY_MS,
+                    "the signer refuses to let an output be read",
+                ));
+            }
+            let text = format!("{} may not be read again", output.name);
+            return Ok(Some(Failure::new(RejectCode::OutputMismatch, text)));
+        };
+        match read(&self.blobs, &url, output.size, output.sha256).await {
+            Ok(found) => Ok(failure(output, found)),
+            Err(error) => {
+                warn!(job = %job.id, error = describe(&error), "an output cannot be read");
+                Err(Halt::retry_ms(RETRY_MS, "the store does not answer"))
+            }
+        }
+    }
+}
+
+impl Stage for Hasher {
+    type Input = Job;
+
+    async fn handle(&self, input: Delivered<Job>) -> Result<Vec<Outgoing>, Halt> {
+        let job = input.message.get();
+        if job.state != EventKind::Encoded {
+            return Err(Halt::Reject { reason: "the job is not in state encoded" });
+        }
+        let mut wrong = no_outputs(job);
+        for output in &job.outputs {
+            debug!(job = %job.id, name = %output.name, "reading an output");
+            wrong = self.look(job, output, input.delivered).await?;
+            if wrong.is_some() {
+                break;
+            }
+        }
+        let next = verdict(job.clone(), wrong, clock::now());
+        info!(job = %next.id, outcome = %next.state, "outputs compared");
+        Ok(vec![Outgoing::job(next, input.seq)])
+    }
+}
+
+fn no_outputs(job: &Job) -> Option<Failure> {
+    let failure = || Failure::new(RejectCode::OutputMissing, "the job was encoded into nothing");
+    job.outputs.is_empty().then(failure)
+}
+
+fn failure(output: &Output, found: Found) -> Option<Failure> {
+    let name = &output.name;
+    match found {
+        Found::Same => None,
+        Found::Different(difference) => {
+            Some(Failure::new(RejectCode::OutputMismatch, format!("{name} {difference}")))
+        }
+        Found::Missing => {
+            Some(Failure::new(RejectCode::OutputMissing, format!("{name} is not in the store")))
+        }
+    }
+}
+
+/// The job's next state.
+fn verdict(mut job: Job, wrong: Option<Failure>, now: UnixMs) -> Job {
+    let next = if wrong.is_some() { EventKind::Failed } else { EventKind::Completed };
+    job.failure = wrong;
+    job.moved(next, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::Difference;
+    use hotcell_schemas::{BlobKey, Digest, JobId, job::Actor, request::TranscodeRequest};
+
+    fn job() -> Job {
+        let (tenant, id) = ("acme".parse().unwrap(), JobId::new(1, [2; 10]));
+        let name = "a.mp4".parse().unwrap();
+        let output = Output {
+            key: BlobKey::output(&tenant, &id, 1, &name),
+            name,
+            size: 4,
+            content_type: "video/mp4".to_owned(),
+            sha256: Digest::of(b"abcd"),
+        };
+        let request = TranscodeRequest {
+            inputs: Vec::new(),
+            output_format: None,
+            preset: None,
+            outputs: Vec::new(),
+            workflow: None,
+        };
+        Job {
+            id,
+            tenant,
+            state: EventKind::Encoded,
+            actor: Actor::NatsLogin { user: "U".to_owned(), name: "n".to_owned() },
+            workflow: None,
+            request,
+            pool: "cpu".parse().unwrap(),
+            inputs: Vec::new(),
+            plan: None,
+            attempts: Vec::new(),
+            outputs: vec![output],
+            failure: None,
+            stamps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn brk_60_a_job_completes_only_when_nothing_is_wrong() {
+        let check = |found, expect: Option<(RejectCode, &str)>| {
+            let before = job();
+            let after = verdict(before.clone(), failure(&before.outputs[0], found), UnixMs(7));
+            assert!(before.state.may_become(after.state));
+            let said = after.failure.as_ref().map(|f| (f.code, f.message.as_str()));
+            assert_eq!(said, expect, "{found:?}");
+            let state = if expect.is_none() { EventKind::Completed } else { EventKind::Failed };
+            assert_eq!(after.state, state);
+            // It sets nothing else.
+            let stamps = after.stamps.clone();
+            assert_eq!(stamps.last().map(|s| (s.event, s.at)), Some((state, UnixMs(7))));
+            let (failure, stamps) = (after.failure.clone(), stamps);
+            assert_eq!(after, Job { state, failure, stamps, ..before });
+        };
+        let mismatch = RejectCode::OutputMismatch;
+        check(Found::Same, None);
+        let longer = Found::Different(Difference::Longer(4));
+        check(longer, Some((mismatch, "a.mp4 has more than the reported 4 bytes")));
+        let content = Found::Different(Difference::Content);
+        check(content, Some((mismatch, "a.mp4 has another SHA-256 than reported")));
+        check(Found::Missing, Some((RejectCode::OutputMissing, "a.mp4 is not in the store")));
+    }
+
+    #[test]
+    fn a_job_without_outputs_fails() {
+        let mut job = job();
+        assert!(no_outputs(&job).is_none());
+        job.outputs.clear();
+        let wrong = no_outputs(&job);
+        assert_eq!(verdict(job, wrong, UnixMs(1)).state, EventKind::Failed);
+    }
+}
