@@ -51,26 +51,38 @@ pub struct Captured {
     pub cut: bool,
 }
 
-/// Reads to the end, or to the first read error, which for a pipe means the same.
-async fn each_chunk(mut from: impl AsyncRead + Unpin, mut take: impl AsyncFnMut(&[u8])) {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    while let Ok(len @ 1..) = from.read(&mut chunk).await {
-        take(chunk.get(..len).unwrap_or_default()).await;
+/// Reads to the end, or to the first read error, which for a pipe means the same. Not an async closure over chunks:
+/// that would make the future of a cell impossible to spawn (rust-lang/rust#110338).
+struct Chunks<R> {
+    from: R,
+    chunk: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Chunks<R> {
+    fn new(from: R) -> Self {
+        Self { from, chunk: vec![0; CHUNK_BYTES] }
+    }
+
+    async fn next(&mut self) -> Option<&[u8]> {
+        match self.from.read(&mut self.chunk).await {
+            Ok(len @ 1..) => self.chunk.get(..len),
+            Ok(0) | Err(_) => None,
+        }
     }
 }
 
 pub(crate) async fn stderr(from: impl AsyncRead + Unpin) -> Stderr {
     let (mut head, mut tail) = (Vec::new(), VecDeque::new());
     let (mut bytes, mut hash) = (0_u64, Sha256::new());
-    each_chunk(from, async |chunk| {
+    let mut chunks = Chunks::new(from);
+    while let Some(chunk) = chunks.next().await {
         hash.update(chunk);
         bytes = bytes.saturating_add(chunk.len() as u64);
         let (first, rest) = chunk.split_at(chunk.len().min(STDERR_END_BYTES_MAX - head.len()));
         head.extend_from_slice(first);
         tail.extend(rest);
         tail.drain(..tail.len().saturating_sub(STDERR_END_BYTES_MAX));
-    })
-    .await;
+    }
     let kept = (head.len() + tail.len()) as u64;
     Stderr {
         head: String::from_utf8_lossy(&head).into_owned(),
@@ -89,15 +101,18 @@ pub(crate) async fn stdout(
 ) -> Captured {
     let mut kept = Captured::default();
     match to {
-        Stdout::Discard => each_chunk(from, async |_| ()).await,
+        Stdout::Discard => {
+            let mut chunks = Chunks::new(from);
+            while chunks.next().await.is_some() {}
+        }
         Stdout::Lines(channel) => lines(from, channel, stop).await,
         Stdout::Bytes(max) => {
-            each_chunk(from, async |chunk| {
+            let mut chunks = Chunks::new(from);
+            while let Some(chunk) = chunks.next().await {
                 let room = max - kept.bytes.len();
                 kept.cut |= chunk.len() > room;
                 kept.bytes.extend(chunk.iter().take(room));
-            })
-            .await;
+            }
         }
     }
     kept
@@ -114,7 +129,8 @@ async fn lines(
         stop.run_until_cancelled(channel.send(line)).await
     };
     let mut line: Vec<u8> = Vec::new();
-    each_chunk(from, async |chunk| {
+    let mut chunks = Chunks::new(from);
+    while let Some(chunk) = chunks.next().await {
         for part in chunk.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = match part.split_last() {
                 Some((b'\n', text)) => (text, true),
@@ -126,8 +142,7 @@ async fn lines(
                 line.clear();
             }
         }
-    })
-    .await;
+    }
     if !line.is_empty() {
         drop(send(&line).await);
     }
