@@ -1,1 +1,98 @@
-//! The worker: runs cells, holds one broker login and nothing else.
+//! The worker: asks the signer for one job at a time, runs it in cells, reports.
+//!
+//! Promises: it holds one broker login and nothing else; every byte of a job is gone when the job
+//! is; it starts nothing but the launcher of cells. Refuses to start where cells are not safe, and
+//! refuses orders that are another's, replayed, or not what their plan compiles to.
+
+mod ask;
+mod attempt;
+mod cell;
+pub mod config;
+mod ending;
+mod fetch;
+pub mod image;
+mod order;
+mod probe;
+mod progress;
+mod store;
+mod worker;
+mod workspace;
+
+pub use image::{Image, ImageError, image_digest};
+
+use crate::{ask::Ask, cell::Cells, config::Config, worker::Worker, workspace::Workspace};
+use hotcell_jail::{preflight::preflight, profile::Profile};
+use hotcell_schemas::{Role, WorkerId, report::Provenance};
+use hotcell_stage::{Bus, ServiceError, Shutdown, blob::Blobs, service::describe};
+use std::{path::Path, sync::Arc};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+/// This process's own program, also when its file was replaced meanwhile.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Works until shutdown.
+///
+/// # Errors
+/// [`ServiceError::Refused`] when this host cannot run cells safely or the configuration names
+/// something that is not there; [`ServiceError::Bus`] when the broker cannot be used.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
+    let checked = config.check()?;
+    let config = Arc::new(config);
+    let image = blocking(Arc::clone(&config), |config| {
+        preflight(&config.launcher).map_err(|error| refuse(&error))?;
+        let Config { launcher, ffmpeg, ffprobe, root_cache, .. } = config;
+        Image::read(Path::new(OWN_PROGRAM), launcher, ffmpeg, ffprobe, root_cache)
+            .map_err(|error| refuse(&error))
+    })
+    .await?;
+    let (image_digest, root_digest) = (image.digest, image.root_digest);
+    let cells = Cells::new(config.launcher.clone(), image);
+    let ffmpeg = cells.version().await.map_err(|error| refuse(&error))?;
+    let provenance = Provenance {
+        ffmpeg,
+        root_digest,
+        image_digest,
+        profile_digest: Profile::Transcode.hash().parse().expect("a hash is SHA-256 in hex"),
+        degraded: Vec::new(),
+        cell: checked.cell.to_string(),
+    };
+
+    let bus = Bus::connect(Role::Encoder, &config.nats).await?;
+    let worker: WorkerId = bus.name().parse().map_err(|error| refuse(&error))?;
+    let workspace = Workspace::open(&config.work_dir, &worker).map_err(|error| refuse(&error))?;
+    let (pool, slots) = (checked.pool, checked.slots);
+    info!(%worker, %pool, slots, %image_digest, ffmpeg = provenance.ffmpeg, "ready for work");
+    let ask = Ask::new(bus.clone(), pool, worker);
+    let worker = Worker { ask, cells, blobs: Blobs::new(), workspace, provenance };
+    work(Arc::new(worker), slots, shutdown).await;
+    bus.flush().await;
+    Ok(())
+}
+
+async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) {
+    let mut running = JoinSet::new();
+    for _ in 0..slots {
+        let (worker, shutdown) = (Arc::clone(&worker), shutdown.clone());
+        running.spawn(async move { worker.slot(&shutdown).await });
+    }
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, "a slot has failed; the worker ends");
+            shutdown.begin();
+        }
+    }
+}
+
+/// Start-up work that hashes and copies files.
+async fn blocking<T: Send + 'static>(
+    config: Arc<Config>,
+    work: impl FnOnce(&Config) -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    let done = tokio::task::spawn_blocking(move || work(&config)).await;
+    done.unwrap_or_else(|error| Err(refuse(&error)))
+}
+
+fn refuse(error: &dyn std::error::Error) -> ServiceError {
+    ServiceError::Refused(describe(error))
+}

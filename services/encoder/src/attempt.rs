@@ -1,0 +1,518 @@
+//! One attempt from its order to its report.
+//!
+//! Promises: every byte of the job is in one folder that is gone afterwards; a beat goes out all
+//! along; when told to stop the cell dies at once and nothing more is said, except at shutdown,
+//! when the job is given back so that another worker gets it at once. Refuses to report a file that
+//! it did not hash, and to go on under a lapsed lease.
+
+use crate::{
+    ask::Lease,
+    cell::Ran,
+    ending::{self, Program},
+    fetch::{FetchError, fetch},
+    probe::ProbeError,
+    store::{self, Packed},
+    worker::Worker,
+    workspace::JobDir,
+};
+use hotcell_jail::cell::{CellError, End};
+use hotcell_schemas::{
+    RejectCode, Report,
+    argv::output_container,
+    plan::CellLimits,
+    reject::Failure,
+    report::{CellUse, Probe, ProducedFile, Provenance, Steps},
+    work::{
+        DoneReply, DoneRequest, InputsReply, LeaseRequest, OrderInput, Stop, UrlsReply,
+        UrlsRequest, WorkOrder,
+    },
+};
+use hotcell_stage::{
+    AskError, Shutdown,
+    blob::BlobError,
+    clock,
+    retry::{Policy, retry},
+    service::describe,
+};
+use std::{future::Future, time::Duration};
+use tracing::{debug, error, info, warn};
+
+/// Tries of one download: a store that restarts is back within half a minute.
+const GET: Policy = Policy { delay_ms_min: 200, delay_ms_max: 2000, elapsed_ms_max: 30_000 };
+
+/// A question under a lease is asked again until the lease lapses, which its beat finds out first.
+const UNDER_LEASE: Policy =
+    Policy { delay_ms_min: 100, delay_ms_max: 2000, elapsed_ms_max: 3_600_000 };
+
+/// URLs that died while others were used are asked for again this often.
+const URL_ROUNDS: u32 = 2;
+
+/// At shutdown, giving the job back may take this long, in seconds: half of the time that the
+/// process has.
+const GIVE_BACK_SECS: u64 = 8;
+
+/// Why the steps ended early.
+#[derive(Debug)]
+enum Halt {
+    /// The attempt failed, and the report says why.
+    Failed(Failure),
+    /// Told to stop.
+    Stopped,
+}
+
+impl Halt {
+    fn failed(code: RejectCode, message: impl AsRef<str>) -> Self {
+        Self::Failed(Failure::new(code, message))
+    }
+}
+
+/// What will be in the report.
+#[derive(Debug)]
+struct Draft {
+    provenance: Provenance,
+    steps: Steps,
+    probe: Option<CellUse>,
+    encode: Option<CellUse>,
+    input: Option<Probe>,
+    output: Option<Probe>,
+    files: Vec<ProducedFile>,
+    stderr: Option<Packed>,
+    failure: Option<Failure>,
+    reported: bool,
+}
+
+impl Draft {
+    fn new(provenance: Provenance) -> Self {
+        Self {
+            provenance,
+            steps: Steps::default(),
+            probe: None,
+            encode: None,
+            input: None,
+            output: None,
+            files: Vec::new(),
+            stderr: None,
+            failure: None,
+            reported: false,
+        }
+    }
+
+    /// Notes what a cell said besides its result: the rules in force, and standard error.
+    fn note(&mut self, ran: &Ran) {
+        if let Ok(digest) = ran.outcome.profile_hash.parse() {
+            self.provenance.profile_digest = digest;
+        }
+        for layer in &ran.outcome.degraded {
+            let name = layer.name().to_owned();
+            if !self.provenance.degraded.contains(&name) {
+                self.provenance.degraded.push(name);
+            }
+        }
+        match store::pack(&ran.outcome.stderr) {
+            Ok(packed) => self.stderr = packed,
+            Err(error) => warn!(%error, "stderr not compressed"),
+        }
+        if let End::LauncherRefused(reason) = &ran.outcome.end {
+            error!(%reason, "the launcher refuses to start a cell");
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            provenance: self.provenance.clone(),
+            steps: self.steps,
+            probe: self.probe,
+            encode: self.encode,
+            input: self.input.clone(),
+            output: self.output.clone(),
+            files: self.files.clone(),
+            stderr: self.stderr.as_ref().map(|packed| packed.file.clone()),
+            failure: self.failure.clone(),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.files.clear();
+        self.failure.get_or_insert(failure);
+    }
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    worker: &'a Worker,
+    order: &'a WorkOrder,
+    lease: Lease,
+    stop: Shutdown,
+}
+
+/// Why an attempt's steps were stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Told(Stop),
+    Shutdown,
+}
+
+impl<'a> Attempt<'a> {
+    /// An attempt at an order that was checked.
+    pub(crate) fn new(worker: &'a Worker, order: &'a WorkOrder) -> Self {
+        let lease = Lease::new(order.lease.clone());
+        Self { worker, order, lease, stop: Shutdown::new() }
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn run(&self, shutdown: &Shutdown) {
+        info!("attempt begins");
+        let mut draft = Draft::new(self.worker.provenance.clone());
+        let mut steps = Box::pin(self.to_the_end(&mut draft));
+        let why = tokio::select! {
+            () = &mut steps => None,
+            reason = self.worker.ask.beat_until_stopped(&self.lease) => Some(Why::Told(reason)),
+            () = shutdown.begun() => Some(Why::Shutdown),
+        };
+        if why.is_some() {
+            // The cell dies at once; the steps return when it is gone.
+            self.stop.begin();
+            steps.await;
+        } else {
+            drop(steps);
+        }
+        match why {
+            _ if draft.reported => {}
+            Some(Why::Shutdown) => self.give_back(&mut draft).await,
+            Some(Why::Told(reason)) => info!(?reason, "attempt stopped"),
+            None => warn!("attempt ended without a report"),
+        }
+    }
+
+    async fn give_back(&self, draft: &mut Draft) {
+        draft.failure = None;
+        draft.stderr = None;
+        draft.fail(Failure::new(RejectCode::WorkerStopped, "the worker was told to stop"));
+        draft.steps.done = Some(clock::now());
+        let time = Duration::from_secs(GIVE_BACK_SECS);
+        match tokio::time::timeout(time, self.done(draft)).await {
+            Ok(_) => info!("the job is given back"),
+            Err(_) => warn!("the job is not given back; its lease will lapse"),
+        }
+    }
+
+    async fn to_the_end(&self, draft: &mut Draft) {
+        let dir = self.worker.workspace.fresh(&self.order.job, self.order.attempt);
+        let made = match &dir {
+            Ok(dir) => self.make(dir, draft).await,
+            Err(error) => {
+                error!(%error, "no folder for the attempt");
+                Err(Halt::failed(RejectCode::CellUnavailable, "the worker has no room for the job"))
+            }
+        };
+        if self.settle(draft, made).is_none() {
+            return;
+        }
+        let stored = match &dir {
+            Ok(dir) => self.store(dir, draft).await,
+            Err(_) => Ok(()),
+        };
+        if self.settle(draft, stored).is_none() {
+            return;
+        }
+        // Before the report: whoever hears of the end finds no byte of the job here.
+        drop(dir);
+        draft.steps.done = Some(clock::now());
+        draft.reported = self.until_stopped(self.done(draft)).await.unwrap_or(false);
+    }
+
+    /// Takes a failure into the draft; `None` when there is nothing more to say.
+    fn settle(&self, draft: &mut Draft, step: Result<(), Halt>) -> Option<()> {
+        match step {
+            _ if self.stop.has_begun() => None,
+            Ok(()) => Some(()),
+            Err(Halt::Failed(failure)) => {
+                draft.fail(failure);
+                Some(())
+            }
+            Err(Halt::Stopped) => None,
+        }
+    }
+
+    async fn make(&self, dir: &JobDir, draft: &mut Draft) -> Result<(), Halt> {
+        let (plan, worker) = (&self.order.plan, self.worker);
+        draft.steps.fetch = Some(clock::now());
+        self.until_stopped(self.fetch_all(dir)).await??;
+
+        draft.steps.probe = Some(clock::now());
+        let (limits, source) = (&self.order.probe_limits, dir.input(0));
+        let probed = worker.cells.probe(&source, plan.input, limits, &self.stop).await;
+        let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
+        draft.note(&ran);
+        draft.probe = Some(ran.usage);
+        self.ended_well(Program::Prober, &ran, limits)?;
+        let input = answer.map_err(|error| unreadable(error, RejectCode::InputTooComplex))?;
+        let duration_ms = input.duration_ms;
+        draft.input = Some(input);
+
+        draft.steps.encode = Some(clock::now());
+        let (out, note) = (dir.out(), |permille| self.lease.note(permille));
+        let paths = (source.as_path(), out.as_path());
+        let ran = worker.cells.encode(plan, paths, duration_ms, &self.stop, note).await;
+        let ran = ran.map_err(|error| unavailable(&error))?;
+        draft.note(&ran);
+        draft.encode = Some(ran.usage);
+        self.ended_well(Program::Transcoder, &ran, &plan.limits)?;
+        for output in &plan.outputs {
+            let taken = store::take(&out, output, plan.limits.output_bytes);
+            let file = self.until_stopped(taken).await?.map_err(|error| {
+                debug!(error = describe(&error), "output not taken");
+                let text = format!("{} is missing, empty or not a regular file", output.name);
+                Halt::failed(RejectCode::OutputMissing, text)
+            })?;
+            let (path, container) =
+                (out.join(output.name.as_str()), output_container(output.format));
+            let probed = worker.cells.probe(&path, container, limits, &self.stop).await;
+            let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
+            self.ended_well(Program::Prober, &ran, limits)?;
+            draft.output =
+                Some(answer.map_err(|error| unreadable(error, RejectCode::ProbeFailed))?);
+            draft.files.push(file);
+        }
+        Ok(())
+    }
+
+    fn ended_well(&self, program: Program, ran: &Ran, limits: &CellLimits) -> Result<(), Halt> {
+        if self.stop.has_begun() {
+            return Err(Halt::Stopped);
+        }
+        match ending::failure(program, ran.usage, limits, ran.output_full) {
+            None => Ok(()),
+            Some(failure) => Err(Halt::Failed(failure)),
+        }
+    }
+
+    async fn fetch_all(&self, dir: &JobDir) -> Result<(), Halt> {
+        for (number, input) in self.order.inputs.iter().enumerate() {
+            let path = dir.input(number);
+            let get = |from: OrderInput| {
+                let path = path.clone();
+                async move {
+                    let once = || fetch(&self.worker.blobs, &from.get, input, &path);
+                    retry(GET, FetchError::is_transient, once).await
+                }
+            };
+            let mut fetched = get(input.clone()).await;
+            if matches!(fetched, Err(FetchError::Store(BlobError::Denied))) {
+                // The URL died while the order waited for its slot in the network.
+                fetched = get(self.fresh_input(number).await?).await;
+            }
+            fetched.map_err(|error| not_fetched(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn fresh_input(&self, number: usize) -> Result<OrderInput, Halt> {
+        let once =
+            || async { self.worker.ask.inputs(&LeaseRequest { lease: self.lease.token() }).await };
+        let denied =
+            || Halt::failed(RejectCode::DownloadFailed, "the store refuses the input's URL");
+        match retry(UNDER_LEASE, AskError::is_transient, once).await {
+            Ok(InputsReply::Inputs { mut inputs }) if number < inputs.len() => {
+                Ok(inputs.swap_remove(number))
+            }
+            Ok(InputsReply::Inputs { .. }) | Err(_) => Err(denied()),
+            Ok(InputsReply::Refused { reason }) => Err(refused(reason).unwrap_or_else(denied)),
+        }
+    }
+
+    /// Sends the files and standard error. An attempt that failed sends standard error only, and
+    /// goes without it when that fails.
+    async fn store(&self, dir: &JobDir, draft: &mut Draft) -> Result<(), Halt> {
+        if draft.files.is_empty() && draft.stderr.is_none() {
+            return Ok(());
+        }
+        draft.steps.store = Some(clock::now());
+        let mut sent = Err(BlobError::Denied);
+        for _ in 0..URL_ROUNDS {
+            sent = self.until_stopped(self.send_all(dir, draft)).await??;
+            if !matches!(sent, Err(BlobError::Denied)) {
+                break;
+            }
+        }
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                warn!(error = describe(&error), "outputs not stored");
+                draft.stderr = None;
+                Err(Halt::failed(RejectCode::UploadFailed, "the outputs could not be stored"))
+            }
+        }
+    }
+
+    async fn send_all(&self, dir: &JobDir, draft: &Draft) -> Result<Result<(), BlobError>, Halt> {
+        let stderr = draft.stderr.as_ref();
+        let body = || UrlsRequest {
+            lease: self.lease.token(),
+            files: draft.files.clone(),
+            stderr: stderr.map(|packed| (packed.file.stored_bytes, packed.sha256)),
+        };
+        let once = || async { self.worker.ask.urls(&body()).await };
+        let (files, for_stderr) = match retry(UNDER_LEASE, AskError::is_transient, once).await {
+            Ok(UrlsReply::Urls { files, stderr }) => (files, stderr),
+            Ok(UrlsReply::Refused { reason }) => {
+                warn!(?reason, "no URLs for the outputs");
+                return refused(reason).map_or(Ok(Err(BlobError::Refused(0))), Err);
+            }
+            Err(error) => {
+                error!(%error, "no URLs for the outputs");
+                return Ok(Err(BlobError::Refused(0)));
+            }
+        };
+        Ok(self.send(dir, draft, &files, for_stderr.as_ref()).await)
+    }
+
+    async fn send(
+        &self,
+        dir: &JobDir,
+        draft: &Draft,
+        urls: &[hotcell_schemas::work::PutUrl],
+        for_stderr: Option<&hotcell_schemas::work::SignedUrl>,
+    ) -> Result<(), BlobError> {
+        let blobs = &self.worker.blobs;
+        for file in &draft.files {
+            let url = urls.iter().find(|url| url.name == file.name).ok_or(BlobError::Refused(0))?;
+            store::put_file(blobs, &url.put, &dir.out(), file).await?;
+        }
+        if let Some(packed) = &draft.stderr {
+            let url = for_stderr.ok_or(BlobError::Refused(0))?;
+            store::put_bytes(blobs, url, &packed.bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Reports; whether the signer answered.
+    async fn done(&self, draft: &Draft) -> bool {
+        let body = || DoneRequest {
+            lease: self.lease.token(),
+            job: self.order.job.clone(),
+            attempt: self.order.attempt,
+            report: draft.report(),
+        };
+        let once = || async { self.worker.ask.done(&body()).await };
+        let code = draft.failure.as_ref().map(|failure| failure.code);
+        match retry(UNDER_LEASE, AskError::is_transient, once).await {
+            Ok(DoneReply::Accepted) => info!(failure = ?code, "attempt reported"),
+            Ok(DoneReply::Refused { reason }) => warn!(?reason, "report refused"),
+            Err(error) => {
+                error!(%error, "report not made");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The future's value, or [`Halt::Stopped`] as soon as the attempt is told to stop.
+    async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Halt> {
+        tokio::select! {
+            value = work => Ok(value),
+            () = self.stop.begun() => Err(Halt::Stopped),
+        }
+    }
+}
+
+/// A refusal that ends the attempt; `None` for one that only concerns what was asked.
+fn refused(reason: Stop) -> Option<Halt> {
+    match reason {
+        Stop::Cancelled | Stop::LeaseLost | Stop::BadLease => Some(Halt::Stopped),
+        Stop::NotPlanned => None,
+    }
+}
+
+fn unavailable(error: &CellError) -> Halt {
+    error!(error = describe(error), "a cell cannot be run");
+    Halt::failed(
+        RejectCode::CellUnavailable,
+        "the cell could not be run; the worker's log says why",
+    )
+}
+
+fn unreadable(error: ProbeError, complex: RejectCode) -> Halt {
+    let code = match error {
+        ProbeError::TooComplex => complex,
+        ProbeError::Form | ProbeError::Nonsense | ProbeError::Empty => RejectCode::ProbeFailed,
+    };
+    Halt::failed(code, error.to_string())
+}
+
+fn not_fetched(error: &FetchError) -> Halt {
+    let code = match error {
+        FetchError::Store(BlobError::Missing) => RejectCode::InputMissing,
+        FetchError::Changed => RejectCode::InputChanged,
+        FetchError::Store(_) | FetchError::Disk(_) => RejectCode::DownloadFailed,
+    };
+    warn!(error = describe(error), %code, "input not fetched");
+    Halt::failed(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotcell_schemas::Digest;
+
+    fn code(halt: Halt) -> Option<RejectCode> {
+        match halt {
+            Halt::Failed(failure) => Some(failure.code),
+            Halt::Stopped => None,
+        }
+    }
+
+    #[test]
+    fn every_fetch_error_has_its_code() {
+        let check = |error: FetchError, expect| assert_eq!(code(not_fetched(&error)), Some(expect));
+        check(FetchError::Store(BlobError::Missing), RejectCode::InputMissing);
+        check(FetchError::Changed, RejectCode::InputChanged);
+        check(FetchError::Store(BlobError::Denied), RejectCode::DownloadFailed);
+        check(FetchError::Store(BlobError::Unreachable(None)), RejectCode::DownloadFailed);
+        check(FetchError::Disk(std::io::ErrorKind::StorageFull.into()), RejectCode::DownloadFailed);
+    }
+
+    #[test]
+    fn every_probe_error_has_its_code() {
+        let check = |error, expect| {
+            assert_eq!(code(unreadable(error, RejectCode::InputTooComplex)), Some(expect));
+        };
+        check(ProbeError::TooComplex, RejectCode::InputTooComplex);
+        check(ProbeError::Form, RejectCode::ProbeFailed);
+        check(ProbeError::Nonsense, RejectCode::ProbeFailed);
+        check(ProbeError::Empty, RejectCode::ProbeFailed);
+    }
+
+    #[test]
+    fn a_lost_lease_says_nothing_more() {
+        for reason in [Stop::Cancelled, Stop::LeaseLost, Stop::BadLease] {
+            assert!(matches!(refused(reason), Some(Halt::Stopped)), "{reason:?}");
+        }
+        assert!(refused(Stop::NotPlanned).is_none());
+    }
+
+    #[test]
+    fn a_failed_attempt_reports_no_files_and_its_first_failure() {
+        let digest = Digest::of(b"");
+        let mut draft = Draft::new(Provenance {
+            ffmpeg: String::new(),
+            root_digest: digest,
+            image_digest: digest,
+            profile_digest: digest,
+            degraded: Vec::new(),
+            cell: "ffmpeg".to_owned(),
+        });
+        draft.files.push(ProducedFile {
+            name: "a.mp4".parse().unwrap(),
+            size: 1,
+            content_type: "video/mp4".to_owned(),
+            sha256: digest,
+        });
+        draft.fail(Failure::new(RejectCode::EncodeFailed, "first"));
+        draft.fail(Failure::new(RejectCode::UploadFailed, "second"));
+        let report = draft.report();
+        assert!(report.files.is_empty());
+        assert_eq!(report.failure.unwrap().code, RejectCode::EncodeFailed);
+    }
+}
