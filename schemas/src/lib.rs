@@ -3,6 +3,7 @@
 //! Promises: no I/O, no clock, no randomness; every value that can be built is valid; nothing is
 //! parsed before its signature was verified. Refuses: unknown fields, unknown roles, unknown subjects.
 
+pub mod argv;
 pub mod blob;
 pub mod digest;
 pub mod docs;
