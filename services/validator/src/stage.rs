@@ -1,0 +1,174 @@
+//! `job.submitted` in, `job.validated` or `job.rejected` out.
+//!
+//! Promises: an object is read once, by a URL of the signer for this job and no other, in constant
+//! memory; its size, ETag and SHA-256 must be the pinned ones before its verdict counts. Running
+//! twice is harmless: both runs come to the same verdict, and the second publish meets the
+//! compare-and-set.
+
+use crate::{
+    scan::Scanner,
+    sniff::sniff,
+    verdict::{changed, is_pinned, nonsense, plan, settle},
+};
+use futures::StreamExt as _;
+use hotcell_schemas::{
+    Digest, Job, Plan, Subject,
+    job::Input,
+    limits::SERVICE_URL_TTL_SECS,
+    plan::Sniffed,
+    reject::{Failure, RejectCode},
+    subject::SignVerb,
+    work::{SignReply, SignRequest, SignedUrl},
+};
+use hotcell_stage::{
+    AskError, Bus, Delivered, Halt, Outgoing, Stage,
+    blob::{BlobError, Blobs},
+    clock,
+};
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Wait for the signer's answer, in seconds; it makes a URL in microseconds and a record in
+/// milliseconds.
+const SIGN_SECS: u64 = 5;
+
+/// Delay before a job is tried again while the signer or the store is away, in milliseconds.
+const RETRY_MS: u64 = 1000;
+
+/// Why an input could not be judged; a verdict is none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store does not serve it now.
+    #[error("the input cannot be read now")]
+    Store(#[source] BlobError),
+    /// It takes longer than its URL lives.
+    #[error("the input was not read while its URL lived")]
+    TimedOut,
+}
+
+/// The validator's stage.
+#[derive(Debug)]
+pub(crate) struct Validator {
+    pub(crate) bus: Bus,
+    pub(crate) blobs: Blobs,
+}
+
+impl Stage for Validator {
+    type Input = Job;
+
+    async fn handle(&self, input: Delivered<Job>) -> Result<Vec<Outgoing>, Halt> {
+        let subject = input.message.subject().clone();
+        let (job, after) = (input.message.into_inner(), input.seq);
+        if subject.tenant().as_ref() != Some(&job.tenant)
+            || subject.job_id().as_ref() != Some(&job.id)
+        {
+            return Err(Halt::Reject { reason: "the job is not the one that the subject names" });
+        }
+        if let Some(reason) = nonsense(&job) {
+            return Err(Halt::Reject { reason });
+        }
+        if !self.is_last(&job, after).await? {
+            return Ok(Vec::new());
+        }
+        let url = self.url(&job).await?;
+        let verdict = judge(&self.blobs, &job, &url).await.map_err(|error| {
+            warn!(job = %job.id, %error, "input not read");
+            Halt::retry_ms(RETRY_MS, "the input cannot be read now")
+        })?;
+        let code = verdict.as_ref().err().map(|failure| failure.code.as_str());
+        let job = settle(job, verdict, clock::now());
+        info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, code, "input judged");
+        Ok(vec![Outgoing::job(job, after)])
+    }
+}
+
+impl Validator {
+    /// Whether the event at hand is still the job's last. After a repeat or a cancellation it is
+    /// not, and the signer would rightly refuse the URL.
+    async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, Halt> {
+        match self.bus.job(&job.tenant, &job.id).await {
+            Ok(last) => Ok(last.is_some_and(|last| last.seq == seq)),
+            Err(error) => {
+                warn!(job = %job.id, %error, "state of the job not read");
+                Err(Halt::retry_ms(RETRY_MS, "the state of the job cannot be read"))
+            }
+        }
+    }
+
+    /// A URL for the job's one input.
+    async fn url(&self, job: &Job) -> Result<SignedUrl, Halt> {
+        let input = job.inputs.first().ok_or(Halt::Reject { reason: "the job has no input" })?;
+        let (tenant, key) = (job.tenant.clone(), input.key.clone());
+        let request = SignRequest::Read { tenant, key, job: Some(job.id.clone()) };
+        let subject = Subject::sign(SignVerb::Input);
+        let asked = self.bus.ask(subject, &request, Duration::from_secs(SIGN_SECS)).await;
+        match asked.map(hotcell_schemas::Verified::into_inner) {
+            Ok(SignReply::Signed { signed }) => Ok(signed),
+            Ok(SignReply::Refused { reason }) => {
+                warn!(job = %job.id, %reason, "signer refuses the input");
+                Err(Halt::retry_ms(RETRY_MS, "the signer refuses the input"))
+            }
+            Err(error @ AskError::NotBelieved(_)) => {
+                warn!(job = %job.id, %error, "answer of the signer not believed");
+                Err(Halt::retry_ms(RETRY_MS, "the signer's answer does not verify"))
+            }
+            Err(_) => Err(Halt::retry_ms(RETRY_MS, "the signer does not answer")),
+        }
+    }
+}
+
+/// Reads the job's input and comes to a verdict.
+///
+/// # Errors
+/// [`ReadError`]: there is no verdict yet, and another try may bring one.
+pub async fn judge(
+    blobs: &Blobs,
+    job: &Job,
+    url: &SignedUrl,
+) -> Result<Result<(Sniffed, Plan), Failure>, ReadError> {
+    let Some(input) = job.inputs.first() else {
+        return Ok(Err(Failure::new(RejectCode::InputMissing, "the job has no input")));
+    };
+    let reading = read(blobs, input, url);
+    let life = Duration::from_secs(u64::from(SERVICE_URL_TTL_SECS));
+    let scanner = match tokio::time::timeout(life, reading).await {
+        Ok(Ok(Ok(scanner))) => scanner,
+        Ok(Ok(Err(failure))) => return Ok(Err(failure)),
+        Ok(Err(error)) => return Err(ReadError::Store(error)),
+        Err(_) => return Err(ReadError::TimedOut),
+    };
+    Ok(plan(job, sniff(&scanner.finish(), &input.content_type)))
+}
+
+/// Streams the object past the hash and the scanner.
+async fn read(
+    blobs: &Blobs,
+    input: &Input,
+    url: &SignedUrl,
+) -> Result<Result<Scanner, Failure>, BlobError> {
+    let fetched = match blobs.get(url).await {
+        Ok(fetched) => fetched,
+        Err(BlobError::Missing) => {
+            let message = "the input is not in the store: upload it again";
+            return Ok(Err(Failure::new(RejectCode::InputMissing, message)));
+        }
+        Err(error) => return Err(error),
+    };
+    if !is_pinned(input, fetched.size, &fetched.etag) {
+        return Ok(Err(changed()));
+    }
+    let (mut scanner, mut hash) = (Scanner::new(), Sha256::new());
+    let mut stream = std::pin::pin!(fetched.stream());
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        scanner.feed(&piece);
+        hash.update(&piece);
+        if scanner.length() > input.size {
+            return Ok(Err(changed()));
+        }
+    }
+    let same = scanner.length() == input.size
+        && Digest::from_bytes(hash.finalize().into()) == input.sha256;
+    Ok(if same { Ok(scanner) } else { Err(changed()) })
+}

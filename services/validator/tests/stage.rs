@@ -1,0 +1,244 @@
+//! The stage on a real broker, with a signer and a store of the test's own behind it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/clip.rs"]
+mod clip;
+
+use hotcell_nats_config::{InitOptions, Login, Replicas, testing::TestServer};
+use hotcell_schemas::{
+    BlobKey, Digest, EventKind, FileName, Job, JobId, RejectCode, Role, TenantId, UnixMs, UploadId,
+    Verified,
+    argv::agrees,
+    job::{Actor, Input},
+    plan::Container,
+    work::{SecretUrl, SignReply, SignRequest, SignedUrl},
+};
+use hotcell_stage::{Bus, NatsConfig, Outgoing, Shutdown, clock};
+use hotcell_validator::{Config, run};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
+
+const ETAG: &str = "\"abc\"";
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a URL was asked for each object.
+type Asked = Arc<Mutex<BTreeMap<BlobKey, u32>>>;
+
+/// Objects by path.
+type Objects = Arc<BTreeMap<String, Vec<u8>>>;
+
+/// Serves objects by GET on a loopback port, one request for each connection.
+async fn store(objects: Objects, tasks: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 8192];
+            let length = socket.read(&mut request).await.unwrap();
+            let text = String::from_utf8_lossy(&request[..length]).into_owned();
+            let path = text.split_whitespace().nth(1).unwrap_or_default();
+            let (status, body) = match objects.get(path) {
+                Some(body) => ("200 OK", body.as_slice()),
+                None => ("404 Not Found", &b""[..]),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nETag: {ETAG}\r\nContent-Length: {length}\r\n\
+                 Connection: close\r\n\r\n"
+            );
+            // A reader that has seen enough hangs up.
+            drop(socket.write_all(head.as_bytes()).await);
+            drop(socket.write_all(body).await);
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn broker() -> TestServer {
+    let options = InitOptions { now: clock::now(), workers: vec![], tenants: vec![] };
+    let server = TestServer::start(&options).await.unwrap();
+    server.admin().await.unwrap().provision(Replicas::One, clock::now()).await.unwrap();
+    server
+}
+
+fn nats(server: &TestServer, role: Role) -> NatsConfig {
+    let installation = server.installation().unwrap();
+    NatsConfig {
+        url: server.url(),
+        creds: installation.creds_path(&Login::Service(role)),
+        trust: installation.trust_path(),
+    }
+}
+
+/// Answers `sign.validator.input` with the object's URL, as the signer would.
+/// Returns how often it was asked for each object.
+async fn signer(
+    server: &TestServer,
+    store: String,
+    shutdown: Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Asked {
+    let bus = Bus::connect(Role::Signer, &nats(server, Role::Signer)).await.unwrap();
+    let asked = Asked::default();
+    let count = Arc::clone(&asked);
+    tasks.spawn(async move {
+        let served = bus.serve("sign.validator.input", "signers", 16, shutdown, move |incoming| {
+            let (store, count) = (store.clone(), Arc::clone(&count));
+            async move {
+                let request: Verified<SignRequest> = incoming.open().unwrap();
+                let SignRequest::Read { key, job: Some(_), .. } = request.get() else {
+                    panic!("not a read for a job")
+                };
+                *count.lock().unwrap().entry(key.clone()).or_default() += 1;
+                let url = SecretUrl::new(format!("{store}/{key}"));
+                let signed = SignedUrl { url, headers: vec![], expires_at: UnixMs(u64::MAX) };
+                incoming.answer(&SignReply::Signed { signed }).await;
+            }
+        });
+        served.await.unwrap();
+    });
+    asked
+}
+
+fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
+    let (tenant, id) = ("acme".parse::<TenantId>().unwrap(), JobId::new(1, [number; 10]));
+    let name: FileName = "clip".parse().unwrap();
+    let key = BlobKey::upload(&tenant, &UploadId::new(1, [number; 10]), &name);
+    let input = Input {
+        key,
+        name,
+        size: bytes.len() as u64,
+        content_type: declared.to_owned(),
+        sha256: Digest::of(bytes),
+        etag: ETAG.to_owned(),
+        sniffed: None,
+    };
+    let body = serde_json::json!({"inputs": [{"url": "upload:clip"}], "outputFormat": "mp4",
+        "preset": {"quality": "low", "resolution": "240p"}});
+    Job {
+        id,
+        tenant,
+        state: EventKind::Submitted,
+        actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
+        workflow: None,
+        request: serde_json::from_value(body).unwrap(),
+        pool: "cpu".parse().unwrap(),
+        inputs: vec![input],
+        plan: None,
+        attempts: vec![],
+        outputs: vec![],
+        failure: None,
+        stamps: vec![],
+    }
+}
+
+async fn settled(bus: &Bus, job: &Job) -> Job {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let stored = bus.job(&job.tenant, &job.id).await.unwrap().unwrap();
+        if stored.message.get().state != EventKind::Submitted {
+            assert_eq!(stored.message.role(), Role::Validator);
+            return stored.message.into_inner();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{} is not judged", job.id);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The whole list of verdicts, over the broker: each job ends in one clear state.
+#[tokio::test(flavor = "multi_thread")]
+async fn issue_2_every_submitted_job_is_judged_once_and_clearly() {
+    let dir = clip::dir("stage");
+    let good = clip::sample(&dir, Container::Mp4);
+    let list = b"#EXTM3U\n#EXTINF:1,\n/work/other/secret.mp4\n".to_vec();
+    let (good_job, list_job) = (job(1, &good, "video/mp4"), job(2, &list, "video/mp4"));
+    let (missing, mut shorter) = (job(3, &good, "video/mp4"), job(4, &good, "video/mp4"));
+    shorter.inputs[0].size -= 1;
+    let (mut other_hash, mut other_etag) = (job(5, &good, "video/mp4"), job(6, &good, "video/mp4"));
+    other_hash.inputs[0].sha256 = Digest::of(b"another file");
+    other_etag.inputs[0].etag = "\"other\"".to_owned();
+    // Cancelled before a validator sees it, as a repeat after a crash is validated before.
+    let gone = job(9, &good, "video/mp4");
+    let empty = job(7, b"", "video/mp4");
+    let cut = job(8, &good[..good.len() - 9], "video/mp4");
+    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    let objects = Arc::new(BTreeMap::from([
+        (path(&good_job), good.clone()),
+        (path(&list_job), list),
+        (path(&shorter), good.clone()),
+        (path(&other_hash), good.clone()),
+        (path(&other_etag), good.clone()),
+        (path(&empty), Vec::new()),
+        (path(&cut), good[..good.len() - 9].to_vec()),
+    ]));
+
+    let server = broker().await;
+    let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
+    let url = store(objects, &mut tasks).await;
+    let asked = signer(&server, url, shutdown.clone(), &mut tasks).await;
+    let intake = Bus::connect(Role::Intake, &nats(&server, Role::Intake)).await.unwrap();
+    let seq = intake.publish(&Outgoing::job(gone.clone(), 0)).await.unwrap().seq;
+    let cancelled = gone.clone().moved(EventKind::Cancelled, clock::now());
+    intake.publish(&Outgoing::job(cancelled, seq)).await.unwrap();
+    let config = config(&server, &dir);
+    let validators: JoinSet<_> =
+        [run(config.clone(), shutdown.clone()), run(config, shutdown.clone())]
+            .into_iter()
+            .collect();
+
+    let hostile = [
+        (&list_job, RejectCode::InputPlaylist),
+        (&missing, RejectCode::InputMissing),
+        (&shorter, RejectCode::InputChanged),
+        (&other_hash, RejectCode::InputChanged),
+        (&other_etag, RejectCode::InputChanged),
+        (&empty, RejectCode::InputEmpty),
+        (&cut, RejectCode::InputMalformed),
+    ];
+    for (job, _) in hostile {
+        intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
+    }
+    intake.publish(&Outgoing::job(good_job.clone(), 0)).await.unwrap();
+    for (job, code) in hostile {
+        let judged = settled(&intake, job).await;
+        assert_eq!(judged.state, EventKind::Rejected);
+        assert_eq!(judged.failure.unwrap().code, code);
+        assert_eq!(judged.plan, None);
+    }
+    let judged = settled(&intake, &good_job).await;
+    assert_eq!(judged.state, EventKind::Validated);
+    assert!(agrees(judged.plan.as_ref().unwrap()));
+    assert_eq!(judged.inputs[0].sniffed.as_ref().unwrap().container, Container::Mp4);
+    assert_eq!(judged.stamps.last().unwrap().event, EventKind::Validated);
+
+    let state = intake.job(&gone.tenant, &gone.id).await.unwrap().unwrap();
+    assert_eq!(state.message.get().state, EventKind::Cancelled);
+    let asked = asked.lock().unwrap().clone();
+    assert!(!asked.contains_key(&gone.inputs[0].key), "a URL for a job that has moved on");
+    assert_eq!(asked.len(), 8, "one object for each job that was judged");
+
+    shutdown.begin();
+    for ended in validators.join_all().await {
+        ended.unwrap();
+    }
+}
+
+fn config(server: &TestServer, dir: &Path) -> Config {
+    let nats = nats(server, Role::Validator);
+    let (url, creds, trust) = (&nats.url, nats.creds.display(), nats.trust.display());
+    let text = format!(
+        "concurrency = 4\n[nats]\nurl = \"{url}\"\ncreds = \"{creds}\"\ntrust = \"{trust}\"\n"
+    );
+    let file = dir.join("validator.toml");
+    std::fs::write(&file, text).unwrap();
+    hotcell_stage::config::load(&file, hotcell_validator::config::DEFAULTS).unwrap()
+}
