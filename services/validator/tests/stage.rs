@@ -17,6 +17,7 @@ use hotcell_stage::{Bus, NatsConfig, Outgoing, Shutdown, clock};
 use hotcell_validator::{Config, run};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
