@@ -6,17 +6,24 @@
 //! Refuses: to sign a tree that does not extend the last signed one, to overwrite anything but the
 //! `checkpoint` object, and to believe a stored hash that was not recomputed to a signed root.
 //!
-//! Pure: `tree`, `tile`, `note`, `checkpoint`, `leaf`, `record`, `proof`.
-//! Effects: `store`, `head`, `log`, `verify`.
+//! Pure: `tree`, `tile`, `note`, `checkpoint`, `leaf`, `record`, `proof`, `order`.
+//! Effects: `store`, `head`, `log`, `verify`, `kv_head`, `sequencer`.
 
 pub mod checkpoint;
+pub mod config;
 pub mod head;
+pub mod kv_head;
 pub mod leaf;
 pub mod log;
 pub mod note;
+pub mod order;
 pub mod proof;
 pub mod record;
+pub mod sequencer;
 pub mod store;
 pub mod tile;
 pub mod tree;
 pub mod verify;
+
+pub use config::Config;
+pub use sequencer::run;
