@@ -1,2 +1,32 @@
-//! placeholder
-fn main() {}
+//! `hotcell`: the operator's and the tenant's tool. See `hotcell --help`.
+
+mod api;
+mod args;
+mod audit;
+mod client;
+mod fail;
+mod layout;
+mod nats;
+mod print;
+mod replay;
+mod tenant;
+mod up;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(args::run(args)),
+        Err(error) => Err(fail::Fail::failed(format!("no runtime: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            print::error(&fail);
+            ExitCode::from(fail.code)
+        }
+    }
+}

@@ -150,6 +150,7 @@ where
     if only_check {
         return print("configuration is valid");
     }
+    crate::blob::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("no runtime: {error}"), 1),

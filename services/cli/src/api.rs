@@ -1,0 +1,103 @@
+//! The HTTP API as a client sees it.
+
+use crate::{
+    fail::{Context as _, Fail},
+    layout::Layout,
+};
+use reqwest::{Client, Method, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use std::{path::Path, time::Duration};
+
+/// A request of the API is given up after this long, in seconds: confirming hashes 2 GiB.
+const REQUEST_SECS: u64 = 120;
+
+/// A client with its key.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    base: String,
+    key: String,
+    pub(crate) http: Client,
+}
+
+impl Api {
+    /// The API of `HOTCELL_API` and `HOTCELL_KEY`, or of the installation below `data`.
+    pub(crate) fn find(data: &Path) -> Result<Self, Fail> {
+        let given = std::env::var("HOTCELL_API").ok().zip(std::env::var("HOTCELL_KEY").ok());
+        let (base, key) = match given {
+            Some(given) => given,
+            None => {
+                let layout = Layout::open(data)?;
+                (layout.env_value("HOTCELL_API")?, layout.env_value("HOTCELL_KEY")?)
+            }
+        };
+        Ok(Self { base, key, http: http() })
+    }
+
+    /// Sends a request; the `result` of a 2xx answer, or what the problem document says.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Value, Fail> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| {
+            let why = hotcell_stage::service::describe(&error.without_url());
+            Fail::unreachable(format!(
+                "the API at {} does not answer ({why}): is `hotcell up` running?",
+                self.base
+            ))
+        })?;
+        let status = answer.status();
+        let body: Value = answer.json().await.or_fail("the API's answer is no JSON")?;
+        if status.is_success() {
+            return Ok(body.get("result").cloned().unwrap_or(body));
+        }
+        Err(refusal(status, &body))
+    }
+
+    /// A GET.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Fail> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// A POST.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Value, Fail> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+}
+
+/// An HTTP client that follows no redirects and asks no proxies.
+pub(crate) fn http() -> Client {
+    hotcell_stage::blob::install_tls();
+    Client::builder()
+        .timeout(Duration::from_secs(REQUEST_SECS))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .expect("the TLS backend is compiled in")
+}
+
+/// What a problem document (RFC 9457) says, with each field's rule.
+fn refusal(status: StatusCode, body: &Value) -> Fail {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut message = match (text("title"), text("detail")) {
+        ("", "") => format!("the API answers {status}"),
+        (title, "") => title.to_owned(),
+        (title, detail) => format!("{title}: {detail}"),
+    };
+    for error in body.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+        message.push_str(&format!("\n  {}: {}", text("field"), text("rule")));
+    }
+    if status.is_server_error() { Fail::unreachable(message) } else { Fail::failed(message) }
+}

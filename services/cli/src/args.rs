@@ -1,0 +1,215 @@
+//! The command line.
+
+use crate::{audit, client, fail::Fail, nats, replay, tenant, up};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Transcodes untrusted video for many tenants: FFmpeg runs in a cell without network,
+/// credentials or name.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  hotcell up                                   start everything on this machine
+  hotcell transcode clip.mov --resolution 480p make clip.mp4 from clip.mov
+  hotcell tenant add acme                      add a tenant while it runs
+  hotcell audit verify                         check the evidence log offline
+
+Exit codes: 0 done, 1 the thing failed, 2 usage, 64 bad configuration, 69 a server is unreachable."
+)]
+pub(crate) struct Args {
+    /// Folder of the installation.
+    #[arg(
+        long,
+        global = true,
+        env = "HOTCELL_DATA",
+        default_value = ".hotcell",
+        value_name = "DIR"
+    )]
+    pub(crate) data: PathBuf,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start broker, store and every service on this machine.
+    Up(UpArgs),
+    /// Upload a file, transcode it, download the result and check its hash.
+    Transcode(TranscodeArgs),
+    /// Tenants.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Jobs.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// The evidence log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// The broker's accounts, streams and permissions.
+    #[command(subcommand)]
+    Nats(NatsCommand),
+    /// Print versions.
+    Version,
+}
+
+/// When an acknowledged event is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// Before it is acknowledged.
+    Always,
+    /// Within a second: a power cut may lose that second.
+    #[value(name = "1s")]
+    OneSecond,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hotcell up --encoders 2
+  hotcell up --listen 127.0.0.1:0 --data /tmp/h   (port 0: a free port, see /tmp/h/dev.env)
+  hotcell up --cell fixed:250                     (load tests: a program of ours, not FFmpeg)")]
+pub(crate) struct UpArgs {
+    /// Workers.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) encoders: u16,
+    /// Cells that one worker runs at once.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) slots: u16,
+    /// Address of the HTTP API.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// When an acknowledged event is on disk.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
+    pub(crate) durability: DurabilityArg,
+    /// What runs in the cells: `ffmpeg`, `noop`, or `fixed:MS`.
+    #[arg(long, default_value = "ffmpeg")]
+    pub(crate) cell: up::CellProgram,
+    /// OTLP/HTTP endpoint for traces, as `http://127.0.0.1:4318/v1/traces`.
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
+    /// Slug of the first tenant.
+    #[arg(long, default_value = "demo")]
+    pub(crate) tenant: hotcell_schemas::TenantId,
+    /// Seconds between delivery attempts of webhooks, instead of 60,300,1800.
+    #[arg(long, value_delimiter = ',', value_name = "SECS")]
+    pub(crate) webhook_retry: Vec<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TranscodeArgs {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// `low`, `medium` or `high`.
+    #[arg(long, default_value = "medium")]
+    pub(crate) quality: String,
+    /// `source`, `240p`, `360p`, `480p`, `720p`, `1080p` or `2160p`.
+    #[arg(long, default_value = "source")]
+    pub(crate) resolution: String,
+    /// `mp4`, `webm`, `mkv`, `mp3` or `m4a`.
+    #[arg(long, default_value = "mp4")]
+    pub(crate) format: String,
+    /// Where to put the result; beside the file when absent.
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Add a tenant to the running installation: account, login, API key, consumers.
+    Add {
+        /// Its slug: a-z, 0-9 and '-'.
+        name: hotcell_schemas::TenantId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// Show a job: state, timeline, attempts, outputs.
+    Show {
+        /// Its id.
+        id: hotcell_schemas::JobId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check the whole log offline: hashes, tree, checkpoint, signatures.
+    Verify {
+        /// Folder of the log, instead of the installation's own.
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
+        /// Also prove every event of this job to be in the log.
+        #[arg(long)]
+        job: Option<hotcell_schemas::JobId>,
+    },
+    /// Run a recorded job again from its record, in a fresh cell, and compare the hashes.
+    Replay {
+        /// The job.
+        job: hotcell_schemas::JobId,
+        /// The input: its SHA-256 must be the recorded one.
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NatsCommand {
+    /// Write keys, credential files, resolver folder and server configuration.
+    Init {
+        /// Where.
+        dir: PathBuf,
+        /// Where the server shall listen.
+        #[arg(long, default_value = "127.0.0.1:4222")]
+        listen: SocketAddr,
+        /// When an acknowledged event is on disk.
+        #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
+        durability: DurabilityArg,
+    },
+    /// Make streams, consumers and buckets; safe to repeat.
+    Provision {
+        /// The folder that `init` wrote.
+        dir: PathBuf,
+        /// The server.
+        #[arg(long, default_value = "nats://127.0.0.1:4222")]
+        url: String,
+        /// Copies of each stream: 1 or 3.
+        #[arg(long, default_value_t = 1)]
+        replicas: u8,
+    },
+    /// Compare a running server with the code, and print the differences.
+    Check {
+        /// The folder that `init` wrote.
+        dir: PathBuf,
+        /// The server.
+        #[arg(long, default_value = "nats://127.0.0.1:4222")]
+        url: String,
+        /// Copies of each stream: 1 or 3.
+        #[arg(long, default_value_t = 1)]
+        replicas: u8,
+    },
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: Args) -> Result<(), Fail> {
+    let Args { data, json, command } = args;
+    match command {
+        Command::Up(up) => Box::pin(up::run(&data, &up, json)).await,
+        Command::Transcode(transcode) => client::transcode(&data, &transcode, json).await,
+        Command::Job(JobCommand::Show { id }) => client::show(&data, &id, json).await,
+        Command::Tenant(TenantCommand::Add { name }) => tenant::add(&data, &name, json).await,
+        Command::Audit(AuditCommand::Verify { log, job }) => {
+            audit::verify(&data, log.as_deref(), job.as_ref(), json).await
+        }
+        Command::Audit(AuditCommand::Replay { job, input }) => {
+            replay::run(&data, &job, &input, json).await
+        }
+        Command::Nats(command) => nats::run(command, json).await,
+        Command::Version => {
+            crate::print::line(format!("hotcell {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+    }
+}

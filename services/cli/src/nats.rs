@@ -1,0 +1,96 @@
+//! `hotcell nats init|provision|check`: the broker's side of an installation.
+
+use crate::{
+    args::{DurabilityArg, NatsCommand},
+    fail::{Context as _, Fail},
+    layout::write_private,
+    print,
+};
+use hotcell_nats_config::{
+    Admin, Durability, InitOptions, Installation, Replicas, ServerOptions, init,
+};
+use hotcell_stage::clock;
+use serde_json::json;
+use std::path::Path;
+
+/// Runs one of the three.
+pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail> {
+    match command {
+        NatsCommand::Init { dir, listen, durability } => {
+            let options = InitOptions { now: clock::now(), ..InitOptions::default() };
+            let installation = init(&dir, &options).or_fail("not written")?;
+            let dir = dir.canonicalize().or_fail("the folder")?;
+            let config = installation.server_config(&ServerOptions {
+                listen,
+                store_dir: dir.join("jetstream"),
+                durability: match durability {
+                    DurabilityArg::Always => Durability::Always,
+                    DurabilityArg::OneSecond => Durability::OneSecond,
+                },
+                ports_dir: None,
+                pid_file: None,
+            });
+            let path = dir.join("nats.conf");
+            write_private(&path, &config.or_fail("the server's configuration")?)?;
+            if as_json {
+                print::json(&json!({ "dir": dir, "config": path }));
+            } else {
+                print::line(format!(
+                    "keys, logins and configuration are in {}\n\nNow:  nats-server -c {}\nThen: \
+                     hotcell nats provision {} --url nats://{listen}",
+                    dir.display(),
+                    path.display(),
+                    dir.display()
+                ));
+            }
+            Ok(())
+        }
+        NatsCommand::Provision { dir, url, replicas } => {
+            let admin = connect(&dir, &url).await?;
+            let made =
+                admin.provision(copies(replicas)?, clock::now()).await.or_fail("not made")?;
+            if as_json {
+                print::json(&made);
+            } else if made.is_empty() {
+                print::line("everything was there already");
+            } else {
+                print::line(made.join("\n"));
+            }
+            Ok(())
+        }
+        NatsCommand::Check { dir, url, replicas } => {
+            let admin = connect(&dir, &url).await?;
+            let found = admin.check(copies(replicas)?).await.or_fail("not checked")?;
+            if as_json {
+                print::json(&found);
+            } else if found.is_empty() {
+                print::line("the server is as the code says");
+            } else {
+                for difference in &found {
+                    print::line(difference.to_string());
+                }
+            }
+            if found.is_empty() {
+                return Ok(());
+            }
+            Err(Fail::failed(format!("{} differences", found.len())))
+        }
+    }
+}
+
+fn copies(replicas: u8) -> Result<Replicas, Fail> {
+    match replicas {
+        1 => Ok(Replicas::One),
+        3 => Ok(Replicas::Three),
+        _ => Err(Fail::usage("--replicas must be 1 or 3")),
+    }
+}
+
+async fn connect(dir: &Path, url: &str) -> Result<Admin, Fail> {
+    let installation = Installation::open(dir)
+        .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))?;
+    Admin::connect(installation, url).await.map_err(|error| {
+        let why = hotcell_stage::service::describe(&error);
+        Fail::unreachable(format!("the broker at {url} cannot be used ({why}): is it running?"))
+    })
+}

@@ -1,0 +1,54 @@
+//! The only file that writes to the terminal: results to stdout, the rest to stderr.
+
+use crate::fail::Fail;
+use serde::Serialize;
+
+/// A result for people.
+#[expect(clippy::print_stdout, reason = "results go to stdout")]
+pub(crate) fn line(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
+}
+
+/// A result for machines.
+pub(crate) fn json(value: &impl Serialize) {
+    line(serde_json::to_string_pretty(value).expect("our own results encode as JSON"));
+}
+
+/// A remark that is not the result.
+#[expect(clippy::print_stderr, reason = "remarks go to stderr")]
+pub(crate) fn note(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
+
+/// The sentence that says why the command failed.
+pub(crate) fn error(fail: &Fail) {
+    note(format!("hotcell: {}", fail.message));
+}
+
+/// Rows with their columns lined up; the first row is the heading.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text.pop();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["stage", "ms"], ["submitted", "0"]].map(|row| row.map(String::from).to_vec());
+        assert_eq!(table(&rows), "stage      ms\nsubmitted  0");
+    }
+}

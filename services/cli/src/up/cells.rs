@@ -1,0 +1,197 @@
+//! The untrusted tier of one machine: programs, scratch folders and users of the workers.
+//!
+//! Promises: a worker runs as a user of its own (never root), reads one credential file, and finds
+//! its programs in a folder that this user can reach; started as root the folder lies below
+//! /var/tmp, because an installation's own folder is closed to others.
+
+use super::supervise::Spec;
+use crate::{
+    fail::{Context as _, Fail},
+    layout::{Layout, make_dir},
+};
+use hotcell_encoder::image::Image;
+use hotcell_jail::root::Root;
+use hotcell_schemas::{Digest, WorkerId};
+use std::{
+    fmt, fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// User and group of the workers when started as root: in Debian's range for such use
+/// (60000 to 64999, Debian Policy §9.2.2), and nobody else's.
+const WORKER_UID: u32 = 64_231;
+
+/// What runs in the cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CellProgram {
+    /// FFmpeg.
+    Ffmpeg,
+    /// A program that does nothing, for load tests.
+    Noop,
+    /// A program that sleeps so many milliseconds, for load tests.
+    Fixed(u32),
+}
+
+impl FromStr for CellProgram {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ffmpeg" => Ok(Self::Ffmpeg),
+            "noop" => Ok(Self::Noop),
+            other => other
+                .strip_prefix("fixed:")
+                .and_then(|ms| ms.parse().ok())
+                .map(Self::Fixed)
+                .ok_or_else(|| "must be `ffmpeg`, `noop` or `fixed:MS`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for CellProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ffmpeg => f.write_str("ffmpeg"),
+            Self::Noop => f.write_str("noop"),
+            Self::Fixed(ms) => write!(f, "fixed:{ms}"),
+        }
+    }
+}
+
+/// The prepared tier.
+#[derive(Debug)]
+pub(crate) struct Cells {
+    dir: PathBuf,
+    user: Option<(u32, u32)>,
+    pub(crate) ffmpeg: PathBuf,
+    pub(crate) ffprobe: PathBuf,
+    /// What the signer's list must name.
+    pub(crate) image: Digest,
+    /// The cells' file tree.
+    pub(crate) root: Root,
+    /// Name of the transcoder in it.
+    pub(crate) program: String,
+}
+
+impl Cells {
+    /// Copies the programs, reads FFmpeg with its libraries, builds the cells' root.
+    pub(crate) fn prepare(
+        layout: &Layout,
+        program: &CellProgram,
+        programs: &Path,
+    ) -> Result<Self, Fail> {
+        let root = rustix::process::geteuid().is_root();
+        let dir = if root {
+            let own = Digest::of(layout.root().as_os_str().as_encoded_bytes()).to_string();
+            let short: String = own.chars().take(16).collect();
+            PathBuf::from("/var/tmp").join(format!("hotcell-{short}"))
+        } else {
+            layout.root().join("cells")
+        };
+        let bin = dir.join("bin");
+        for folder in [&dir, &bin, &dir.join("roots")] {
+            make_dir(folder, 0o755)?;
+        }
+        copy(&programs.join("hotcell-encoder"), &bin.join("hotcell-encoder"))?;
+        copy(&programs.join("hotcell-jail"), &bin.join("hotcell-jail"))?;
+        let (ffmpeg, ffprobe) = cell_programs(program, programs, &bin)?;
+        let user = root.then_some((WORKER_UID, WORKER_UID));
+        let image = Image::read(
+            &bin.join("hotcell-encoder"),
+            &bin.join("hotcell-jail"),
+            &ffmpeg,
+            &ffprobe,
+            &dir.join("roots"),
+        );
+        let image = image.or_fail("cannot prepare the cells")?;
+        let (root, program) = (image.root, image.ffmpeg.name);
+        Ok(Self { dir, user, ffmpeg, ffprobe, image: image.digest, root, program })
+    }
+
+    pub(crate) fn launcher(&self) -> PathBuf {
+        self.dir.join("bin/hotcell-jail")
+    }
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.dir.join("roots")
+    }
+    /// The folder of one worker.
+    pub(crate) fn home(&self, worker: &WorkerId) -> PathBuf {
+        self.dir.join(worker.as_str())
+    }
+
+    /// Gives a worker its folder: `files` by name, readable by it alone.
+    pub(crate) fn furnish(&self, worker: &WorkerId, files: &[(&str, &[u8])]) -> Result<(), Fail> {
+        let home = self.home(worker);
+        let doing = format!("cannot furnish {}", home.display());
+        for folder in [&home, &home.join("work")] {
+            make_dir(folder, 0o700)?;
+            self.give(folder, &doing)?;
+        }
+        for (name, bytes) in files {
+            let path = home.join(name);
+            fs::write(&path, bytes).or_fail(&doing)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).or_fail(&doing)?;
+            self.give(&path, &doing)?;
+        }
+        Ok(())
+    }
+
+    fn give(&self, path: &Path, doing: &str) -> Result<(), Fail> {
+        match self.user {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).or_fail(doing),
+            None => Ok(()),
+        }
+    }
+
+    /// What to start for one worker.
+    pub(crate) fn worker(&self, worker: &WorkerId, stop_rank: u8) -> Result<Spec, Fail> {
+        Ok(Spec {
+            name: worker.to_string(),
+            program: self.dir.join("bin/hotcell-encoder"),
+            args: vec![self.home(worker).join("worker.toml").display().to_string()],
+            user: self.user,
+            stop_rank,
+        })
+    }
+}
+
+fn cell_programs(
+    program: &CellProgram,
+    programs: &Path,
+    bin: &Path,
+) -> Result<(PathBuf, PathBuf), Fail> {
+    let name = match program {
+        CellProgram::Ffmpeg => return ffmpeg(),
+        CellProgram::Noop => "hotcell-stub".to_owned(),
+        CellProgram::Fixed(ms) => format!("hotcell-stub-fixed-{ms}"),
+    };
+    let stub = bin.join(name);
+    copy(&programs.join("hotcell-stub"), &stub)?;
+    Ok((stub.clone(), stub))
+}
+
+/// `HOTCELL_FFMPEG` and `HOTCELL_FFPROBE`, or the distribution's.
+fn ffmpeg() -> Result<(PathBuf, PathBuf), Fail> {
+    let find = |variable: &str, name: &str| {
+        let named = std::env::var_os(variable).map(PathBuf::from);
+        let path = named.unwrap_or_else(|| Path::new("/usr/bin").join(name));
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Fail::config(format!(
+            "{} is missing: install FFmpeg (apt-get install ffmpeg), or name it by {variable}",
+            path.display()
+        )))
+    };
+    Ok((find("HOTCELL_FFMPEG", "ffmpeg")?, find("HOTCELL_FFPROBE", "ffprobe")?))
+}
+
+/// Copies a program through a temporary name: one that runs keeps its old file.
+fn copy(from: &Path, to: &Path) -> Result<(), Fail> {
+    let doing = format!("cannot copy {}", from.display());
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary).or_fail(&doing)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).or_fail(&doing)?;
+    fs::rename(&temporary, to).or_fail(&doing)
+}

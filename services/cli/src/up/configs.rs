@@ -1,0 +1,183 @@
+//! The configuration files that `hotcell up` writes: one for each process, each naming only what
+//! that process may have.
+
+use super::{Ports, cells::Cells, secret};
+use crate::{
+    args::{DurabilityArg, UpArgs},
+    fail::{Context as _, Fail},
+    layout::{Layout, keep_secret, write_private},
+};
+use hotcell_auditor::note::Signer as CheckpointSigner;
+use hotcell_schemas::{Role, WorkerId};
+use hotcell_stage::clock;
+use serde_json::{Value, json};
+
+/// The bucket of the one-machine store.
+const BUCKET: &str = "hotcell";
+
+/// Name of the evidence log's key: it appears in every checkpoint.
+const AUDIT_ORIGIN: &str = "hotcell.local/audit";
+
+/// All that the files say.
+pub(crate) struct Plan<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) args: &'a UpArgs,
+    pub(crate) ports: &'a Ports,
+    pub(crate) cells: &'a Cells,
+    pub(crate) workers: &'a [WorkerId],
+}
+
+impl Plan<'_> {
+    /// Writes every file.
+    pub(crate) fn write(&self) -> Result<(), Fail> {
+        self.secrets()?;
+        self.file("store", self.store())?;
+        self.file("intake", self.intake())?;
+        self.file("validator", self.stage(Role::Validator))?;
+        self.file("hasher", self.stage(Role::Hasher))?;
+        self.file("signer", self.signer())?;
+        self.file("auditor", self.auditor())?;
+        self.file("webhook", self.webhook())?;
+        for worker in self.workers {
+            self.worker(worker)?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, name: &str, value: Value) -> Result<(), Fail> {
+        write_private(&self.layout.config(&format!("{name}.toml")), &toml(value)?)
+    }
+
+    fn secrets(&self) -> Result<(), Fail> {
+        for name in ["lease.key", "webhook.key", "storage-signer.secret"] {
+            secret(self.layout, name)?;
+        }
+        let key = keep_secret(&self.layout.secret("checkpoint.key"), || {
+            CheckpointSigner::key_file(AUDIT_ORIGIN, &clock::random::<32>())
+                .expect("the origin is a valid key name")
+        })?;
+        let signer = CheckpointSigner::parse(&key).or_fail("the checkpoint key is malformed")?;
+        write_private(&self.layout.audit_vkey(), &format!("{}\n", signer.verifier()))
+    }
+
+    fn nats(&self, role: Role) -> Value {
+        json!({
+            "url": format!("nats://{}", self.ports.nats),
+            "creds": self.layout.creds(role),
+            "trust": self.layout.trust(),
+        })
+    }
+
+    fn telemetry(&self) -> Value {
+        json!({ "log": "info", "otlp": self.args.otlp.clone().unwrap_or_default() })
+    }
+
+    fn stage(&self, role: Role) -> Value {
+        json!({ "nats": self.nats(role), "telemetry": self.telemetry() })
+    }
+
+    fn durability(&self) -> &'static str {
+        match self.args.durability {
+            DurabilityArg::Always => "always",
+            DurabilityArg::OneSecond => "1s",
+        }
+    }
+
+    fn store(&self) -> Value {
+        json!({
+            "listen": self.ports.store.to_string(),
+            "data_dir": self.layout.store(),
+            "buckets": [BUCKET],
+            "durability": self.durability(),
+            "access_keys": [{
+                "id": "signer",
+                "secret_file": self.layout.secret("storage-signer.secret"),
+                "allow": [{
+                    "ops": ["get", "put", "delete", "list"], "bucket": BUCKET, "prefix": "",
+                }],
+            }],
+            "telemetry": self.telemetry(),
+        })
+    }
+
+    fn intake(&self) -> Value {
+        json!({
+            "listen": self.ports.api.to_string(),
+            "nats": self.nats(Role::Intake),
+            "telemetry": self.telemetry(),
+        })
+    }
+
+    fn signer(&self) -> Value {
+        json!({
+            "lease_key": self.layout.secret("lease.key"),
+            "images": [self.cells.image],
+            "nats": self.nats(Role::Signer),
+            "storage": {
+                "endpoint": format!("http://{}", self.ports.store),
+                "bucket": BUCKET,
+                "access_key_id": "signer",
+                "secret": self.layout.secret("storage-signer.secret"),
+            },
+            "telemetry": self.telemetry(),
+        })
+    }
+
+    fn auditor(&self) -> Value {
+        json!({
+            "origin": AUDIT_ORIGIN,
+            "signing_key": self.layout.secret("checkpoint.key"),
+            "log": { "folder": self.layout.audit_log() },
+            "nats": self.nats(Role::Auditor),
+            "telemetry": self.telemetry(),
+        })
+    }
+
+    fn webhook(&self) -> Value {
+        let mut config = json!({
+            "key": self.layout.secret("webhook.key"),
+            "allow_loopback": true,
+            "nats": self.nats(Role::Webhook),
+            "telemetry": self.telemetry(),
+        });
+        if !self.args.webhook_retry.is_empty()
+            && let Some(table) = config.as_object_mut()
+        {
+            table.insert("retry_secs".to_owned(), json!(self.args.webhook_retry));
+        }
+        config
+    }
+
+    /// A worker's folder: its configuration, its login, and the roles' public keys.
+    fn worker(&self, worker: &WorkerId) -> Result<(), Fail> {
+        let home = self.cells.home(worker);
+        let config = json!({
+            "pool": super::POOL,
+            "slots": self.args.slots,
+            "cell": self.args.cell.to_string(),
+            "launcher": self.cells.launcher(),
+            "ffmpeg": self.cells.ffmpeg,
+            "ffprobe": self.cells.ffprobe,
+            "work_dir": home.join("work"),
+            "root_cache": self.cells.roots(),
+            "nats": {
+                "url": format!("nats://{}", self.ports.nats),
+                "creds": home.join("worker.creds"),
+                "trust": home.join("trust.json"),
+            },
+            "telemetry": self.telemetry(),
+        });
+        let creds = self.layout.nats().join("creds").join(format!("worker-{worker}.creds"));
+        let creds = std::fs::read(creds).or_fail("cannot read a worker's login")?;
+        let trust = std::fs::read(self.layout.trust()).or_fail("cannot read the trust list")?;
+        let config = toml(config)?;
+        self.cells.furnish(
+            worker,
+            &[("worker.toml", config.as_bytes()), ("worker.creds", &creds), ("trust.json", &trust)],
+        )
+    }
+}
+
+fn toml(value: Value) -> Result<String, Fail> {
+    toml::to_string(&value).or_fail("a configuration does not encode")
+}

@@ -1,0 +1,201 @@
+//! Child processes: started, watched, started again when they die, and ended in order.
+//!
+//! Promises: a child that dies is started again with a growing delay; each child's output goes to
+//! its own log; what an earlier `hotcell up` left running after SIGKILL is ended before anything
+//! is started. Refuses: to signal a process that is not the one it noted (pid and start time).
+
+use crate::{
+    fail::{Context as _, Fail},
+    layout::Layout,
+    print,
+};
+use hotcell_stage::Shutdown;
+use std::{
+    fs::{self, OpenOptions},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::{
+    process::{Child, Command},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+/// First and longest delay before a dead child is started again, in milliseconds.
+const RESTART_MS: (u64, u64) = (100, 5_000);
+
+/// A child that lived this long starts with the first delay again, in seconds.
+const SETTLED_SECS: u64 = 10;
+
+/// Time that a child gets between SIGTERM and SIGKILL, in seconds; services drain in less.
+const STOP_SECS: u64 = 25;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Name of its log and pid file.
+    pub(crate) name: String,
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// Its arguments: one configuration file.
+    pub(crate) args: Vec<String>,
+    /// User and group to run as, when not our own.
+    pub(crate) user: Option<(u32, u32)>,
+    /// Order of stopping: lower first.
+    pub(crate) stop_rank: u8,
+}
+
+/// All children of an installation.
+pub(crate) struct Supervisor {
+    layout: Layout,
+    ranks: Vec<(u8, Shutdown, JoinSet<()>)>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self { layout, ranks: Vec::new() }
+    }
+
+    /// Starts a child and watches it until [`Self::stop`].
+    pub(crate) fn start(&mut self, spec: Spec) -> Result<(), Fail> {
+        let child = spawn(&self.layout, &spec)?;
+        let layout = self.layout.clone();
+        let index = match self.ranks.iter().position(|(rank, ..)| *rank == spec.stop_rank) {
+            Some(index) => index,
+            None => {
+                self.ranks.push((spec.stop_rank, Shutdown::new(), JoinSet::new()));
+                self.ranks.len() - 1
+            }
+        };
+        if let Some((_, shutdown, tasks)) = self.ranks.get_mut(index) {
+            tasks.spawn(watch(layout, spec, child, shutdown.clone()));
+        }
+        Ok(())
+    }
+
+    /// Ends all children: workers before services, services before store and broker.
+    pub(crate) async fn stop(mut self) {
+        self.ranks.sort_by_key(|(rank, ..)| *rank);
+        for (_, shutdown, mut tasks) in self.ranks {
+            shutdown.begin();
+            while tasks.join_next().await.is_some() {}
+        }
+    }
+}
+
+fn spawn(layout: &Layout, spec: &Spec) -> Result<Child, Fail> {
+    let doing = format!("cannot start {}", spec.program.display());
+    let log = layout.log(&spec.name);
+    let log = OpenOptions::new().create(true).append(true).open(log).or_fail(&doing)?;
+    let mut command = Command::new(&spec.program);
+    command
+        .args(&spec.args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().or_fail(&doing)?)
+        .stderr(log)
+        .current_dir("/")
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some((uid, gid)) = spec.user {
+        command.uid(uid).gid(gid);
+    }
+    let child = command.spawn().or_fail(&doing)?;
+    if let Some(pid) = child.id() {
+        let started = start_time(pid).unwrap_or_default();
+        fs::write(layout.run(&format!("{}.pid", spec.name)), format!("{pid} {started}\n"))
+            .or_fail(&doing)?;
+    }
+    Ok(child)
+}
+
+async fn watch(layout: Layout, spec: Spec, mut child: Child, shutdown: Shutdown) {
+    let (first_ms, longest_ms) = RESTART_MS;
+    let mut delay_ms = first_ms;
+    loop {
+        let since = Instant::now();
+        tokio::select! {
+            status = child.wait() => {
+                let how = status.map_or_else(|error| error.to_string(), describe);
+                print::note(format!("{} ended ({how}); starting it again", spec.name));
+            }
+            () = shutdown.begun() => {
+                end(&mut child).await;
+                let _gone = fs::remove_file(layout.run(&format!("{}.pid", spec.name)));
+                return;
+            }
+        }
+        if since.elapsed().as_secs() >= SETTLED_SECS {
+            delay_ms = first_ms;
+        }
+        loop {
+            shutdown.sleep(Duration::from_millis(delay_ms)).await;
+            delay_ms = (delay_ms * 2).min(longest_ms);
+            if shutdown.has_begun() {
+                return;
+            }
+            match spawn(&layout, &spec) {
+                Ok(again) => {
+                    child = again;
+                    break;
+                }
+                Err(fail) => print::note(fail.message),
+            }
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+/// SIGTERM, then SIGKILL.
+async fn end(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(pid_of) {
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    if timeout(Duration::from_secs(STOP_SECS), child.wait()).await.is_err() {
+        let _gone = child.kill().await;
+    }
+}
+
+fn pid_of(pid: u32) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Start time of a process in clock ticks since boot: with the pid it names one process for ever.
+/// Source: proc_pid_stat(5), field 22; fields are counted after the last `)` of the name.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().nth(19)?.to_owned())
+}
+
+/// Ends what an earlier run left behind.
+pub(crate) fn end_leftovers(layout: &Layout) -> Result<usize, Fail> {
+    let mut ended = 0;
+    for entry in fs::read_dir(layout.run("")).or_fail("the run folder")? {
+        let path = entry.or_fail("the run folder")?.path();
+        if path.extension().is_none_or(|extension| extension != "pid") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let noted = words.next().and_then(|pid| pid.parse::<u32>().ok()).zip(words.next());
+        if let Some((pid, started)) = noted
+            && start_time(pid).as_deref() == Some(started)
+            && let Some(pid) = pid_of(pid)
+        {
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            ended += 1;
+        }
+        fs::remove_file(&path).or_fail("the run folder")?;
+    }
+    Ok(ended)
+}
