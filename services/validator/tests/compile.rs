@@ -165,7 +165,7 @@ fn memory_follows_the_larger_picture() {
     assert_eq!(memory("1080p", Some(1280), Some(720)), 2);
     assert_eq!(memory("2160p", Some(1280), Some(720)), 4);
     assert_eq!(memory("240p", Some(3840), Some(2160)), 4);
-    assert_eq!(memory("240p", Some(8192), Some(4320)), 8);
+    assert_eq!(memory("240p", Some(8192), Some(4320)), 12);
     assert_eq!(memory("240p", None, None), 4);
 }
 
