@@ -1,1 +1,39 @@
 //! Accounts, permissions, streams and consumers of the broker, in code.
+//!
+//! Promises: every right of every login follows from the route table of `hotcell-schemas`
+//! ([`permissions`]); a running server can be made ([`Admin::provision`]) and compared
+//! ([`Admin::check`]) with it. Refuses: to push an account that the broker would not honour, to make
+//! a login whose name the broker would expand, and to change or remove a stream.
+
+pub mod accounts;
+mod admin;
+pub mod api;
+pub mod binary;
+mod check;
+pub mod claims;
+pub mod creds;
+pub mod diff;
+mod files;
+mod init;
+pub mod jwt;
+pub mod keys;
+mod login;
+pub mod permissions;
+mod provision;
+mod server_config;
+pub mod streams;
+pub mod testing;
+pub mod validate;
+
+pub use admin::{Admin, AdminError, connect};
+pub use binary::{BinaryError, find_nats_server};
+pub use diff::Difference;
+pub use init::{InitError, InitOptions, Installation, RenderedAccount, comparable, init};
+pub use login::{Login, LoginName, LoginNameError};
+pub use permissions::{Permissions, allowed};
+pub use provision::{AddedTenant, ApiKey, TenantSpec};
+pub use server_config::{
+    ACCOUNTS_MAX, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,
+    ServerIdentity, ServerOptions, render as render_server_config,
+};
+pub use streams::Replicas;
