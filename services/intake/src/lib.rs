@@ -1,1 +1,95 @@
 //! The HTTP and NATS edge: uploads, submissions, reads.
+//!
+//! Promises: nothing is answered with success before the broker acknowledged it; every act has a
+//! principal; what is wrong with a request is said by field and rule. Refuses: to hold a storage
+//! key, to touch media except to hash and sniff it, and to log a URL.
+
+pub mod app;
+pub mod auth;
+pub mod broker;
+pub mod cache;
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod json;
+pub mod problem;
+pub mod refusals;
+pub mod routes;
+pub mod server;
+pub mod transcodes;
+pub mod uploads;
+pub mod view;
+pub mod webhooks;
+
+use crate::{
+    app::App,
+    broker::VERBS,
+    config::Config,
+    server::{Bounds, HEADERS_SECS},
+};
+use hotcell_schemas::Role;
+use hotcell_stage::{Bus, ServiceError, Shutdown};
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+
+/// Runs the service until shutdown. The bound address is written to `config.address_file` once
+/// connections are accepted.
+///
+/// # Errors
+/// [`ServiceError`]: the configuration, the broker, or the address to listen on.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
+    config.check()?;
+    let bus = Bus::connect(Role::Intake, &config.nats).await?;
+    let (refusals, recorder) = refusals::refusals();
+    let app = Arc::new(App::new(bus.clone(), &config, refusals));
+    let listener = server::bind(config.listen, &config.address_file).await?;
+    let bounds = Bounds {
+        connections_max: config.connections_max,
+        headers: Duration::from_secs(HEADERS_SECS),
+    };
+    let mut parts = JoinSet::new();
+    for verb in VERBS {
+        let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+        let serve = broker::serve(app, verb, config.broker_requests_max, shutdown);
+        parts.spawn(serve);
+    }
+    {
+        let (bus, app, shutdown) = (bus.clone(), Arc::clone(&app), shutdown.clone());
+        parts.spawn(async move {
+            recorder.run(&bus, &app.refusals, &shutdown).await;
+            Ok(())
+        });
+    }
+    {
+        let (router, shutdown) = (http::router(&app), shutdown.clone());
+        parts.spawn(async move {
+            server::serve(listener, router, bounds, &shutdown).await;
+            Ok(())
+        });
+    }
+    let ended = until_drained(parts, &shutdown).await;
+    bus.flush().await;
+    ended
+}
+
+/// Waits for every part. A part that fails, or ends before the shutdown, ends the process: half an
+/// edge would look alive.
+async fn until_drained(
+    mut parts: JoinSet<Result<(), ServiceError>>,
+    shutdown: &Shutdown,
+) -> Result<(), ServiceError> {
+    let mut first = Ok(());
+    while let Some(joined) = parts.join_next().await {
+        let ended = joined.unwrap_or_else(|error| {
+            Err(ServiceError::Unreachable(format!("a part of intake failed ({error}): restart it")))
+        });
+        if ended.is_err() && first.is_ok() {
+            first = ended;
+        } else if !shutdown.has_begun() && first.is_ok() {
+            let text = "the broker ended a subscription of intake: restart it".to_owned();
+            first = Err(ServiceError::Unreachable(text));
+        }
+        shutdown.begin();
+    }
+    first
+}

@@ -1,0 +1,87 @@
+//! Configuration of intake. It holds no secret: the login is a file, and keys of tenants are hashes
+//! in the broker.
+
+use hotcell_stage::{NatsConfig, TelemetryConfig, config::ConfigError, service::ServiceConfig};
+use serde::Deserialize;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The defaults, which are the manual.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// Most connections that may be configured: each holds a descriptor and some 20 KiB.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// Most requests or reads at once that may be configured.
+const CONCURRENCY_MAX: usize = 4096;
+
+/// Intake's configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address of the HTTP API; port 0 takes a free port.
+    pub listen: SocketAddr,
+    /// File that gets the bound address once requests are accepted; none when empty.
+    pub address_file: PathBuf,
+    /// HTTP connections open at once.
+    pub connections_max: usize,
+    /// Uploads that are read and hashed at once.
+    pub confirms_max: usize,
+    /// Requests over the broker in hand at once, for each verb.
+    pub broker_requests_max: usize,
+    /// The broker.
+    pub nats: NatsConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+impl ServiceConfig for Config {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for a bound of zero or beyond reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bounds = [
+            ("connections_max", self.connections_max, CONNECTIONS_MAX),
+            ("confirms_max", self.confirms_max, CONCURRENCY_MAX),
+            ("broker_requests_max", self.broker_requests_max, CONCURRENCY_MAX),
+        ];
+        for (key, value, max) in bounds {
+            if value == 0 || value > max {
+                let rule = format!("must be 1 to {max}");
+                return Err(ConfigError::Value { key, rule });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        hotcell_stage::config::load::<Config>(file.path(), DEFAULTS)
+    }
+
+    #[test]
+    fn the_defaults_are_a_valid_configuration() {
+        let config = load("").unwrap();
+        config.check().unwrap();
+        assert_eq!(config.listen.port(), 8080);
+    }
+
+    #[test]
+    fn bounds_and_unknown_keys_are_checked() {
+        assert!(load("connections_max = 0").unwrap().check().is_err());
+        assert!(load("confirms_max = 1000000").unwrap().check().is_err());
+        assert!(load("api_key = \"x\"").is_err());
+    }
+}

@@ -1,0 +1,209 @@
+//! The listener. Promises: at most `connections_max` connections; a client that sends its headers
+//! too slowly is cut; at shutdown no connection is accepted and those open finish their request.
+
+use axum::Router;
+use hotcell_stage::{ServiceError, Shutdown};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tracing::{debug, warn};
+
+/// The headers of a request must arrive within this long, in seconds; between two requests of one
+/// connection the same holds, so an idle connection is closed too.
+pub const HEADERS_SECS: u64 = 30;
+
+/// Headers of one request, in number. Browsers and proxies send some forty.
+const HEADERS_MAX: usize = 64;
+
+/// Bytes of one request's head that are buffered at most.
+const HEAD_BYTES_MAX: usize = 16_384;
+
+/// Pause after the system refused a connection (too many descriptors), in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// What one listener may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections open at once.
+    pub connections_max: usize,
+    /// Time for the headers of a request.
+    pub headers: Duration,
+}
+
+/// Takes the address and says which one it got.
+///
+/// # Errors
+/// [`ServiceError::Unreachable`] when the address is taken or the file cannot be written.
+pub async fn bind(listen: SocketAddr, address_file: &Path) -> Result<TcpListener, ServiceError> {
+    let taken = |error: std::io::Error| {
+        let text = format!("cannot listen on {listen} ({error}): free it, or change `listen`");
+        ServiceError::Unreachable(text)
+    };
+    let listener = TcpListener::bind(listen).await.map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    if !address_file.as_os_str().is_empty() {
+        write_address(address_file, address).map_err(|error| {
+            let path = address_file.display();
+            ServiceError::Refused(format!("cannot write `address_file` {path}: {error}"))
+        })?;
+    }
+    tracing::info!(%address, "listening");
+    Ok(listener)
+}
+
+/// Whole or not at all: a reader that polls for the file never sees half an address.
+fn write_address(path: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, address.to_string())?;
+    std::fs::rename(&part, path)
+}
+
+/// Serves `router` until shutdown.
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: &Shutdown) {
+    let slots = Arc::new(Semaphore::new(bounds.connections_max));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = shutdown.begun() => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((socket, _)) => {
+                let connection = graceful.watch(connection(socket, router.clone(), bounds.headers));
+                connections.spawn(async move {
+                    if let Err(error) = connection.await {
+                        debug!(%error, "connection ended early");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "connection not accepted");
+                shutdown.sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    while connections.join_next().await.is_some() {}
+}
+
+fn connection(
+    socket: TcpStream,
+    router: Router,
+    headers: Duration,
+) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+    // Answers are small and whole: waiting for more bytes only adds delay.
+    if let Err(error) = socket.set_nodelay(true) {
+        debug!(%error, "no TCP_NODELAY");
+    }
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(headers)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    async fn start(bounds: Bounds) -> (SocketAddr, Shutdown, JoinSet<()>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Path::new("")).await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+        let router = Router::new().route("/", get(async || "here"));
+        let (mut task, begun) = (JoinSet::new(), shutdown.clone());
+        task.spawn(async move { serve(listener, router, bounds, &begun).await });
+        (address, shutdown, task)
+    }
+
+    async fn all(socket: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        timeout(DEADLINE, socket.read_to_end(&mut text)).await.unwrap().unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    async fn some(socket: &mut TcpStream) -> String {
+        let mut text = [0; 1024];
+        let length = timeout(DEADLINE, socket.read(&mut text)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_dawdles_over_its_headers_is_cut() {
+        let bounds = Bounds { connections_max: 8, headers: Duration::from_millis(100) };
+        let (address, _shutdown, _task) = start(bounds).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        assert!(!all(&mut slow).await.contains("here"));
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        assert!(all(&mut idle).await.contains("here"), "then closed, being idle");
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
+        let bounds = Bounds { connections_max: 1, headers: DEADLINE };
+        let (address, _shutdown, _task) = start(bounds).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        assert!(some(&mut first).await.contains("here"));
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        let early = timeout(Duration::from_millis(200), second.read_u8()).await;
+        assert!(early.is_err(), "served beyond the cap");
+        drop(first);
+        assert!(some(&mut second).await.contains("here"));
+    }
+
+    #[tokio::test]
+    async fn headers_without_end_are_refused() {
+        let bounds = Bounds { connections_max: 8, headers: DEADLINE };
+        let (address, _shutdown, _task) = start(bounds).await;
+        for head in ["x: y\r\n".repeat(HEADERS_MAX + 1), "z".repeat(2 * HEAD_BYTES_MAX)] {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+            // The server may close while we still write; its answer is what counts.
+            socket.write_all(head.as_bytes()).await.ok();
+            socket.write_all(b"\r\n").await.ok();
+            assert!(!some(&mut socket).await.contains("here"));
+        }
+    }
+
+    #[tokio::test]
+    async fn shutdown_ends_idle_connections_and_the_listener() {
+        let bounds = Bounds { connections_max: 8, headers: DEADLINE };
+        let (address, shutdown, mut task) = start(bounds).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        assert!(some(&mut idle).await.contains("here"));
+        shutdown.begin();
+        timeout(DEADLINE, task.join_next()).await.unwrap().unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

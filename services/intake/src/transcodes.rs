@@ -1,0 +1,303 @@
+//! Jobs: submit, read, fetch a result, read the evidence.
+//!
+//! Promises: a job is answered with 202 only after its event was acknowledged by the broker; an
+//! input is a confirmed upload of the same tenant; another tenant's job looks like no job. Refuses:
+//! to sign a URL for anything but an output of a completed job.
+//! `submit` may be repeated with the same `Idempotency-Key`: one job comes of it.
+
+use crate::{
+    app::{App, Call, Reply, store_problem},
+    auth::Principal,
+    json,
+    problem::{Kind, Problem},
+    uploads::record_key,
+    view,
+};
+use hotcell_schemas::{
+    Digest, EventKind, FileName, Job, JobId, Subject,
+    job::{Input, Output, Stamp},
+    limits::IDEMPOTENCY_KEY_BYTES_MAX,
+    records::{IdempotencyRecord, UploadRecord},
+    request::{GetRequest, TranscodeRequest},
+    subject::SignVerb,
+    work::SignRequest,
+};
+use hotcell_stage::{
+    Outgoing, PublishError, clock,
+    kv::KvError,
+    read::ReadError,
+    retry::{Policy, retry},
+    service::describe,
+};
+use hotcell_validator::check_request;
+use std::sync::Arc;
+use tracing::{error, info, warn};
+
+/// What a URL of an input begins with.
+const UPLOAD_SCHEME: &str = "upload:";
+
+/// A request that carried an `Idempotency-Key`.
+struct Claim {
+    key: String,
+    body: Digest,
+}
+
+impl Claim {
+    fn of(who: &Principal, call: &Call) -> Result<Option<Self>, Problem> {
+        let Some(text) = &call.idempotency else { return Ok(None) };
+        let good = !text.is_empty()
+            && text.len() <= IDEMPOTENCY_KEY_BYTES_MAX
+            && text.iter().all(|b| (0x20..0x7f).contains(b));
+        if !good {
+            let rule =
+                format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters");
+            return Err(Problem::field(Kind::BadRequest, "Idempotency-Key", rule));
+        }
+        let key = format!("{}.{}", who.tenant(), Digest::of(text));
+        Ok(Some(Self { key, body: Digest::of(&call.body) }))
+    }
+
+    /// The job that was claimed before under this key.
+    async fn earlier(&self, app: &App) -> Result<Option<JobId>, Problem> {
+        let entry = app.idempotency.get::<IdempotencyRecord>(&self.key).await;
+        let Some(entry) = entry.map_err(|e| store_problem(&e))? else { return Ok(None) };
+        if entry.value.body == self.body {
+            return Ok(Some(entry.value.job));
+        }
+        let rule = "was used before with another body";
+        Err(Problem::field(Kind::Unprocessable, "Idempotency-Key", rule))
+    }
+
+    /// Claims the key for `job`, or gives the job of the request that was quicker.
+    async fn take(&self, app: &App, job: JobId) -> Result<JobId, Problem> {
+        let record = IdempotencyRecord { body: self.body, job: job.clone() };
+        match app.idempotency.create(&self.key, &record).await {
+            Ok(_) => Ok(job),
+            Err(KvError::Conflict) => {
+                self.earlier(app).await?.ok_or_else(|| store_problem(&KvError::Conflict))
+            }
+            Err(error) => Err(store_problem(&error)),
+        }
+    }
+}
+
+/// `POST /v1/transcodes`, and `api.submit` over the broker.
+///
+/// # Errors
+/// 400 and 422 naming field and rule; 503 when the broker is away.
+pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let claim = Claim::of(&who, &call)?;
+    let mut id = JobId::new(clock::now().0, clock::random());
+    if let Some(claim) = &claim
+        && let Some(claimed) = claim.earlier(&app).await?
+    {
+        if let Some(job) = read(&app, &who, &claimed).await? {
+            return Ok(answer(200, &job));
+        }
+        // The first request took the key and died before its event: this one takes its place.
+        id = claimed;
+    }
+    let request: TranscodeRequest = json::parse(&call.body)?;
+    check_request(&request)
+        .map_err(|error| Problem::field(Kind::Unprocessable, error.field, error.rule))?;
+    let inputs = inputs(&app, &who, &request).await?;
+    let tenant = app.auth.tenant(who.tenant()).await;
+    let tenant = tenant.map_err(|error| app.refuse("POST /v1/transcodes", &error))?;
+    let pool = tenant.pools.into_iter().next().ok_or_else(|| {
+        Problem::new(Kind::Unprocessable, "no pool of workers is open to this tenant")
+    })?;
+    if let Some(claim) = &claim {
+        id = claim.take(&app, id).await?;
+    }
+    let job = Job {
+        id,
+        tenant: who.tenant().clone(),
+        state: EventKind::Submitted,
+        actor: who.actor().clone(),
+        workflow: request.workflow.clone(),
+        request,
+        pool,
+        inputs,
+        plan: None,
+        attempts: Vec::new(),
+        outputs: Vec::new(),
+        failure: None,
+        stamps: vec![Stamp { event: EventKind::Submitted, at: clock::now() }],
+    };
+    publish(&app, &who, job).await
+}
+
+/// The confirmed uploads that a request names.
+async fn inputs(
+    app: &App,
+    who: &Principal,
+    request: &TranscodeRequest,
+) -> Result<Vec<Input>, Problem> {
+    let mut inputs = Vec::with_capacity(request.inputs.len());
+    for (index, input) in request.inputs.iter().enumerate() {
+        let refuse = || {
+            let rule = "must be `upload:` and the file name of a confirmed upload";
+            Problem::field(Kind::Unprocessable, format!("inputs[{index}].url"), rule)
+        };
+        let name = input.url.strip_prefix(UPLOAD_SCHEME).ok_or_else(refuse)?;
+        let name: FileName = name.parse().map_err(|_| refuse())?;
+        let entry = app.uploads.get::<UploadRecord>(&record_key(who.tenant(), &name)).await;
+        let record = entry.map_err(|e| store_problem(&e))?.ok_or_else(refuse)?.value;
+        let pinned = record.pinned.ok_or_else(refuse)?;
+        inputs.push(Input {
+            key: record.key,
+            name: record.name,
+            size: record.size,
+            content_type: record.content_type,
+            sha256: pinned.sha256,
+            etag: pinned.etag,
+            sniffed: None,
+        });
+    }
+    Ok(inputs)
+}
+
+fn answer(status: u16, job: &Job) -> Reply {
+    let result = serde_json::json!({ "id": job.id, "state": job.state });
+    Reply::new(status, result).at(format!("/v1/transcodes/{}", job.id))
+}
+
+async fn publish(app: &App, who: &Principal, job: Job) -> Result<Reply, Problem> {
+    let out = Outgoing::job(job.clone(), 0);
+    let transient = |error: &PublishError| matches!(error, PublishError::Unacknowledged(_));
+    match retry(Policy::REQUEST, transient, || app.bus.publish(&out)).await {
+        Ok(_) => {
+            info!(tenant = %job.tenant, job = %job.id, "job submitted");
+            Ok(answer(202, &job))
+        }
+        // The id is ours alone: an earlier try, or a request with the same key, stored it.
+        Err(PublishError::Conflict) => {
+            let stored = read(app, who, &job.id).await?;
+            stored.map(|job| answer(200, &job)).ok_or_else(Problem::internal)
+        }
+        Err(PublishError::Unacknowledged(_)) => {
+            warn!(job = %job.id, "the broker did not acknowledge a submission");
+            Err(Problem::unavailable(
+                "the broker did not acknowledge; repeat with the same Idempotency-Key to be sure",
+            ))
+        }
+        Err(cause @ (PublishError::Seal(_) | PublishError::NotRouted)) => {
+            error!(error = %describe(&cause), "a submission cannot be published");
+            Err(Problem::internal())
+        }
+    }
+}
+
+/// The job of this tenant with this id, as of its last event.
+async fn read(app: &App, who: &Principal, id: &JobId) -> Result<Option<Job>, Problem> {
+    match app.bus.job(who.tenant(), id).await {
+        Ok(stored) => Ok(stored
+            .map(|stored| stored.message.into_inner())
+            .filter(|job| job.tenant == *who.tenant() && job.id == *id)),
+        Err(cause @ ReadError::Unanswered(_)) => {
+            warn!(error = %describe(&cause), "a job cannot be read");
+            Err(Problem::unavailable("the message broker does not answer"))
+        }
+        Err(cause @ ReadError::NotBelieved(_)) => {
+            error!(job = %id, error = %describe(&cause), "a stored job does not verify");
+            Err(Problem::internal())
+        }
+    }
+}
+
+async fn found(app: &App, who: &Principal, id: &str) -> Result<Job, Problem> {
+    let none = || Problem::not_found("there is no job of this id");
+    let id: JobId = id.parse().map_err(|_| none())?;
+    read(app, who, &id).await?.ok_or_else(none)
+}
+
+/// `GET /v1/transcodes/{id}`.
+///
+/// # Errors
+/// 404 for an unknown id and for another tenant's; 503.
+pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let job = found(&app, &who, &call.id).await?;
+    Ok(Reply::new(200, view::snapshot(&job)))
+}
+
+/// `api.get` over the broker: the id is in the body.
+///
+/// # Errors
+/// As [`get`], and 400.
+pub async fn get_by_body(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let request: GetRequest = json::parse(&call.body)?;
+    let job = found(&app, &who, request.id.as_str()).await?;
+    Ok(Reply::new(200, view::snapshot(&job)))
+}
+
+/// `GET /v1/transcodes/{id}/audit`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn audit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let job = found(&app, &who, &call.id).await?;
+    Ok(Reply::new(200, view::audit(&job)))
+}
+
+/// `GET /v1/transcodes/{id}/download?output=NAME`: a fresh URL, dead after 600 s. Without a name the
+/// only output is meant.
+///
+/// # Errors
+/// 404 for the job or the output; 409 unless the job is completed; 503.
+pub async fn download(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let job = found(&app, &who, &call.id).await?;
+    if job.state != EventKind::Completed {
+        let detail = format!("the job is {}; there is nothing to download", job.state);
+        return Err(Problem::new(Kind::Conflict, detail));
+    }
+    let output = pick(&job, &call.query)?;
+    let sign = SignRequest::Read {
+        tenant: who.tenant().clone(),
+        key: output.key.clone(),
+        job: Some(job.id.clone()),
+    };
+    let signed = app.sign(Subject::sign(SignVerb::Download), &sign).await?;
+    Ok(Reply::new(200, serde_json::json!({ "url": signed.url.expose() })))
+}
+
+fn pick<'a>(job: &'a Job, query: &str) -> Result<&'a Output, Problem> {
+    let mut names = Vec::new();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if name != "output" {
+            return Err(Problem::field(Kind::BadRequest, name, "unknown parameter"));
+        }
+        names.push(value);
+    }
+    match (names.as_slice(), job.outputs.as_slice()) {
+        ([], [only]) => Ok(only),
+        ([name], outputs) => outputs
+            .iter()
+            .find(|output| output.name.as_str() == name)
+            .ok_or_else(|| Problem::not_found("the job has no output of this name")),
+        _ => Err(Problem::field(Kind::BadRequest, "output", "must be given once: name one output")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::completed;
+
+    #[test]
+    fn api_27_the_output_is_named_or_the_only_one() {
+        let job = completed();
+        let check = |query: &str, expect: Result<&str, u16>| {
+            let found = pick(&job, query);
+            let found = found.map(|output| output.name.as_str()).map_err(|p| p.status());
+            assert_eq!(found, expect, "{query}");
+        };
+        check("", Ok("out.mp4"));
+        check("output=out.mp4", Ok("out.mp4"));
+        check("output=other.mp4", Err(404));
+        check("output=..%2Fx", Err(404));
+        check("output=out.mp4&output=out.mp4", Err(400));
+        check("file=out.mp4", Err(400));
+        let none = Job { outputs: Vec::new(), ..job.clone() };
+        assert_eq!(pick(&none, "").unwrap_err().status(), 400);
+    }
+}
