@@ -1,0 +1,49 @@
+# The commands of hotcell. `make` alone lists them. Logic belongs into tools/ and tests.
+export PATH := $(CURDIR)/.tools/venv/bin:$(PATH)
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
+SHELL := /bin/bash
+
+help: ## list the commands
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+demo: setup build ## set up, build, run one clip through everything, show its timeline
+	.tools/venv/bin/python tools/demo.py --bin $(BIN)
+
+test: setup ## set up and run every test
+	cargo build --workspace --bins --tests --locked
+	cargo nextest run --workspace --locked
+
+check: setup ## before a commit: format, lints, unit and golden tests, dependencies, docs
+	cargo fmt --check
+	cargo deny --offline check bans licenses sources
+	tools/proofs.py --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo nextest run --workspace --locked --lib --bins --test golden --test routes --test tidy
+
+e2e: setup ## before a merge: the tests of the whole
+	cargo build --workspace --bins --tests --locked
+	cargo nextest run --locked -p hotcell-e2e
+
+up: setup build ## start everything on this machine; Ctrl-C ends it
+	$(BIN)/hotcell up
+
+build: ## release programs
+	cargo build --workspace --bins --release --locked
+
+bench: setup build ## the numbers, into loadtest/results
+	cargo bench --locked -p hotcell-schemas --bench envelope
+	$(BIN)/hotcell-loadtest all --bin $(BIN) --out loadtest/results
+
+fuzz: ## fuzz targets, a minute each (needs nightly Rust and cargo-fuzz)
+	cd schemas && cargo +nightly fuzz run open -- -max_total_time=60
+	cd schemas && cargo +nightly fuzz run subject -- -max_total_time=60
+	cd schemas && cargo +nightly fuzz run lease -- -max_total_time=60
+
+docs: ## rewrite the pages that are made from code
+	UPDATE_GOLDEN=1 cargo test --locked -p hotcell-schemas --test golden
+	tools/proofs.py
+
+setup: ## install what the above need: tools/setup says what
+	tools/setup
+
+.PHONY: help demo test check e2e up build bench fuzz docs setup
