@@ -8,20 +8,20 @@
 use crate::{
     ask::Lease,
     cell::Ran,
+    draft::Draft,
     ending::{self, Program},
     fetch::{FetchError, fetch},
     probe::ProbeError,
-    store::{self, Packed},
+    store,
     worker::Worker,
     workspace::JobDir,
 };
-use hotcell_jail::cell::{CellError, End};
+use hotcell_jail::cell::CellError;
 use hotcell_schemas::{
-    RejectCode, Report,
+    RejectCode,
     argv::output_container,
     plan::CellLimits,
     reject::Failure,
-    report::{CellUse, Probe, ProducedFile, Provenance, Steps},
     work::{
         DoneReply, DoneRequest, InputsReply, LeaseRequest, OrderInput, Stop, UrlsReply,
         UrlsRequest, WorkOrder,
@@ -63,77 +63,6 @@ enum Halt {
 impl Halt {
     fn failed(code: RejectCode, message: impl AsRef<str>) -> Self {
         Self::Failed(Failure::new(code, message))
-    }
-}
-
-/// What will be in the report.
-#[derive(Debug)]
-struct Draft {
-    provenance: Provenance,
-    steps: Steps,
-    probe: Option<CellUse>,
-    encode: Option<CellUse>,
-    input: Option<Probe>,
-    output: Option<Probe>,
-    files: Vec<ProducedFile>,
-    stderr: Option<Packed>,
-    failure: Option<Failure>,
-    reported: bool,
-}
-
-impl Draft {
-    fn new(provenance: Provenance) -> Self {
-        Self {
-            provenance,
-            steps: Steps::default(),
-            probe: None,
-            encode: None,
-            input: None,
-            output: None,
-            files: Vec::new(),
-            stderr: None,
-            failure: None,
-            reported: false,
-        }
-    }
-
-    /// Notes what a cell said besides its result: the rules in force, and standard error.
-    fn note(&mut self, ran: &Ran) {
-        if let Ok(digest) = ran.outcome.profile_hash.parse() {
-            self.provenance.profile_digest = digest;
-        }
-        for layer in &ran.outcome.degraded {
-            let name = layer.name().to_owned();
-            if !self.provenance.degraded.contains(&name) {
-                self.provenance.degraded.push(name);
-            }
-        }
-        match store::pack(&ran.outcome.stderr) {
-            Ok(packed) => self.stderr = packed,
-            Err(error) => warn!(%error, "stderr not compressed"),
-        }
-        if let End::LauncherRefused(reason) = &ran.outcome.end {
-            error!(%reason, "the launcher refuses to start a cell");
-        }
-    }
-
-    fn report(&self) -> Report {
-        Report {
-            provenance: self.provenance.clone(),
-            steps: self.steps,
-            probe: self.probe,
-            encode: self.encode,
-            input: self.input.clone(),
-            output: self.output.clone(),
-            files: self.files.clone(),
-            stderr: self.stderr.as_ref().map(|packed| packed.file.clone()),
-            failure: self.failure.clone(),
-        }
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        self.files.clear();
-        self.failure.get_or_insert(failure);
     }
 }
 
@@ -454,7 +383,6 @@ fn not_fetched(error: &FetchError) -> Halt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotcell_schemas::Digest;
 
     fn code(halt: Halt) -> Option<RejectCode> {
         match halt {
@@ -490,29 +418,5 @@ mod tests {
             assert!(matches!(refused(reason), Some(Halt::Stopped)), "{reason:?}");
         }
         assert!(refused(Stop::NotPlanned).is_none());
-    }
-
-    #[test]
-    fn a_failed_attempt_reports_no_files_and_its_first_failure() {
-        let digest = Digest::of(b"");
-        let mut draft = Draft::new(Provenance {
-            ffmpeg: String::new(),
-            root_digest: digest,
-            image_digest: digest,
-            profile_digest: digest,
-            degraded: Vec::new(),
-            cell: "ffmpeg".to_owned(),
-        });
-        draft.files.push(ProducedFile {
-            name: "a.mp4".parse().unwrap(),
-            size: 1,
-            content_type: "video/mp4".to_owned(),
-            sha256: digest,
-        });
-        draft.fail(Failure::new(RejectCode::EncodeFailed, "first"));
-        draft.fail(Failure::new(RejectCode::UploadFailed, "second"));
-        let report = draft.report();
-        assert!(report.files.is_empty());
-        assert_eq!(report.failure.unwrap().code, RejectCode::EncodeFailed);
     }
 }

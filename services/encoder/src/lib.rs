@@ -8,6 +8,7 @@ mod ask;
 mod attempt;
 mod cell;
 pub mod config;
+mod draft;
 mod ending;
 mod fetch;
 pub mod image;
@@ -24,9 +25,9 @@ use crate::{ask::Ask, cell::Cells, config::Config, worker::Worker, workspace::Wo
 use hotcell_jail::{preflight::preflight, profile::Profile};
 use hotcell_schemas::{Role, WorkerId, report::Provenance};
 use hotcell_stage::{Bus, ServiceError, Shutdown, blob::Blobs, service::describe};
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// This process's own program, also when its file was replaced meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -38,6 +39,9 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// something that is not there; [`ServiceError::Bus`] when the broker cannot be used.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     let checked = config.check()?;
+    if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+        warn!("the worker runs as root; start it as a user that owns nothing");
+    }
     let config = Arc::new(config);
     let image = blocking(Arc::clone(&config), |config| {
         preflight(&config.launcher).map_err(|error| refuse(&error))?;
@@ -65,13 +69,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     info!(%worker, %pool, slots, %image_digest, ffmpeg = provenance.ffmpeg, "ready for work");
     let ask = Ask::new(bus.clone(), pool, worker);
     let worker = Worker { ask, cells, blobs: Blobs::new(), workspace, provenance };
-    work(Arc::new(worker), slots, shutdown).await;
+    let ended = work(Arc::new(worker), slots, shutdown).await;
     bus.flush().await;
-    Ok(())
+    ended
 }
 
-async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) {
-    let mut running = JoinSet::new();
+/// Runs the slots. One that panics ends the process, so that whoever started it starts it again.
+async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) -> Result<(), ServiceError> {
+    let (mut running, mut result) = (JoinSet::new(), Ok(()));
     for _ in 0..slots {
         let (worker, shutdown) = (Arc::clone(&worker), shutdown.clone());
         running.spawn(async move { worker.slot(&shutdown).await });
@@ -80,8 +85,10 @@ async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) {
         if let Err(error) = ended {
             error!(%error, "a slot has failed; the worker ends");
             shutdown.begin();
+            result = Err(ServiceError::Unreachable("a slot failed: see the log".to_owned()));
         }
     }
+    result
 }
 
 /// Start-up work that hashes and copies files.

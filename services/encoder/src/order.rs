@@ -130,7 +130,7 @@ pub(crate) mod tests {
             let mut order = order();
             change(&mut order);
             let (worker, pool) = ("w1".parse().unwrap(), "cpu".parse().unwrap());
-            assert_eq!(super::check(&order, "n", &worker, &pool), expect);
+            assert_eq!(check(&order, "n", &worker, &pool), expect);
         };
         check(&|_| {}, Ok(()));
         check(&|order| order.nonce = "m".to_owned(), Err(OrderFault::Nonce));

@@ -164,7 +164,8 @@ mod tests {
     fn an_honest_answer() {
         let audio =
             r#"{"codec_name":"aac","codec_type":"audio","sample_rate":"48000","channels":2}"#;
-        let format = r#""format_name":"mov,mp4,m4a,3gp,3g2,mj2","duration":"10.023220","bit_rate":"2128000","nb_streams":2"#;
+        let format = r#""format_name":"mov,mp4,m4a,3gp,3g2,mj2","duration":"10.023220",
+            "bit_rate":"2128000","nb_streams":2"#;
         let probe = with(format, &format!("{VIDEO},{audio}")).unwrap();
         assert_eq!(
             (probe.format.as_str(), probe.duration_ms),

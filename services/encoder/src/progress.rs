@@ -69,7 +69,9 @@ mod tests {
         #[test]
         fn never_back_never_over(
             duration: Option<u64>,
-            lines in prop::collection::vec("(out_time_us=[0-9N/A-]{1,20}|progress=(end|continue)|.*)", 0..40),
+            lines in prop::collection::vec(
+                "(out_time_us=[0-9N/A-]{1,20}|progress=(end|continue)|.*)", 0..40,
+            ),
         ) {
             let mut progress = Progress::new(duration);
             let mut last = None;

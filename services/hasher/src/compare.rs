@@ -80,7 +80,8 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_do_not_matter_and_a_flipped_bit_does(
-            bytes in prop::collection::vec(any::<u8>(), 1..200), cut: usize, flip: usize, bit in 0_u8..8,
+            bytes in prop::collection::vec(any::<u8>(), 1..200), cut: usize, flip: usize,
+            bit in 0_u8..8,
         ) {
             let (head, tail) = bytes.split_at(cut % bytes.len());
             prop_assert_eq!(compare(&bytes, &[head, tail]), Ok(()));

@@ -1,0 +1,9 @@
+//! A worker from order to report, with a real broker (its own permissions in force), real cells
+//! and a store on loopback. The signer is the test's own: it gives the orders that the test wants,
+//! false ones too.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod encode;
+mod orders;
+mod site;
+mod stop;

@@ -1,0 +1,68 @@
+//! Orders and inputs that are not what they should be.
+
+use crate::site::{LIMITS, Site};
+use bytes::Bytes;
+use hotcell_schemas::{Digest, RejectCode, plan::CellLimits, work::WorkOrder};
+
+/// The code of the report on `input`, after `spoil` changed the store or the queue.
+async fn code_of(spoil: impl Fn(&mut crate::site::Seen), change: fn(&mut WorkOrder)) -> RejectCode {
+    let (site, _programs) = Site::with_stub(0).await;
+    site.order(b"honest bytes", change);
+    spoil(&mut site.seen.lock().unwrap());
+    let report = site.work(site.report()).await.report;
+    assert!(report.files.is_empty());
+    assert_eq!(site.left_behind(), [] as [&std::path::Path; 0]);
+    report.failure.unwrap().code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zt_05_a_changed_input_is_not_opened() {
+    let swap = |seen: &mut crate::site::Seen| {
+        seen.objects.insert("in".to_owned(), Bytes::from_static(b"other bytes!"));
+    };
+    assert_eq!(code_of(swap, |_| {}).await, RejectCode::InputChanged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_input_is_said_to_be_missing() {
+    let remove = |seen: &mut crate::site::Seen| {
+        seen.objects.clear();
+    };
+    assert_eq!(code_of(remove, |_| {}).await, RejectCode::InputMissing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_fills_its_limit_is_not_taken() {
+    // The stand-in writes 1024 bytes.
+    let small = |order: &mut WorkOrder| order.plan.limits.output_bytes = 512;
+    assert_eq!(code_of(|_| {}, small).await, RejectCode::ResourceOutput);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_06_orders_that_are_not_ours_are_not_obeyed() {
+    let (site, _programs) = Site::with_stub(0).await;
+    let spoilt: [fn(&mut WorkOrder); 5] = [
+        |order| order.nonce = "0".repeat(32),
+        |order| order.worker = "w2".parse().unwrap(),
+        |order| order.pool = "gpu".parse().unwrap(),
+        |order| order.plan.argv.insert(0, "-dump_attachment".to_owned()),
+        |order| order.plan.limits = CellLimits { output_bytes: u64::MAX, ..LIMITS },
+    ];
+    for change in spoilt {
+        site.order(b"honest bytes", change);
+    }
+    site.work(async {
+        site.until("all questions", |seen| (seen.nexts.len() > spoilt.len()).then_some(())).await;
+        {
+            let seen = site.seen.lock().unwrap();
+            assert_eq!((seen.gets, seen.done.len()), (0, 0), "nothing was done about them");
+        }
+        // The same order unspoilt is obeyed, so it was the change that was refused.
+        site.order(b"honest bytes", |_| {});
+        assert_eq!(site.report().await.report.failure, None);
+    })
+    .await;
+    let seen = site.seen.lock().unwrap();
+    let [file] = seen.done[0].report.files.as_slice() else { panic!("one file") };
+    assert_eq!(file.sha256, Digest::of(&seen.objects["out.mp4"]));
+}
