@@ -10,8 +10,12 @@ use std::{sync::Once, time::Duration};
 /// Time to connect, in seconds.
 const CONNECT_SECS: u64 = 5;
 
-/// Silence after which a transfer is given up, in seconds.
+/// Silence after which a read is given up, and time for the answer to a write, in seconds.
 const READ_SECS: u64 = 30;
+
+/// A write may take its size at this rate on top, in bytes per second: 1 MiB/s takes the largest
+/// upload to the store within the life of its URL.
+const WRITE_BYTES_PER_SEC_MIN: u64 = 1 << 20;
 
 /// Why bytes did not move.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,12 @@ impl BlobError {
 
 /// The HTTP client of the blob store.
 #[derive(Debug, Clone)]
-pub struct Blobs(Client);
+pub struct Blobs {
+    read: Client,
+    /// Without a read timeout: `reqwest` counts it from the first byte sent to the first received,
+    /// so any write longer than it would fail.
+    write: Client,
+}
 
 /// An object on its way in.
 #[derive(Debug)]
@@ -84,13 +93,18 @@ impl Blobs {
     #[must_use]
     pub fn new() -> Self {
         install_tls();
-        let client = Client::builder()
-            .connect_timeout(Duration::from_secs(CONNECT_SECS))
-            .read_timeout(Duration::from_secs(READ_SECS))
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .build();
-        Self(client.expect("the TLS backend is compiled in"))
+        let builder = || {
+            Client::builder()
+                .connect_timeout(Duration::from_secs(CONNECT_SECS))
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+        };
+        let read = builder().read_timeout(Duration::from_secs(READ_SECS)).build();
+        let write = builder().build();
+        Self {
+            read: read.expect("the TLS backend is compiled in"),
+            write: write.expect("the TLS backend is compiled in"),
+        }
     }
 
     /// Begins to read an object.
@@ -122,14 +136,17 @@ impl Blobs {
         url: &SignedUrl,
         body: Option<(u64, reqwest::Body)>,
     ) -> Result<reqwest::Response, BlobError> {
-        let mut request = self.0.request(method, url.url.expose());
+        let client = if body.is_some() { &self.write } else { &self.read };
+        let mut request = client.request(method, url.url.expose());
         for (name, value) in &url.headers {
             if !name.eq_ignore_ascii_case("content-length") {
                 request = request.header(name, value);
             }
         }
         if let Some((size, body)) = body {
-            request = request.header("content-length", size).body(body);
+            let secs = READ_SECS.saturating_add(size / WRITE_BYTES_PER_SEC_MIN);
+            let timeout = Duration::from_secs(secs);
+            request = request.header("content-length", size).timeout(timeout).body(body);
         }
         let response = request.send().await.map_err(unreachable)?;
         match response.status() {
