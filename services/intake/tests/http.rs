@@ -10,14 +10,14 @@ use hotcell_schemas::{
     BlobKey, Digest, EventKind, Job, JobId, KeyId, Role,
     job::Output,
     limits::{HTTP_BODY_BYTES_MAX, UPLOAD_BYTES_MAX},
-    records::KeyRecord,
+    records::{IdempotencyRecord, KeyRecord},
     work::SignRequest,
 };
 use hotcell_stage::{Outgoing, clock};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{process::Command, time::Instant};
-use world::{World, answer, program, tenant, until};
+use world::{PROGRAM, World, answer, program, tenant, until};
 
 fn upload(size: &Value) -> Value {
     json!({ "filename": "clip one.mp4", "contentType": "video/mp4", "fileSize": size })
@@ -317,6 +317,15 @@ async fn api_12_27_a_job_is_stored_before_it_is_answered_and_is_its_tenant_s_alo
     assert_eq!(submit("first", &other).await.0, 422);
     assert_ne!(submit("second", &body).await.2, id);
     assert_eq!(world.stored("JOBS", "job.>").await, 2);
+    // A request that took its key and died before its event: the next one takes its place.
+    let claimed = JobId::new(clock::now().0, clock::random());
+    let record =
+        IdempotencyRecord { body: Digest::of(body.to_string().as_bytes()), job: claimed.clone() };
+    let key = format!("acme.{}", Digest::of(b"third"));
+    stored.bucket("idempotency").create(&key, &record).await.unwrap();
+    assert_eq!(submit("third", &body).await.2, claimed.to_string());
+    assert_eq!(submit("third", &body).await.0, 200);
+    assert_eq!(world.stored("JOBS", "job.>").await, 3);
 
     let path = format!("/v1/transcodes/{id}");
     let (status, seen) = world.get(&path, &world.acme).await;
@@ -404,4 +413,50 @@ async fn a_broker_that_is_away_is_a_503_and_the_process_lives() {
     assert_eq!(world.send(Method::GET, &job, None, None).await.status(), 401);
     world.server.start_again().await.unwrap();
     until(async || (world.get(&job, &world.acme).await.0 == 404).then_some(())).await;
+}
+
+/// The log of everything above, at its finest, holds no key, URL or query; SIGTERM ends the process.
+#[tokio::test]
+async fn api_04_11_the_log_holds_no_key_and_no_url() {
+    let mut world = World::start().await;
+    let bytes = clip();
+    let name = world.put(&bytes).await;
+    assert_eq!(world.confirm(&world.acme, &name, bytes.len()).await.0, 200);
+    let (status, made) = world.post("/v1/transcodes", &world.acme, &transcode(&name)).await;
+    assert_eq!(status, 202, "{made}");
+    let path = format!("/v1/transcodes/{}", made["result"]["id"].as_str().unwrap());
+    assert_eq!(world.get(&format!("{path}?api_key={}", world.acme), &world.acme).await.0, 401);
+    assert_eq!(world.get(&format!("{path}?token=secret"), &world.acme).await.0, 200);
+    let noted = async || world.log().contains("credential refused").then_some(());
+    until(noted).await;
+    assert!(world.stop().await.success());
+    let log = world.log();
+    assert!(
+        log.contains("DEBUG")
+            && log.contains("job submitted")
+            && log.contains("/v1/transcodes/{id}"),
+        "{log}"
+    );
+    let secret = world.acme.split('_').nth(2).unwrap();
+    for leak in [secret, "hck_", "X-Amz", "http://", "token=", "api_key", "/uploads/"] {
+        assert!(!log.contains(leak), "{leak} in the log:\n{log}");
+    }
+}
+
+/// Issue "Bad input": exit 64 or 69 with one sentence saying what to do.
+#[test]
+fn a_bad_start_ends_with_its_code_and_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str, code: i32, says: &str| {
+        let file = dir.path().join("intake.toml");
+        std::fs::write(&file, text).unwrap();
+        let ended = Command::new(PROGRAM).arg(&file).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(last.contains(says), "{last}");
+    };
+    check("listne = \"x\"", 64, "listne");
+    check("connections_max = 0", 64, "connections_max");
+    check("[nats]\ncreds = \"/nonexistent.creds\"", 64, "/nonexistent.creds");
 }

@@ -1,8 +1,7 @@
-//! A real broker, intake as it runs, and stand-ins for the two neighbours that have tests of their
+//! A real broker, intake's own program, and stand-ins for the two neighbours that have tests of their
 //! own: a signer that counts what it is asked, and a store that serves what a test put into it.
 
 use axum::{Router, extract::State, http::StatusCode, http::Uri, response::IntoResponse};
-use hotcell_intake::config::{Config, DEFAULTS};
 use hotcell_nats_config::{
     Admin, InitOptions, Login, Replicas, TenantSpec,
     testing::{NOW, TestServer},
@@ -12,12 +11,13 @@ use hotcell_schemas::{
     subject::SignVerb,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
-use hotcell_stage::{Bus, Incoming, NatsConfig, Shutdown, clock, config};
+use hotcell_stage::{Bus, Incoming, NatsConfig, Shutdown, clock};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -28,6 +28,9 @@ use tokio::task::JoinSet;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_hotcell-intake");
 
 type Objects = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 
@@ -40,6 +43,7 @@ pub(crate) struct World {
     pub(crate) objects: Objects,
     pub(crate) asked: Arc<Mutex<Vec<SignRequest>>>,
     pub(crate) client: reqwest::Client,
+    intake: Option<Child>,
     api: String,
     dir: TempDir,
     _parts: JoinSet<()>,
@@ -71,6 +75,7 @@ impl World {
             objects: Objects::default(),
             asked: Arc::default(),
             client: client(),
+            intake: None,
             api: String::new(),
             dir: tempfile::tempdir().unwrap(),
             _parts: JoinSet::new(),
@@ -116,14 +121,14 @@ impl World {
         let nats = self.nats(Role::Intake);
         let text = format!(
             "listen = \"127.0.0.1:0\"\naddress_file = {address:?}\n\
+             [telemetry]\nlog = \"debug\"\n\
              [nats]\nurl = {:?}\ncreds = {:?}\ntrust = {:?}\n",
             nats.url, nats.creds, nats.trust
         );
         std::fs::write(&file, text).unwrap();
-        let config: Config = config::load(&file, DEFAULTS).unwrap();
-        self._parts.spawn(async move {
-            hotcell_intake::run(config, Shutdown::new()).await.unwrap();
-        });
+        let log = std::fs::File::create(self.dir.path().join("intake.log")).unwrap();
+        let child = Command::new(PROGRAM).arg(&file).stdin(Stdio::null()).stderr(log).spawn();
+        self.intake = Some(child.unwrap());
         let bound = until(|| async { read(&address) }).await;
         self.api = format!("http://{bound}");
         until(|| async {
@@ -175,8 +180,32 @@ impl World {
         subjects.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
     }
 
+    /// What intake has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("intake.log")).unwrap()
+    }
+
+    /// Asks intake to stop, as an operator would, and waits for its end.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        let mut child = self.intake.take().unwrap();
+        let sent = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+        let child = Mutex::new(&mut child);
+        until(|| async { child.lock().unwrap().try_wait().unwrap() }).await
+    }
+
     pub(crate) fn signings(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(child) = self.intake.as_mut() {
+            // Both fail only when it has ended already.
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 
