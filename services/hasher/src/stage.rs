@@ -43,6 +43,15 @@ impl Hasher {
         Self { bus, blobs: Blobs::new() }
     }
 
+    /// Whether a repeated event still needs work: after a crash between publish and ack it does not,
+    /// and the signer would rightly refuse the URL.
+    async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, Halt> {
+        self.bus.is_last(job, seq).await.map_err(|error| {
+            warn!(job = %job.id, %error, "state of the job not read");
+            Halt::retry_ms(RETRY_MS, "the state of the job cannot be read")
+        })
+    }
+
     /// A URL for one output; `None` when the signer refuses.
     async fn url(&self, job: &Job, output: &Output) -> Result<Option<SignedUrl>, Halt> {
         let question = SignRequest::Read {
@@ -104,6 +113,9 @@ impl Stage for Hasher {
         let job = input.message.get();
         if job.state != EventKind::Encoded {
             return Err(Halt::Reject { reason: "the job is not in state encoded" });
+        }
+        if input.delivered > 1 && !self.is_last(job, input.seq).await? {
+            return Ok(Vec::new());
         }
         let mut wrong = no_outputs(job);
         for output in &job.outputs {

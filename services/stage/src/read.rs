@@ -49,4 +49,13 @@ impl Bus {
         let checked = envelope.open(&self.trust).map_err(ReadError::NotBelieved)?;
         Ok(Some(Stored { message: checked, seq: message.sequence }))
     }
+
+    /// Whether the event at `seq` is still the last of its job. After a repeat or a cancellation it
+    /// is not, and there is nothing left to do for it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, ReadError> {
+        Ok(self.job(&job.tenant, &job.id).await?.is_some_and(|last| last.seq == seq))
+    }
 }
