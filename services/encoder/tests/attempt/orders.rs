@@ -2,7 +2,9 @@
 
 use crate::site::{LIMITS, Site};
 use bytes::Bytes;
-use hotcell_schemas::{Digest, RejectCode, plan::CellLimits, work::WorkOrder};
+use hotcell_encoder::config::Config;
+use hotcell_schemas::{Digest, RejectCode, plan::CellLimits, report::CellEnd, work::WorkOrder};
+use hotcell_stage::{ServiceError, Shutdown};
 
 /// The code of the report on `input`, after `spoil` changed the store or the queue.
 async fn code_of(spoil: impl Fn(&mut crate::site::Seen), change: fn(&mut WorkOrder)) -> RejectCode {
@@ -36,6 +38,26 @@ async fn an_output_that_fills_its_limit_is_not_taken() {
     // The stand-in writes 1024 bytes.
     let small = |order: &mut WorkOrder| order.plan.limits.output_bytes = 512;
     assert_eq!(code_of(|_| {}, small).await, RejectCode::ResourceOutput);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encode_that_takes_too_long_is_ended() {
+    let (site, _programs) = Site::with_stub(50_003).await;
+    site.order(b"honest bytes", |order| order.plan.limits.wall_secs = 1);
+    let report = site.work(site.report()).await.report;
+    assert_eq!(report.failure.unwrap().code, RejectCode::ResourceWall);
+    assert_eq!(report.encode.unwrap().end, CellEnd::WallClock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_cells_is_refused_before_anything_connects() {
+    let (site, _programs) = Site::with_stub(0).await;
+    for launcher in ["/nonexistent/hotcell-jail", "/usr/bin/true"] {
+        let config = Config { launcher: launcher.into(), ..site.config.clone() };
+        let ended = hotcell_encoder::run(config, Shutdown::new()).await;
+        assert!(matches!(ended, Err(ServiceError::Refused(_))), "{launcher}: {ended:?}");
+    }
+    assert!(site.seen.lock().unwrap().nexts.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
