@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     response::Response,
     routing::{MethodFilter, on},
@@ -19,8 +19,8 @@ use bytes::Bytes;
 use hotcell_schemas::limits::HTTP_BODY_BYTES_MAX;
 use hotcell_stage::telemetry;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::BodyExt as _;
 use std::{
-    error::Error as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,6 +28,13 @@ use tracing::{Instrument as _, Span, debug, field::Empty, info, info_span};
 
 /// A body of 64 KiB must arrive within this long, in seconds.
 const BODY_SECS: u64 = 10;
+
+/// Bytes of a refused body that are read and dropped: a client that mistook the API for the store
+/// sends more and is cut.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+
+/// Time for that, in seconds.
+const DRAIN_SECS: u64 = 2;
 
 /// Seconds after which a client may try again what is not available now.
 const RETRY_AFTER_SECS: &str = "1";
@@ -67,12 +74,16 @@ async fn served(
 ) -> Response {
     let (began, method) = (Instant::now(), request.method().clone());
     let span = span(&request, route.path);
+    let (parts, mut body) = request.into_parts();
     let response = async {
         let answer = match &route.serve {
             Serve::Open(handler) => Ok(handler(app).await),
-            Serve::Tenant(handler) => tenant(app, route, *handler, params, request).await,
+            Serve::Tenant(handler) => tenant(app, route, *handler, params, &parts, &mut body).await,
         };
-        let response = answer.map_or_else(|problem| refused(&problem), replied);
+        let response = match answer {
+            Ok(reply) => replied(reply),
+            Err(problem) => refused_whole(&problem, &mut body).await,
+        };
         let status = response.status().as_u16();
         Span::current().record("status", status);
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -108,10 +119,10 @@ async fn tenant(
     route: &'static Route,
     handler: crate::app::Handler,
     params: &Params,
-    request: Request,
+    parts: &Parts,
+    body: &mut Body,
 ) -> Result<Reply, Problem> {
-    let (parts, body) = request.into_parts();
-    let principal = authenticate(&app, &parts, route.path).await?;
+    let principal = authenticate(&app, parts, route.path).await?;
     Span::current().record("tenant", principal.tenant().as_str());
     let call = Call {
         id: id_of(params)?,
@@ -146,39 +157,67 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
     Ok(first)
 }
 
-async fn body_of(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let rule = format!("must be at most {HTTP_BODY_BYTES_MAX} bytes");
-        Problem::field(Kind::TooLarge, "body", rule)
-    };
+async fn body_of(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, Problem> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
     let declared = declared.and_then(|text| text.parse::<usize>().ok());
     if declared.is_some_and(|length| length > HTTP_BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    let read = to_bytes(body, HTTP_BODY_BYTES_MAX);
-    match tokio::time::timeout(Duration::from_secs(BODY_SECS), read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let cut = error.source().is_some_and(|it| it.is::<http_body_util::LengthLimitError>());
-            let broken = || Problem::new(Kind::BadRequest, "the body did not arrive whole");
-            Err(if cut { too_large() } else { broken() })
+    let read = collect(body, declared.unwrap_or_default());
+    let read = tokio::time::timeout(Duration::from_secs(BODY_SECS), read).await;
+    read.unwrap_or_else(|_| Err(Problem::new(Kind::Timeout, "the body did not arrive in time")))
+}
+
+fn too_large() -> Problem {
+    let rule = format!("must be at most {HTTP_BODY_BYTES_MAX} bytes");
+    Problem::field(Kind::TooLarge, "body", rule)
+}
+
+async fn collect(body: &mut Body, expected: usize) -> Result<Bytes, Problem> {
+    let mut whole = Vec::with_capacity(expected);
+    while let Some(frame) = body.frame().await {
+        let broken = |_| Problem::new(Kind::BadRequest, "the body did not arrive whole");
+        let frame = frame.map_err(broken)?;
+        if let Some(bytes) = frame.data_ref() {
+            if whole.len() + bytes.len() > HTTP_BODY_BYTES_MAX {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(bytes);
         }
-        Err(_) => Err(Problem::new(Kind::Timeout, "the body did not arrive in time")),
     }
+    Ok(whole.into())
+}
+
+/// Reads on what nobody wants, within bounds; whether that was all of it. A socket closed with
+/// bytes unread is reset, and the client would lose the answer that says why.
+async fn drain(body: &mut Body) -> bool {
+    let all = async {
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > DRAIN_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(Duration::from_secs(DRAIN_SECS), all).await.unwrap_or(false)
 }
 
 /// A path or a method that the table does not have. Below `/v1` only a principal learns that.
 async fn lost(app: Arc<App>, request: Request, kind: Kind) -> Response {
     let span = span(&request, "none");
-    let (parts, _) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     async {
-        if parts.uri.path().starts_with("/v1")
-            && let Err(problem) = authenticate(&app, &parts, "none").await
-        {
-            return refused(&problem);
-        }
-        refused(&Problem::new(kind, "see the API's list of paths and methods"))
+        let known = if parts.uri.path().starts_with("/v1") {
+            authenticate(&app, &parts, "none").await.map(|_| ())
+        } else {
+            Ok(())
+        };
+        let lost = || Problem::new(kind, "see the API's list of paths and methods");
+        let problem = known.err().unwrap_or_else(lost);
+        refused_whole(&problem, &mut body).await
     }
     .instrument(span)
     .await
@@ -188,6 +227,18 @@ fn replied(reply: Reply) -> Response {
     let mut response = plain(reply.status, "application/json", reply.body);
     if let Some(location) = reply.location.and_then(|text| HeaderValue::try_from(text).ok()) {
         response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// A problem, answered when what the client still sends was read, or with the word that the
+/// connection ends here.
+async fn refused_whole(problem: &Problem, body: &mut Body) -> Response {
+    let whole = drain(body).await;
+    let mut response = refused(problem);
+    if !whole {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     response
 }
@@ -228,12 +279,26 @@ mod tests {
             if let Some(length) = declared {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(length));
             }
-            body_of(&headers, Body::from(body)).await.map_err(|problem| problem.status())
+            let mut body = Body::from(body);
+            body_of(&headers, &mut body).await.map_err(|problem| problem.status())
         };
         let full = vec![b' '; HTTP_BODY_BYTES_MAX];
         assert_eq!(check(full.clone(), None).await.unwrap().len(), HTTP_BODY_BYTES_MAX);
         assert_eq!(check([full, vec![b' ']].concat(), None).await, Err(413));
         assert_eq!(check(Vec::new(), Some("65537")).await, Err(413));
+    }
+
+    #[tokio::test]
+    async fn an_unread_body_is_drained_or_the_connection_ends() {
+        let check = async |length: usize, expect: Option<&str>| {
+            let mut body = Body::from(vec![0; length]);
+            let response = refused_whole(&too_large(), &mut body).await;
+            let found = response.headers().get(header::CONNECTION).map(|v| v.to_str().unwrap());
+            assert_eq!(found, expect, "{length}");
+        };
+        check(0, None).await;
+        check(DRAIN_BYTES_MAX, None).await;
+        check(DRAIN_BYTES_MAX + 1, Some("close")).await;
     }
 
     #[test]
