@@ -60,7 +60,8 @@ fn agreed(job: &Job) -> bool {
 }
 
 fn timeline(stamps: &[Stamp]) -> Vec<Value> {
-    let one = |stamp: &Stamp| json!({ "state": stamp.event, "at": stamp.at.rfc3339() });
+    let one =
+        |stamp: &Stamp| json!({ "state": stamp.event, "at": stamp.at.rfc3339(), "atMs": stamp.at });
     stamps.iter().map(one).collect()
 }
 

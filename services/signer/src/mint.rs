@@ -8,6 +8,7 @@ use hotcell_schemas::{
     limits::{DOWNLOAD_TTL_SECS, SERVICE_URL_TTL_SECS, URL_TTL_SECS},
     work::{SecretUrl, SignedUrl},
 };
+use hotcell_stage::clock;
 
 /// The storage key and where it opens.
 pub(crate) struct Mint {
@@ -50,7 +51,13 @@ impl Mint {
             ReadFor::Service => SERVICE_URL_TTL_SECS,
             ReadFor::Tenant => DOWNLOAD_TTL_SECS,
         })?;
-        self.sign(key, PresignRequest::get(&self.bucket, key.as_str(), ttl), now)
+        let mut request = PresignRequest::get(&self.bucket, key.as_str(), ttl);
+        if matches!(reader, ReadFor::Tenant) {
+            // Each download URL is a URL of its own, also within one second (API-29). S3 ignores
+            // the value of `x-id`, but the signature covers it.
+            request.query.push(("x-id".to_owned(), hex::encode(clock::random::<8>())));
+        }
+        self.sign(key, request, now)
     }
 
     /// A create-only PUT of exactly these bytes. The digest is absent only for uploads, whose

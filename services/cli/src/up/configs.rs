@@ -135,7 +135,7 @@ impl Plan<'_> {
 
     fn webhook(&self) -> Value {
         let mut config = json!({
-            "key": self.layout.secret("webhook.key"),
+            "secrets_key": self.layout.secret("webhook.key"),
             "allow_loopback": true,
             "nats": self.nats(Role::Webhook),
             "telemetry": self.telemetry(),
