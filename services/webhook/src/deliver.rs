@@ -1,0 +1,317 @@
+//! Makes the attempts. Its own loop rather than a `Stage`, since a retry is a negative
+//! acknowledgement with the schedule's delay, and each endpoint has a lane of its own.
+//!
+//! Promises: at least one attempt, all under one id; the record is written before the message is
+//! acknowledged, so a restart goes on where the schedule was; an end is in the audit log. Refuses:
+//! a message that does not verify, and more attempts at once than an endpoint's or tenant's lane.
+//!
+//! May run twice for one message: the second run reads the record, and at worst, when a process
+//! died between the attempt and its record, the receiver sees one id twice.
+
+use crate::{
+    egress::{Egress, Policy, Target},
+    lanes::{Lane, Lanes},
+    payload,
+    schedule::{self, Turn},
+    signature::{self, Attempt},
+    vault::Vault,
+};
+use async_nats::jetstream::{AckKind, Message};
+use futures::StreamExt as _;
+use hotcell_schemas::{
+    Digest, EndpointId, TenantId, Verified,
+    envelope::{Envelope, OpenError},
+    hook::{Delivery, DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord},
+    records::{AuditAct, Refusal},
+    routes::CONSUMERS,
+};
+use hotcell_stage::{
+    Bus, Outgoing, PublishError, ServiceError, Shutdown, clock,
+    kv::{Bucket, KvError},
+    retry::{Policy as Backoff, retry},
+    run::pull,
+    service::describe,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
+
+/// Name of the durable consumer.
+const DURABLE: &str = "deliverer";
+/// A message is offered again after this long when its lane is full, in milliseconds; up to as much
+/// is added at random, so that a backlog does not return as one.
+const LANE_FULL_MS: u64 = 2000;
+/// A message is offered again after this long when the broker failed, in milliseconds.
+const RETRY_MS: u64 = 1000;
+/// A delivery whose secret cannot be opened waits for an operator this long, in seconds.
+const NO_SECRET_SECS: u64 = 60;
+
+/// Why a delivery is tried again soon, without counting as an attempt.
+#[derive(Debug, thiserror::Error)]
+enum DeliverError {
+    #[error("a record was not read or written")]
+    Bucket(#[source] KvError),
+    #[error("the end of a delivery was not recorded")]
+    Audit(#[source] PublishError),
+}
+
+pub(crate) struct Deliverer {
+    pub(crate) bus: Bus,
+    pub(crate) egress: Egress,
+    pub(crate) policy: Policy,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) deliveries: Bucket,
+    pub(crate) endpoints: Bucket,
+    pub(crate) retry_secs: Vec<u64>,
+    pub(crate) by_tenant: Arc<Lanes<TenantId>>,
+    pub(crate) by_endpoint: Arc<Lanes<EndpointId>>,
+}
+
+/// Delivers until shutdown; attempts in flight are finished.
+pub(crate) async fn run(
+    deliverer: Arc<Deliverer>,
+    attempts_max: usize,
+    shutdown: Shutdown,
+) -> Result<(), ServiceError> {
+    let row = CONSUMERS.iter().find(|row| row.durable == DURABLE);
+    let row = row.expect("the table has the deliverer's consumer");
+    let slots = Arc::new(Semaphore::new(attempts_max));
+    let mut running = JoinSet::new();
+    let mut delays = Backoff::FOREVER.delays();
+    while !shutdown.has_begun() {
+        let mut messages = match pull(&deliverer.bus, row, attempts_max).await {
+            Ok(messages) => messages,
+            Err(reason) => {
+                let Some(delay) = delays.next() else {
+                    return Err(ServiceError::Unreachable(reason));
+                };
+                warn!(%reason, "consumer not available; trying again");
+                shutdown.sleep(delay).await;
+                continue;
+            }
+        };
+        delays = Backoff::FOREVER.delays();
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = shutdown.begun() => None,
+            };
+            while running.try_join_next().is_some() {}
+            match message {
+                Some(Ok(message)) => {
+                    let deliverer = Arc::clone(&deliverer);
+                    running.spawn(async move {
+                        deliverer.one(message).await;
+                        drop(slot);
+                    });
+                }
+                Some(Err(error)) => debug!(%error, "pull interrupted"),
+                None => break,
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// The lanes of a message, by its subject alone: what is not let in is not opened either.
+fn lane_keys(subject: &str) -> Option<(TenantId, EndpointId)> {
+    let mut words = subject.split('.').skip(2);
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+fn nak_ms(ms: u64) -> AckKind {
+    AckKind::Nak(Some(Duration::from_millis(ms)))
+}
+
+/// Up to `max` milliseconds at random.
+fn spread_ms(max: u64) -> u64 {
+    u64::from(u16::from_be_bytes(clock::random())) * max / u64::from(u16::MAX)
+}
+
+impl Deliverer {
+    async fn one(&self, message: Message) {
+        let span = info_span!("deliver", subject = %message.subject);
+        hotcell_stage::telemetry::follow(&span, message.headers.as_ref());
+        async {
+            let kind = self.turn(&message).await;
+            if let Err(error) = message.ack_with(kind).await {
+                warn!(%error, "message not acked; it will be delivered again");
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    fn enter(&self, subject: &str) -> Option<(Lane<TenantId>, Lane<EndpointId>)> {
+        let (tenant, endpoint) = lane_keys(subject)?;
+        Some((self.by_tenant.enter(&tenant)?, self.by_endpoint.enter(&endpoint)?))
+    }
+
+    async fn turn(&self, message: &Message) -> AckKind {
+        let lanes = self.enter(&message.subject);
+        if lanes.is_none() && lane_keys(&message.subject).is_some() {
+            return nak_ms(LANE_FULL_MS + spread_ms(LANE_FULL_MS));
+        }
+        let opened = match self.open(message) {
+            Ok(opened) => opened,
+            Err(error) => return self.refuse(message, error).await,
+        };
+        let Some(tenant) = opened.subject().tenant() else {
+            return self.refuse(message, OpenError::UnknownSubject).await;
+        };
+        match self.deliver(&tenant, opened.get()).await {
+            Ok(kind) => kind,
+            Err(error) => {
+                warn!(error = %describe(&error), "delivery will be tried again");
+                nak_ms(RETRY_MS)
+            }
+        }
+    }
+
+    fn open(&self, message: &Message) -> Result<Verified<Delivery>, OpenError> {
+        let headers = message.headers.as_ref();
+        let header = |name: &'static str| headers.and_then(|map| map.get(name)).map(|v| v.as_str());
+        let envelope = Envelope::received(&message.subject, header, &message.payload)?;
+        envelope.open(self.bus.trust())
+    }
+
+    /// Records what is not believed, then ends it.
+    async fn refuse(&self, message: &Message, error: OpenError) -> AckKind {
+        let subject: String = message.subject.chars().take(200).collect();
+        warn!(%subject, %error, "message refused");
+        let (by, reason) = (self.bus.role(), error.to_string());
+        let id = format!("refused.{by}.{}", Digest::of(&message.payload));
+        let act = AuditAct::Refused { by, what: Refusal::Envelope, subject, reason };
+        match self.bus.publish(&Outgoing::audit(None, act, id)).await {
+            Ok(_) => AckKind::Term,
+            Err(error) => {
+                warn!(%error, "refusal not recorded; message will be tried again");
+                nak_ms(RETRY_MS)
+            }
+        }
+    }
+
+    async fn deliver(
+        &self,
+        tenant: &TenantId,
+        delivery: &Delivery,
+    ) -> Result<AckKind, DeliverError> {
+        let key = delivery.id.as_str();
+        let found = self.deliveries.get::<DeliveryRecord>(key).await;
+        let found = found.map_err(DeliverError::Bucket)?;
+        let (record, revision) = found.map_or_else(
+            || (schedule::begin(tenant, delivery), 0),
+            |entry| (entry.value, entry.revision),
+        );
+        match schedule::turn(&record, clock::now()) {
+            Turn::Attempt => {}
+            Turn::Wait(ms) => return Ok(nak_ms(ms)),
+            // The end may not have been recorded before the message was offered again.
+            Turn::Over => return self.end(delivery, &record).await,
+        }
+        let endpoint = format!("{tenant}.{}", delivery.endpoint);
+        let endpoint = self.endpoints.get::<EndpointRecord>(&endpoint).await;
+        let endpoint = endpoint.map_err(DeliverError::Bucket)?.map(|entry| entry.value);
+        let record = match endpoint.filter(|endpoint| endpoint.disabled_at.is_none()) {
+            None => schedule::given_up(record),
+            Some(endpoint) => {
+                let number = record.attempts.len() + 1;
+                let Some(attempt) = self.attempt(&endpoint, delivery, number).await else {
+                    return Ok(nak_ms(NO_SECRET_SECS * 1000));
+                };
+                let random = u16::from_be_bytes(clock::random());
+                schedule::after(record, attempt, clock::now(), &self.retry_secs, random)
+            }
+        };
+        // The attempt was made, and only its record says so: worth some patience.
+        let transient = |error: &KvError| matches!(error, KvError::Unwritten(_));
+        let write = || self.deliveries.update(key, &record, revision);
+        retry(Backoff::REQUEST, transient, write).await.map_err(DeliverError::Bucket)?;
+        match schedule::turn(&record, clock::now()) {
+            Turn::Over => self.end(delivery, &record).await,
+            Turn::Wait(ms) => Ok(nak_ms(ms)),
+            Turn::Attempt => Ok(AckKind::Nak(None)),
+        }
+    }
+
+    async fn end(
+        &self,
+        delivery: &Delivery,
+        record: &DeliveryRecord,
+    ) -> Result<AckKind, DeliverError> {
+        let word = match record.state {
+            DeliveryState::Succeeded => "succeeded",
+            DeliveryState::Exhausted => "exhausted",
+            DeliveryState::Retrying => "retrying",
+        };
+        let act = AuditAct::Delivered {
+            delivery: record.id.clone(),
+            endpoint: record.endpoint.clone(),
+            job: delivery.job.id.clone(),
+            state: record.state,
+            attempts: u32::try_from(record.attempts.len()).unwrap_or(u32::MAX),
+            status: record.attempts.last().and_then(|attempt| attempt.status),
+        };
+        let id = format!("delivered.{}.{word}", record.id);
+        let audit = Outgoing::audit(Some(&record.tenant), act, id);
+        self.bus.publish(&audit).await.map_err(DeliverError::Audit)?;
+        info!(tenant = %record.tenant, job = %delivery.job.id, outcome = word, "delivery ended");
+        Ok(AckKind::Ack)
+    }
+
+    /// One attempt; `None` when the endpoint's secret cannot be opened, which is no fault of the
+    /// endpoint's.
+    async fn attempt(
+        &self,
+        endpoint: &EndpointRecord,
+        delivery: &Delivery,
+        number: usize,
+    ) -> Option<DeliveryAttempt> {
+        let opened = self.vault.open(&endpoint.secret_sealed, &endpoint.tenant, &endpoint.id);
+        let secret = match opened {
+            Ok(secret) => secret,
+            Err(error) => {
+                error!(endpoint = %endpoint.id, %error, "delivery waits for the right secrets_key");
+                return None;
+            }
+        };
+        let (at, begun) = (clock::now(), std::time::Instant::now());
+        let body = payload::body(delivery);
+        let says = Attempt {
+            id: delivery.id.as_str(),
+            event: delivery.event.as_str(),
+            number,
+            timestamp: at.secs(),
+        };
+        let headers = signature::headers(&secret, says, &body);
+        let sent = match Target::parse(&endpoint.url, self.policy) {
+            Ok(target) => self.egress.post(&target, &headers, body).await.map_err(|e| e.class()),
+            // The rules became stricter after the endpoint was made.
+            Err(_) => Err("refused_address"),
+        };
+        let (status, error) = match sent {
+            Ok(status @ 200..=299) => (Some(status), None),
+            Ok(status) => (Some(status), Some("status".to_owned())),
+            Err(class) => (None, Some(class.to_owned())),
+        };
+        let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        debug!(endpoint = %endpoint.id, number, status, error, elapsed_ms, "attempt made");
+        Some(DeliveryAttempt { at, status, elapsed_ms, error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_names_the_lanes() {
+        let id = "0193a0f0c0de7000800000000000beef";
+        let keys = lane_keys(&format!("hook.out.acme.{id}.{id}")).unwrap();
+        assert_eq!((keys.0.as_str(), keys.1.as_str()), ("acme", id));
+        assert_eq!(lane_keys("hook.out.acme"), None);
+        assert_eq!(lane_keys("hook.out.ACME.x.y"), None);
+    }
+}
