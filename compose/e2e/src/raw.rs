@@ -91,6 +91,12 @@ impl Identity {
         Self { jwt, key }
     }
 
+    /// The same JWT with another key: what a thief of the JWT alone has.
+    #[must_use]
+    pub fn with_key(self, key: KeyPair) -> Self {
+        Self { key, ..self }
+    }
+
     /// From a credential file.
     #[must_use]
     pub fn of(creds: Creds) -> Self {
@@ -221,11 +227,9 @@ impl Raw {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        let (head_bytes, reply) = (head.len(), reply.unwrap_or_default());
-        let total = head_bytes + body.len();
-        let mut command = format!("HPUB {subject} {reply} {head_bytes} {total}\r\n{head}");
-        command = command.replace("  ", " ");
-        let mut bytes = command.into_bytes();
+        let (head_bytes, total) = (head.len(), head.len() + body.len());
+        let to = reply.map_or_else(|| subject.to_owned(), |reply| format!("{subject} {reply}"));
+        let mut bytes = format!("HPUB {to} {head_bytes} {total}\r\n{head}").into_bytes();
         bytes.extend_from_slice(body);
         bytes.extend_from_slice(b"\r\n");
         self.writer.write_all(&bytes)?;
