@@ -1,0 +1,281 @@
+//! The whole service against a real broker and real receivers: planned, signed, repeated,
+//! recorded, restarted.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use futures::StreamExt as _;
+use hotcell_nats_config::testing::{NOW, TestServer};
+use hotcell_nats_config::{InitOptions, Login, Replicas, TenantSpec};
+use hotcell_schemas::{
+    EventKind, Role, Subject, TenantId,
+    envelope::Envelope,
+    hook::{DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest},
+    limits::ENDPOINTS_MAX,
+    records::{AuditAct, AuditRecord},
+    request::{WebhookCreated, WebhookEvent, WebhookRequest},
+    routes::CONSUMERS,
+};
+use hotcell_stage::{
+    Bus, NatsConfig, Outgoing, ServiceError, Shutdown, TelemetryConfig, clock, config::LogFormat,
+    run::pull,
+};
+use hotcell_webhook::{Config, Secret, verify};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+use support::{Receiver, Seen, job::submitted};
+use tokio::task::JoinSet;
+
+/// A busy machine with two cores.
+const WAIT_MAX: Duration = Duration::from_secs(40);
+
+struct Rig {
+    server: TestServer,
+    dir: tempfile::TempDir,
+    intake: Bus,
+    retry_secs: Vec<u64>,
+    shutdown: Shutdown,
+    tasks: JoinSet<Result<(), ServiceError>>,
+}
+
+fn nats(server: &TestServer, role: Role) -> NatsConfig {
+    let installation = server.installation().unwrap();
+    NatsConfig {
+        url: server.url(),
+        creds: installation.creds_path(&Login::Service(role)),
+        trust: installation.trust_path(),
+    }
+}
+
+fn tenant() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + WAIT_MAX;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Rig {
+    async fn start(retry_secs: &[u64]) -> Self {
+        let options = InitOptions { now: NOW, ..InitOptions::default() };
+        let server = TestServer::start(&options).await.unwrap();
+        let admin = server.admin().await.unwrap();
+        admin.provision(Replicas::One, NOW).await.unwrap();
+        let spec = TenantSpec::new(tenant(), vec!["cpu".parse().unwrap()]);
+        admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
+        let intake = Bus::connect(Role::Intake, &nats(&server, Role::Intake)).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("key"), "07".repeat(32)).unwrap();
+        let (retry_secs, shutdown) = (retry_secs.to_vec(), Shutdown::new());
+        let mut rig = Self { server, dir, intake, retry_secs, shutdown, tasks: JoinSet::new() };
+        rig.run();
+        rig
+    }
+
+    fn run(&mut self) {
+        self.shutdown = Shutdown::new();
+        let config = Config {
+            nats: nats(&self.server, Role::Webhook),
+            telemetry: TelemetryConfig {
+                log: "info".to_owned(),
+                format: LogFormat::Text,
+                otlp: String::new(),
+            },
+            secrets_key: self.dir.path().join("key"),
+            retry_secs: self.retry_secs.clone(),
+            attempts_max: 64,
+            tenant_attempts_max: 32,
+            endpoint_attempts_max: 4,
+            events_max: 16,
+            allow_loopback: true,
+        };
+        self.tasks.spawn(hotcell_webhook::run(config, self.shutdown.clone()));
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.begin();
+        self.tasks.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    async fn ask(&self, url: &str, events: &[WebhookEvent]) -> HookReply {
+        let request = WebhookRequest { url: url.to_owned(), events: events.to_vec() };
+        let ask = HookRequest { tenant: tenant(), request };
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            // The service may still be starting.
+            let subject = Subject::hooks_create();
+            match self.intake.ask(subject, &ask, Duration::from_secs(5)).await {
+                Ok(reply) => return reply.into_inner(),
+                Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn create(&self, url: &str) -> WebhookCreated {
+        match self.ask(url, &[]).await {
+            HookReply::Created { created } => created,
+            HookReply::Refused { field, rule } => panic!("{field} {rule}"),
+        }
+    }
+
+    /// A job that the tenant cancels: the two events that intake itself may publish.
+    async fn end_job(&self, number: u8) {
+        let job = submitted(number);
+        let seq = self.intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap().seq;
+        let job = job.moved(EventKind::Cancelled, clock::now());
+        self.intake.publish(&Outgoing::job(job, seq)).await.unwrap();
+    }
+
+    /// The broker as the webhook service sees it.
+    async fn bus(&self) -> Bus {
+        Bus::connect(Role::Webhook, &nats(&self.server, Role::Webhook)).await.unwrap()
+    }
+
+    async fn delivery(&self, bus: &Bus, id: &str) -> Option<DeliveryRecord> {
+        bus.bucket("deliveries").get(id).await.unwrap().map(|entry| entry.value)
+    }
+
+    /// The next record of a delivery's end, as the auditor gets it.
+    async fn audited_end(&self) -> (DeliveryState, u32, Option<u16>) {
+        let bus = Bus::connect(Role::Auditor, &nats(&self.server, Role::Auditor)).await.unwrap();
+        let row = CONSUMERS.iter().find(|row| row.durable == "auditor").unwrap();
+        let mut messages = pull(&bus, row, 64).await.unwrap();
+        let found = async {
+            loop {
+                let message = messages.next().await.unwrap().unwrap();
+                message.ack().await.unwrap();
+                let map = message.headers.clone().unwrap_or_default();
+                let header = |name: &'static str| map.get(name).map(|value| value.as_str());
+                let sealed = Envelope::received(&message.subject, header, &message.payload);
+                let Ok(record) = sealed.unwrap().open::<AuditRecord>(bus.trust()) else { continue };
+                if let AuditAct::Delivered { state, attempts, status, .. } = record.into_inner().act
+                {
+                    return (state, attempts, status);
+                }
+            }
+        };
+        tokio::time::timeout(WAIT_MAX, found).await.unwrap()
+    }
+}
+
+fn check_signed(seen: &Seen, secret: &str) {
+    let secret = Secret::parse(secret).unwrap();
+    let header = |name: &'static str| seen.header(name);
+    verify(&secret, header, &seen.body, seen.at.secs()).unwrap();
+    let oracle = standardwebhooks::Webhook::new(&secret.reveal()).unwrap();
+    oracle.verify(&seen.body, &seen.headers).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_52_a_restart_between_attempts_keeps_the_schedule() {
+    let mut rig = Rig::start(&[1, 1, 1]).await;
+    let receiver = Receiver::start(vec![500, 307]).await;
+    let created = rig.create(&receiver.url("/hook")).await;
+    let app = Login::Tenant { tenant: tenant(), user: "app".parse().unwrap() };
+    let app = rig.server.connect(&app).await.unwrap();
+    let mut events = app.subscribe("events.>").await.unwrap();
+    app.flush().await.unwrap();
+    rig.end_job(1).await;
+
+    until("first attempt", || async { !receiver.seen().is_empty() }).await;
+    let id = receiver.seen()[0].header("webhook-id").unwrap().to_owned();
+    let bus = rig.bus().await;
+    until("its record", || async { rig.delivery(&bus, &id).await.is_some() }).await;
+    rig.stop().await;
+    rig.run();
+    until("third attempt", || async { receiver.seen().len() >= 3 }).await;
+
+    let seen = receiver.seen();
+    for (index, one) in seen.iter().enumerate() {
+        check_signed(one, &created.secret);
+        assert_eq!(one.header("webhook-id"), Some(id.as_str()));
+        assert_eq!(one.header("x-hotcell-attempt"), Some((index + 1).to_string().as_str()));
+        assert_eq!(one.header("x-hotcell-event"), Some("job.cancelled"));
+        assert_eq!(one.body, seen[0].body);
+    }
+    for pair in seen.windows(2) {
+        assert_ne!(pair[0].header("webhook-timestamp"), pair[1].header("webhook-timestamp"));
+        assert_ne!(pair[0].header("webhook-signature"), pair[1].header("webhook-signature"));
+        assert!(pair[1].at.since_ms(pair[0].at) >= 1000, "never before its time");
+    }
+    assert_eq!(rig.audited_end().await, (DeliveryState::Succeeded, 3, Some(200)));
+    let record = rig.delivery(&bus, &id).await.unwrap();
+    let statuses: Vec<_> = record.attempts.iter().map(|attempt| attempt.status).collect();
+    assert_eq!(statuses, [Some(500), Some(307), Some(200)]);
+    assert_eq!((record.state, record.next_at), (DeliveryState::Succeeded, None));
+
+    let event = tokio::time::timeout(WAIT_MAX, events.next()).await.unwrap().unwrap();
+    assert_eq!(event.subject.as_str(), format!("events.{}.terminal", submitted(1).id));
+    assert_eq!(event.payload, seen[0].body, "the tenant's account hears the same");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_52_a_spent_schedule_is_kept_and_recorded() {
+    let mut rig = Rig::start(&[1]).await;
+    let receiver = Receiver::start(vec![500; 9]).await;
+    rig.create(&receiver.url("/")).await;
+    rig.end_job(1).await;
+    assert_eq!(rig.audited_end().await, (DeliveryState::Exhausted, 2, Some(500)));
+    let id = receiver.seen()[0].header("webhook-id").unwrap().to_owned();
+    rig.stop().await;
+    let record = rig.delivery(&rig.bus().await, &id).await.unwrap();
+    assert_eq!((record.state, record.attempts.len()), (DeliveryState::Exhausted, 2));
+    assert_eq!(record.attempts[0].error.as_deref(), Some("status"));
+    assert_eq!(receiver.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_54_an_endpoint_that_hangs_holds_up_no_other() {
+    let mut rig = Rig::start(&[1, 1, 1]).await;
+    let hanging = Receiver::start(vec![0; 64]).await;
+    let healthy = Receiver::start(Vec::new()).await;
+    rig.create(&hanging.url("/")).await;
+    rig.create(&healthy.url("/")).await;
+    let begun = Instant::now();
+    for number in 1..=12 {
+        rig.end_job(number).await;
+    }
+    until("the healthy endpoint", || async { healthy.seen().len() >= 12 }).await;
+    // The hanging one holds each attempt for 15 s.
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    until("the lane", || async { hanging.seen().len() >= 4 }).await;
+    assert_eq!(hanging.seen().len(), 4, "its lane is four attempts wide");
+    rig.tasks.abort_all();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_43_the_secret_is_shown_once_and_sealed_at_rest() {
+    let mut rig = Rig::start(&[1]).await;
+    let created = rig.create("https://example.com/hook").await;
+    let secret = Secret::parse(&created.secret).unwrap();
+    let bus = rig.bus().await;
+    let key = format!("{}.{}", tenant(), created.id);
+    let stored = bus.bucket("endpoints").get::<EndpointRecord>(&key).await.unwrap().unwrap();
+    assert!(!format!("{:?}", stored.value).contains(created.secret.trim_start_matches("whsec_")));
+    assert!(stored.value.secret_sealed.len() > secret.reveal().len());
+
+    for (url, events, expect) in [
+        ("http://example.com/", &[][..], "url"),
+        ("https://169.254.169.254/", &[], "url"),
+        ("https://[::ffff:127.0.0.1]/", &[], "url"),
+        ("https://example.com/", &[WebhookEvent::Failed; 2], "events"),
+    ] {
+        match rig.ask(url, events).await {
+            HookReply::Refused { field, .. } => assert_eq!(field, expect, "{url}"),
+            HookReply::Created { .. } => panic!("{url} was taken"),
+        }
+    }
+    for _ in 1..ENDPOINTS_MAX {
+        rig.create("https://example.com/hook").await;
+    }
+    assert!(matches!(rig.ask("https://example.com/", &[]).await, HookReply::Refused { .. }));
+    rig.stop().await;
+}
