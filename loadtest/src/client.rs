@@ -1,0 +1,115 @@
+//! A tenant's program: the HTTP API as documented, and nothing else.
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use reqwest::{Client, Method, Response, header::CONTENT_LENGTH, redirect::Policy};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// No answer within this is an error of the run.
+const REQUEST_SECS: u64 = 60;
+
+/// One tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Tenant {
+    http: Client,
+    base: String,
+    key: String,
+}
+
+/// The text in `name`, or an error.
+pub(crate) fn text(value: &Value, name: &str) -> Result<String> {
+    let text = value.get(name).and_then(Value::as_str);
+    text.map(str::to_owned).with_context(|| format!("the answer has no {name}"))
+}
+
+/// One HTTP client for all tenants, as one program would have.
+pub(crate) fn http() -> Result<Client> {
+    hotcell_stage::blob::install_tls();
+    let builder = Client::builder().timeout(Duration::from_secs(REQUEST_SECS));
+    Ok(builder.redirect(Policy::none()).no_proxy().build()?)
+}
+
+impl Tenant {
+    pub(crate) fn new(http: &Client, base: &str, key: String) -> Self {
+        Self { http: http.clone(), base: base.to_owned(), key }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Value> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, url).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let answer = request.send().await.map_err(reqwest::Error::without_url)?;
+        let status = answer.status();
+        let body: Value = answer.json().await.map_err(reqwest::Error::without_url)?;
+        if !status.is_success() {
+            bail!("{path} answers {status}: {body}");
+        }
+        Ok(body.get("result").cloned().unwrap_or(body))
+    }
+
+    async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, None).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::POST, path, Some(body.to_string().into())).await
+    }
+
+    /// Uploads an MP4 and confirms it; the server's name for it.
+    pub(crate) async fn upload(&self, name: &str, media: Bytes) -> Result<String> {
+        let size = media.len();
+        let body = json!({ "filename": name, "contentType": "video/mp4", "fileSize": size });
+        let slot = self.post("/v1/upload/presigned-url", &body).await?;
+        let mut put = self.http.put(text(&slot, "uploadUrl")?).header(CONTENT_LENGTH, size);
+        for (name, value) in slot.get("headers").and_then(Value::as_object).into_iter().flatten() {
+            if !name.eq_ignore_ascii_case("content-length") {
+                put = put.header(name, value.as_str().unwrap_or_default());
+            }
+        }
+        checked(put.body(media).send().await)?;
+        let name = text(&slot, "filename")?;
+        let body = json!({ "filename": name, "fileSize": size });
+        self.post("/v1/upload/confirm", &body).await?;
+        Ok(name)
+    }
+
+    /// The body of a job's submission.
+    pub(crate) fn job(upload: &str) -> Bytes {
+        let body = json!({
+            "inputs": [{ "url": format!("upload:{upload}") }],
+            "outputFormat": "mp4",
+            "preset": { "quality": "medium", "resolution": "source" },
+        });
+        body.to_string().into()
+    }
+
+    /// Submits a job; its id.
+    pub(crate) async fn submit(&self, job: Bytes) -> Result<String> {
+        text(&self.send(Method::POST, "/v1/transcodes", Some(job)).await?, "id")
+    }
+
+    /// Makes a webhook endpoint; its secret.
+    pub(crate) async fn webhook(&self, url: &str) -> Result<String> {
+        text(&self.post("/v1/webhooks", &json!({ "url": url })).await?, "secret")
+    }
+
+    /// The job's evidence.
+    pub(crate) async fn audit(&self, job: &str) -> Result<Value> {
+        self.get(&format!("/v1/transcodes/{job}/audit")).await
+    }
+
+    /// The job's only output.
+    pub(crate) async fn download(&self, job: &str) -> Result<Bytes> {
+        let answer = self.get(&format!("/v1/transcodes/{job}/download")).await?;
+        let got = checked(self.http.get(text(&answer, "url")?).send().await)?;
+        Ok(got.bytes().await.map_err(reqwest::Error::without_url)?)
+    }
+}
+
+/// An answer of the store with a good status.
+fn checked(answer: reqwest::Result<Response>) -> Result<Response> {
+    Ok(answer.and_then(Response::error_for_status).map_err(reqwest::Error::without_url)?)
+}

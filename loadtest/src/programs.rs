@@ -1,0 +1,42 @@
+//! Where the programs are: our own beside this one, the broker in the tools folder.
+
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// Our own programs.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs(PathBuf);
+
+impl Programs {
+    /// Those in `dir`, or beside this program.
+    pub(crate) fn find(dir: Option<PathBuf>) -> Result<Self> {
+        let own = env::current_exe().context("cannot find this program")?;
+        let dir = dir.or_else(|| own.parent().map(Path::to_owned)).unwrap_or_default();
+        let dir = dir.canonicalize().with_context(|| format!("{}", dir.display()))?;
+        for name in ["hotcell", "hotcell-jail", "hotcell-stub", "hotcell-encoder"] {
+            ensure!(
+                dir.join(name).is_file(),
+                "{} is missing: cargo build --release --workspace --bins",
+                dir.join(name).display()
+            );
+        }
+        Ok(Self(dir))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// `HOTCELL_NATS_SERVER`, or the pinned one of the checkout.
+    pub(crate) fn nats_server(&self) -> Result<PathBuf> {
+        let named = env::var_os(hotcell_nats_config::binary::OVERRIDE).map(PathBuf::from);
+        let here = env::current_dir().ok();
+        let above = here.iter().flat_map(|dir| dir.ancestors()).chain(self.0.ancestors());
+        let tools = above.map(|dir| dir.join(".tools")).find(|dir| dir.is_dir());
+        let tools = tools.unwrap_or_else(|| PathBuf::from(".tools"));
+        Ok(hotcell_nats_config::find_nats_server(named, &tools)?)
+    }
+}
