@@ -319,9 +319,8 @@ def evidence(hotcell, job):
     except Fail as fail:
         raise Fail(f"{fail}; it says:\n{seen['why']}") from None
     expect(report["sound"] and not report["faults"], "the log is not sound")
-    root = report["root"][:16]
-    say("evidence", f"{report['entries']} entries, sound; {len(report['proofs'])} of them "
-        f"are of this job, each with its proof to root {root}…")
+    say("evidence", f"{report['entries']} entries, sound; {len(report['proofs'])} of this job, "
+        f"each proven to root {report['root'][:16]}…")
 
 
 def moment(text):
@@ -374,9 +373,14 @@ def run(hotcell, receiver, began):
     expect(shown.returncode == 0 and job in shown.stdout, f"hotcell job show: {shown.stderr}")
     record = hotcell.api("GET", f"/v1/transcodes/{job}/audit")
     attempt = record["attempts"][-1]
-    say("cell", f"{attempt['workerId']}, {attempt['report']['ffmpeg'].split(' Copyright')[0]}")
+    report = attempt["report"]
+    expect(not report["degraded"], f"layers of the cell were off: {report['degraded']}")
+    used, version = report["encodeCell"], report["ffmpeg"].split(" Copyright")[0]
+    memory = used["memoryBytesMax"] / 1e6
+    say("cell", f"{version} on {attempt['workerId']}: {used['wallMs']} ms, "
+        f"CPU {used['cpuMs']} ms, {memory:.0f} MB")
     argv = " ".join(record["command"])
-    say("", f"ffmpeg … {argv[argv.index('{in'):][:76]}…")
+    say("", f"ffmpeg … {argv[argv.index('-c:v'):][:70]} …")
     timeline(now, record, received)
 
 
