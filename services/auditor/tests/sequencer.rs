@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use hotcell_auditor::config::{Config, Place};
+use hotcell_auditor::config::{Config, Place, S3Config};
 use hotcell_auditor::note::{Signer, VerifierKey};
 use hotcell_auditor::record::Record;
 use hotcell_auditor::store::{LogStore, folder};
@@ -18,7 +19,11 @@ use hotcell_schemas::records::{AuditAct, Refusal};
 use hotcell_schemas::{Role, TenantId};
 use hotcell_stage::config::LogFormat;
 use hotcell_stage::{Bus, NatsConfig, Outgoing, ServiceError, Shutdown, TelemetryConfig};
+use hotcell_store::{AccessKeyConfig, Durability, Grant, Op, Store};
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 const ORIGIN: &str = "audit.hotcell.example/v1";
 /// A busy machine with two cores.
@@ -105,20 +110,26 @@ impl Rig {
         last
     }
 
-    /// Waits until the published checkpoint has at least `leaves` leaves.
+    /// Waits until the log in the folder has at least `leaves` leaves.
     async fn await_size(&self, tasks: &mut JoinSet<Result<(), ServiceError>>, leaves: u64) {
-        let deadline = Instant::now() + WAIT_MAX;
-        loop {
-            let size = size(&self.log()).await;
-            if size >= leaves {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{size} of {leaves} leaves in time");
-            if let Some(ended) = tasks.try_join_next() {
-                panic!("the auditor ended: {ended:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        std::fs::create_dir_all(self.log()).unwrap();
+        await_size(tasks, &LogStore::new(folder(&self.log()).unwrap(), ""), leaves).await;
+    }
+}
+
+/// Waits until the published checkpoint has at least `leaves` leaves.
+async fn await_size(tasks: &mut JoinSet<Result<(), ServiceError>>, log: &LogStore, leaves: u64) {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let size = size(log).await;
+        if size >= leaves {
+            return;
         }
+        assert!(Instant::now() < deadline, "{size} of {leaves} leaves in time");
+        if let Some(ended) = tasks.try_join_next() {
+            panic!("the auditor ended: {ended:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -126,10 +137,8 @@ fn keys() -> [VerifierKey; 1] {
     [Signer::from_seed(ORIGIN, &[9; 32]).unwrap().verifier().clone()]
 }
 
-async fn size(log: &Path) -> u64 {
-    let Ok(store) = folder(log) else { return 0 };
-    let found = LogStore::new(store, "").checkpoint(&keys()).await.unwrap();
-    found.map_or(0, |(head, _)| head.size)
+async fn size(log: &LogStore) -> u64 {
+    log.checkpoint(&keys()).await.unwrap().map_or(0, |(head, _)| head.size)
 }
 
 async fn verified(log: &Path, check: impl FnMut(&Record) -> Result<(), OpenError>) -> Report {
@@ -150,7 +159,7 @@ async fn killed_in_the_middle_every_sequence_is_in_the_log_once() {
     tasks.spawn(hotcell_auditor::run(rig.config(), Shutdown::new()));
     rig.await_size(&mut tasks, 100).await;
     tasks.shutdown().await;
-    let killed_at = size(&rig.log()).await;
+    let killed_at = size(&LogStore::new(folder(&rig.log()).unwrap(), "")).await;
     assert!(killed_at < last, "killed in the middle, not at the end");
 
     // These are offered before the ones that the killed process held.
@@ -210,4 +219,75 @@ async fn a_log_that_was_changed_stops_the_service() {
     std::fs::rename(rig.log(), &away).unwrap();
     let error = hotcell_auditor::run(rig.config(), Shutdown::new()).await.unwrap_err();
     assert!(matches!(error, ServiceError::Refused(_)), "{error}");
+}
+
+/// Our own S3 endpoint, with a key that can neither delete nor touch anything outside its prefix.
+async fn store(dir: &Path, tasks: &mut JoinSet<()>) -> S3Config {
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "a-secret-of-the-auditor-0123456789").unwrap();
+    let allow = vec![Grant {
+        ops: vec![Op::Get, Op::Put, Op::List],
+        bucket: "hotcell-audit".to_owned(),
+        prefix: "audit/".to_owned(),
+    }];
+    let key = AccessKeyConfig { id: "auditor".to_owned(), secret_file: secret.clone(), allow };
+    let config = hotcell_store::Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        listen_file: None,
+        data_dir: dir.join("objects"),
+        buckets: vec!["hotcell-audit".to_owned()],
+        region: "us-east-1".to_owned(),
+        access_keys: vec![key],
+        presign_expires_secs_max: 60,
+        durability: Durability::EachSecond,
+        telemetry: TelemetryConfig {
+            log: "info".to_owned(),
+            format: LogFormat::Text,
+            otlp: String::new(),
+        },
+    };
+    let store = Store::bind(config).await.unwrap();
+    let endpoint = format!("http://{}", store.local_addr());
+    tasks.spawn(async move { store.run(CancellationToken::new()).await.unwrap() });
+    S3Config {
+        endpoint,
+        region: "us-east-1".to_owned(),
+        bucket: "hotcell-audit".to_owned(),
+        prefix: "audit".to_owned(),
+        access_key_id: "auditor".to_owned(),
+        secret,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_in_a_bucket_is_written_and_verified_with_least_rights() {
+    let rig = Rig::start().await;
+    let mut stores = JoinSet::new();
+    let s3 = store(rig.dir.path(), &mut stores).await;
+    let objects = AmazonS3Builder::new()
+        .with_endpoint(&s3.endpoint)
+        .with_allow_http(true)
+        .with_region(&s3.region)
+        .with_bucket_name(&s3.bucket)
+        .with_access_key_id(&s3.access_key_id)
+        .with_secret_access_key(std::fs::read_to_string(&s3.secret).unwrap());
+    hotcell_stage::blob::install_tls();
+    let objects: Arc<dyn ObjectStore> = Arc::new(objects.build().unwrap());
+    let log = LogStore::new(objects, &s3.prefix);
+    let config = Config { log: Place { folder: None, s3: Some(s3) }, ..rig.config() };
+
+    let intake = Bus::connect(Role::Intake, &rig.nats(Role::Intake)).await.unwrap();
+    let mut last = 0;
+    for round in 0..2 {
+        // The second round opens the log that the first one wrote.
+        last = rig.publish(&intake, round * 40, 40).await.max(last);
+        let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::new());
+        tasks.spawn(hotcell_auditor::run(config.clone(), shutdown.clone()));
+        await_size(&mut tasks, &log, last).await;
+        shutdown.begin();
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+    }
+    let report = verify(&log, &keys(), |_| Ok::<_, OpenError>(())).await.unwrap();
+    assert!(report.is_sound(true), "{:?} {:?}", report.faults, report.gaps);
+    assert_eq!(report.records, last);
 }
