@@ -9,7 +9,6 @@ use hotcell_e2e::{
     media,
     up::{Up, processes_of},
 };
-use hotcell_webhook::signature;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{path::Path, process::Command, time::Duration};
@@ -58,6 +57,7 @@ async fn a_clip_goes_through_all_services() -> Result<()> {
     let path = format!("/v1/transcodes/{id}/download?output=out0.mp4");
     let url = text(&api.get(&path).await?, "url")?;
     ensure!(url.contains("X-Amz-Expires=600"), "API-27");
+    ensure!(text(&api.get(&path).await?, "url")? != url, "API-29");
     let bytes = api.http.get(&url).send().await?.bytes().await?;
     ensure!(job["outputs"][0]["sha256"] == sha256(&bytes), "BRK-60");
     let digit = url.chars().last().unwrap();
@@ -96,7 +96,6 @@ fn signature_holds(secret: &str, first: &hotcell_e2e::hook::Received) -> Result<
     let own = first.header("x-hotcell-signature");
     ensure!(own.starts_with("hmac=") && own.len() == 5 + 64, "BRK-44: {own}");
     ensure!(first.header("x-hotcell-timestamp") == first.header("webhook-timestamp"), "BRK-44");
-    let _reference = signature::verify;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use hotcell_schemas::{
         NextRequest, Stop, UrlsReply, UrlsRequest,
     },
 };
-use hotcell_stage::{AskError, Bus};
+use hotcell_stage::{AskError, Bus, telemetry::TraceParent};
 use std::time::Duration;
 use tokio::{
     sync::watch,
@@ -38,11 +38,15 @@ impl Ask {
         Self { bus, pool, worker }
     }
 
-    /// Asks for work, and waits for it.
-    pub(crate) async fn next(&self, body: &NextRequest) -> Result<NextReply, AskError> {
+    /// Asks for work, and waits for it; the answer comes with its job's trace.
+    pub(crate) async fn next(
+        &self,
+        body: &NextRequest,
+    ) -> Result<(NextReply, TraceParent), AskError> {
         let timeout = Duration::from_millis(NEXT_POLL_MS + NEXT_MARGIN_MS);
         let subject = Subject::next(&self.pool, &self.worker);
-        Ok(self.bus.ask(subject, body, timeout).await?.into_inner())
+        let (reply, trace) = self.bus.ask_traced(subject, body, timeout).await?;
+        Ok((reply.into_inner(), trace))
     }
 
     /// Asks for fresh GET URLs.

@@ -64,7 +64,7 @@ impl Worker {
             root_digest: self.provenance.root_digest,
             ffmpeg: self.provenance.ffmpeg.clone(),
         };
-        let answer = tokio::select! {
+        let (answer, trace) = tokio::select! {
             answer = self.ask.next(&question) => answer.map_err(IdleError::Ask)?,
             () = shutdown.begun() => return Ok(()),
         };
@@ -79,6 +79,7 @@ impl Worker {
                     },
                 )?;
                 let span = info_span!("attempt", job = %order.job, attempt = order.attempt);
+                trace.adopt(&span);
                 Box::pin(Attempt::new(self, &order).run(shutdown)).instrument(span).await;
                 Ok(())
             }

@@ -15,10 +15,10 @@ use hotcell_schemas::{
     records::Refusal,
     work::{NextReply, NextRequest, OrderInput, WorkOrder},
 };
-use hotcell_stage::{Incoming, Outgoing, PublishError, clock};
+use hotcell_stage::{Incoming, Outgoing, PublishError, clock, telemetry};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 /// Limits of the probe's cell: SPS and moov parsing needs little, so an input that makes it need
 /// much is refused by the limit.
@@ -48,8 +48,15 @@ pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
             incoming.answer(&NextReply::Empty { nonce }).await;
             return;
         };
-        if let Some(order) = signer.assign(&spoken, &pool, task).await {
+        // From here on the work belongs to the job's trace, not to the worker's question.
+        let span = info_span!("assign", tenant = %task.tenant, job = %task.job);
+        telemetry::follow(&span, task.message.headers.as_ref());
+        let assigned = async {
+            let Some(order) = signer.assign(&spoken, &pool, task).await else { return false };
             incoming.answer(&NextReply::Order { order: Box::new(order) }).await;
+            true
+        };
+        if assigned.instrument(span).await {
             return;
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     clock,
     publish::{envelope_of, headers_of},
     service::Shutdown,
-    telemetry,
+    telemetry::{self, TraceParent},
 };
 use async_nats::{HeaderMap, client::RequestErrorKind};
 use futures::StreamExt as _;
@@ -86,6 +86,20 @@ impl Bus {
         body: &Q,
         timeout: Duration,
     ) -> Result<Verified<A>, AskError> {
+        Ok(self.ask_traced(subject, body, timeout).await?.0)
+    }
+
+    /// As [`Self::ask`], with the trace that the answer belongs to: for a worker, which asks before
+    /// it knows for whose job.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask_traced<Q: Message, A: Message>(
+        &self,
+        subject: Subject,
+        body: &Q,
+        timeout: Duration,
+    ) -> Result<(Verified<A>, TraceParent), AskError> {
         let id = hex::encode(clock::random::<16>());
         let sealed = Envelope::seal(subject.clone(), id.clone(), clock::now(), &self.key, body)
             .map_err(AskError::Seal)?;
@@ -104,7 +118,8 @@ impl Bus {
         // The answer is signed for the request's subject; it arrives on a private inbox.
         let sealed = envelope_of(subject.as_str(), answer.headers.as_ref(), &answer.payload)
             .map_err(AskError::NotBelieved)?;
-        sealed.open_reply(&id, &self.trust).map_err(AskError::NotBelieved)
+        let opened = sealed.open_reply(&id, &self.trust).map_err(AskError::NotBelieved)?;
+        Ok((opened, TraceParent::of(answer.headers.as_ref())))
     }
 
     /// Serves `filter` in queue group `queue` until shutdown: at most `concurrency` requests at

@@ -117,6 +117,23 @@ pub fn follow(span: &Span, headers: Option<&HeaderMap>) {
     set_parent(span, context);
 }
 
+/// The trace that a message belongs to, kept for a span that is made later.
+#[derive(Debug, Clone, Default)]
+pub struct TraceParent(Option<HeaderMap>);
+
+impl TraceParent {
+    /// The trace in the headers of a message.
+    #[must_use]
+    pub fn of(headers: Option<&HeaderMap>) -> Self {
+        Self(headers.cloned())
+    }
+
+    /// Makes `span` a child of it.
+    pub fn adopt(&self, span: &Span) {
+        follow(span, self.0.as_ref());
+    }
+}
+
 /// Makes `span` a child of a W3C `traceparent` that an HTTP client sent, when it is well formed.
 pub fn follow_traceparent(span: &Span, traceparent: &str) {
     let mut headers = HeaderMap::new();
