@@ -152,15 +152,32 @@ impl Report {
         let mut rows: Vec<Vec<String>> = vec![heading];
         rows.extend(self.of(kind).into_iter().flat_map(|entry| entry.rows.clone()));
         if kind == Kind::Latency {
+            let most = self.of(kind).into_iter().map(|entry| self.most(entry));
+            rows.iter_mut().skip(1).zip(most).for_each(|(row, most)| row.push(most));
             rows.push(latency::reference());
         }
         rows
     }
 
+    /// Most jobs per second that the same installation did, as its throughput run has it.
+    fn most(&self, entry: &Entry) -> String {
+        let like = |it: &&Entry| {
+            let of = |entry: &Entry| (entry.scenario.durability, entry.scenario.tenants);
+            it.scenario.kind == Kind::Throughput && of(it) == of(entry)
+        };
+        let rate = self.entries.iter().find(like).and_then(|it| it.rows.first()?.get(1).cloned());
+        rate.unwrap_or_else(|| "not measured".to_owned())
+    }
+
     /// The table of one kind, for the terminal.
     #[must_use]
     pub fn table(&self, kind: Kind) -> String {
-        format!("{}\n\n{}", title(kind), aligned(&self.rows(kind)))
+        let note = if kind == Kind::Latency {
+            format!("{}\n", latency::REFERENCE_NOTE)
+        } else {
+            String::new()
+        };
+        format!("{}\n\n{}{note}", title(kind), aligned(&self.rows(kind)))
     }
 
     /// The whole report.
@@ -181,6 +198,10 @@ impl Report {
             let _infallible = write!(text, "\n## {}\n\n", title(kind));
             text.push_str(&pipes(&self.rows(kind)));
             text.push('\n');
+            if kind == Kind::Latency {
+                let _infallible =
+                    writeln!(text, "{}.\n", latency::REFERENCE_NOTE.replace('*', "\\*"));
+            }
             for Entry { scenario, source, at, load, file_system, notes, .. } in entries {
                 let dirty = if source.dirty { " with changes" } else { "" };
                 let _infallible = writeln!(
@@ -219,7 +240,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
 fn pipes(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let _infallible = writeln!(text, "| {} |", row.join(" | "));
+        let _infallible = writeln!(text, "| {} |", row.join(" | ").replace('*', "\\*"));
         if index == 0 {
             let rule = row.iter().enumerate().map(|(at, _)| if at == 0 { "---" } else { "---:" });
             let _infallible = writeln!(text, "|{}|", rule.collect::<Vec<_>>().join("|"));
