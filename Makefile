@@ -30,9 +30,9 @@ up: setup build ## start everything on this machine; Ctrl-C ends it
 build: ## release programs
 	cargo build --workspace --bins --release --locked
 
-bench: setup build ## the numbers, into loadtest/results
+bench: setup build ## the numbers, into loadtest/results (8 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope
-	$(BIN)/hotcell-loadtest all --bin $(BIN) --out loadtest/results
+	$(BIN)/hotcell-loadtest all
 
 fuzz: ## fuzz targets, a minute each (needs nightly Rust and cargo-fuzz)
 	cd schemas && cargo +nightly fuzz run open -- -max_total_time=60
