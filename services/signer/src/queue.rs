@@ -2,10 +2,12 @@
 //! consumers, tenant by tenant in turn, and hands each to a worker that waits.
 //!
 //! State here is a hint and may be lost: the broker holds the work, its caps and its leases. A
-//! tenant is worth asking (`hot`) when one of its events was heard, when its last answer brought
-//! work, or once a second. Work for a worker that has gone is given back at once.
+//! tenant is worth asking (`hot`) when one of its events was heard or its last answer brought work;
+//! every other one (`cold`) is asked once a second. Nobody waits for an answer: a tenant without
+//! work, or at its cap, is silent until its pull expires, and costs the others nothing. Work for a
+//! worker that has gone is given back at once.
 
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use futures::StreamExt as _;
 use hotcell_schemas::{
     EventKind, JobId, PoolId, Subject, TenantId,
@@ -18,9 +20,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -30,9 +32,16 @@ const INBOX_MAX: usize = 4096;
 /// Jobs taken from one tenant in one turn at most.
 const TURN_MAX: usize = 16;
 
-/// The broker answers a pull within this long, in milliseconds. A tenant at its cap answers only
-/// then, so the value bounds what one such tenant costs the others.
+/// A pull is answered by nothing after this long, in milliseconds. A tenant at its cap answers only
+/// then.
 const PULL_MS: u64 = 50;
+
+/// A pull that brings work does so within this long, in milliseconds; one that is silent for longer
+/// no longer keeps its worker from other tenants.
+const QUIET_MS: u64 = 3;
+
+/// Cold tenants asked at once: with [`PULL_MS`] 320 each second.
+const COLD_MAX: usize = 16;
 
 /// Every tenant is asked this often while workers wait, in milliseconds: lapsed leases come back
 /// without an event that could be heard.
@@ -67,21 +76,32 @@ pub(crate) struct Dispatcher {
     bus: Bus,
     asked: mpsc::Receiver<(PoolId, oneshot::Sender<Task>, Instant)>,
     pools: HashMap<PoolId, mpsc::Sender<Told>>,
+    tenants: watch::Receiver<Vec<TenantId>>,
     tasks: JoinSet<()>,
 }
 
 impl Queues {
     pub(crate) fn new(bus: Bus) -> (Self, Dispatcher) {
         let (ask, asked) = mpsc::channel(INBOX_MAX);
-        let dispatcher = Dispatcher { bus, asked, pools: HashMap::new(), tasks: JoinSet::new() };
+        let (list, tenants) = watch::channel(Vec::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(list_tenants(bus.clone(), list));
+        let dispatcher = Dispatcher { bus, asked, pools: HashMap::new(), tenants, tasks };
         (Self { ask }, dispatcher)
     }
 
     /// The next job of `pool`, or `None` when there is none until `until`.
     pub(crate) async fn take(&self, pool: &PoolId, until: Instant) -> Option<Task> {
-        let (give, given) = oneshot::channel();
+        let (give, mut given) = oneshot::channel();
         self.ask.try_send((pool.clone(), give, until)).ok()?;
-        tokio::time::timeout_at(until, given).await.ok()?.ok()
+        match timeout_at(until, &mut given).await {
+            Ok(task) => task.ok(),
+            // A task may have come in the same moment; closed, none can come after the look.
+            Err(_) => {
+                given.close();
+                given.try_recv().ok()
+            }
+        }
     }
 }
 
@@ -112,6 +132,7 @@ impl Dispatcher {
             }
         }
         self.pools.clear();
+        drop(self.tenants);
         while self.tasks.join_next().await.is_some() {}
         Ok(())
     }
@@ -136,7 +157,7 @@ impl Dispatcher {
     fn tell(&mut self, pool: PoolId, told: Told, shutdown: &Shutdown) {
         let entry = self.pools.entry(pool.clone()).or_insert_with(|| {
             let (send, receive) = mpsc::channel(INBOX_MAX);
-            let pool = Pool::new(self.bus.clone(), pool);
+            let pool = Pool::new(self.bus.clone(), pool, self.tenants.clone());
             self.tasks.spawn(pool.run(receive, shutdown.clone()));
             send
         });
@@ -146,18 +167,50 @@ impl Dispatcher {
     }
 }
 
+/// Reads the list of tenants again and again, until nobody wants it.
+async fn list_tenants(bus: Bus, list: watch::Sender<Vec<TenantId>>) {
+    loop {
+        match bus.bucket("tenants").scan::<serde::de::IgnoredAny>("").await {
+            Ok(entries) => {
+                list.send_replace(entries.iter().filter_map(|e| e.key.parse().ok()).collect());
+            }
+            Err(error) => warn!(%error, "tenants not listed"),
+        }
+        tokio::select! {
+            () = list.closed() => return,
+            () = sleep(Duration::from_secs(TENANTS_SECS)) => {}
+        }
+    }
+}
+
+/// A tenant that was asked and has not answered in full.
+struct Pull {
+    turn: u64,
+    tenant: TenantId,
+    asked: Instant,
+    /// Jobs that may still come.
+    left: usize,
+    is_cold: bool,
+    /// It brought work, or was stirred since.
+    again: bool,
+}
+
 /// The dispatcher of one pool.
 struct Pool {
     bus: Bus,
     pool: PoolId,
     waiting: VecDeque<(oneshot::Sender<Task>, Instant)>,
     hot: VecDeque<TenantId>,
-    tenants: Vec<TenantId>,
+    cold: VecDeque<TenantId>,
+    out: Vec<Pull>,
+    turn: u64,
+    tenants: watch::Receiver<Vec<TenantId>>,
 }
 
 impl Pool {
-    fn new(bus: Bus, pool: PoolId) -> Self {
-        Self { bus, pool, waiting: VecDeque::new(), hot: VecDeque::new(), tenants: Vec::new() }
+    fn new(bus: Bus, pool: PoolId, tenants: watch::Receiver<Vec<TenantId>>) -> Self {
+        let (waiting, hot, cold) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { bus, pool, waiting, hot, cold, out: Vec::new(), turn: 0, tenants }
     }
 
     async fn run(mut self, mut told: mpsc::Receiver<Told>, shutdown: Shutdown) {
@@ -172,104 +225,121 @@ impl Pool {
         };
         let mut sweep = interval(Duration::from_millis(SWEEP_MS));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut turn, mut refreshed) = (0_u64, None::<Instant>);
         loop {
-            self.waiting.retain(|(give, until)| !give.is_closed() && *until > Instant::now());
-            if let Some(tenant) = self.next_turn() {
-                turn += 1;
-                let got = self.pull(&tenant, &format!("{inbox}.{turn}"), &mut replies).await;
-                if got && !self.hot.contains(&tenant) {
-                    self.hot.push_back(tenant);
-                }
-                while let Ok(told) = told.try_recv() {
-                    self.note(told);
-                }
-                if shutdown.has_begun() {
-                    return;
-                }
-                continue;
+            self.forget_the_gone();
+            while let Some((tenant, share, is_cold)) = self.next_turn() {
+                self.ask(tenant, share, is_cold, &inbox).await;
             }
+            let is_silent = self.hot.is_empty() && self.cold.is_empty();
+            let is_owed = !self.waiting.is_empty() && !is_silent;
             tokio::select! {
                 told = told.recv() => match told {
                     Some(told) => self.note(told),
                     None => return,
                 },
-                _ = sweep.tick() => {
-                    if refreshed.is_none_or(|at| at.elapsed().as_secs() >= TENANTS_SECS) {
-                        refreshed = Some(Instant::now());
-                        self.refresh().await;
-                    }
-                    if !self.waiting.is_empty() {
-                        for tenant in self.tenants.clone() {
-                            self.note(Told::Stirs(tenant));
-                        }
-                    }
-                }
-                // An answer that came after its pull was given up: fresh now, stale if it waited.
-                late = replies.next() => match late {
-                    Some(late) if late.status.is_none() => self.give(late).await,
-                    Some(_) => {}
+                reply = replies.next() => match reply {
+                    Some(reply) => self.hear(reply).await,
                     None => return,
                 },
+                _ = sweep.tick() => self.sweep(),
+                // When the list is first read, work may wait that was published before our start.
+                Ok(()) = self.tenants.changed() => self.sweep(),
+                () = sleep(Duration::from_millis(QUIET_MS)), if is_owed => {}
                 () = shutdown.begun() => return,
             }
         }
     }
 
-    fn next_turn(&mut self) -> Option<TenantId> {
-        if self.waiting.is_empty() { None } else { self.hot.pop_front() }
+    /// Workers that have gone, and pulls whose last answer was lost.
+    fn forget_the_gone(&mut self) {
+        let now = Instant::now();
+        self.waiting.retain(|(give, until)| !give.is_closed() && *until > now);
+        while let Some(index) = self.out.iter().position(|pull| pull.has_been(PULL_MS * 4, now)) {
+            let pull = self.out.swap_remove(index);
+            self.ended(pull);
+        }
+    }
+
+    /// Whom to ask now, for how many jobs, and whether it is cold.
+    fn next_turn(&mut self) -> Option<(TenantId, usize, bool)> {
+        let now = Instant::now();
+        let owed = self.out.iter().filter(|pull| !pull.is_cold && !pull.has_been(QUIET_MS, now));
+        let free = self.waiting.len().saturating_sub(owed.map(|pull| pull.left).sum());
+        if free > 0
+            && let Some(tenant) = self.hot.pop_front()
+        {
+            let share = free.div_ceil(self.hot.len() + 1).clamp(1, TURN_MAX);
+            return Some((tenant, share, false));
+        }
+        let cold = self.out.iter().filter(|pull| pull.is_cold).count();
+        if self.waiting.is_empty() || cold >= COLD_MAX {
+            return None;
+        }
+        self.cold.pop_front().map(|tenant| (tenant, 1, true))
     }
 
     fn note(&mut self, told: Told) {
         match told {
             Told::Waits(give, until) => self.waiting.push_back((give, until)),
-            Told::Stirs(tenant) if !self.hot.contains(&tenant) => self.hot.push_back(tenant),
-            Told::Stirs(_) => {}
+            Told::Stirs(tenant) => self.stir(tenant),
         }
     }
 
-    async fn refresh(&mut self) {
-        match self.bus.bucket("tenants").scan::<serde::de::IgnoredAny>("").await {
-            Ok(entries) => {
-                let slugs = entries.iter().filter_map(|entry| entry.key.parse().ok());
-                self.tenants = slugs.collect();
-            }
-            Err(error) => warn!(%error, "tenants not listed"),
+    fn stir(&mut self, tenant: TenantId) {
+        if let Some(pull) = self.out.iter_mut().find(|pull| pull.tenant == tenant) {
+            pull.again = true;
+        } else if !self.hot.contains(&tenant) {
+            self.cold.retain(|other| *other != tenant);
+            self.hot.push_back(tenant);
         }
     }
 
-    /// Asks one tenant's consumer; gives what comes to who waits. True when work came.
-    async fn pull(&mut self, tenant: &TenantId, reply: &str, replies: &mut Subscriber) -> bool {
-        let share = self.waiting.len().div_ceil(self.hot.len() + 1).clamp(1, TURN_MAX);
+    /// Every tenant that is not to be asked anyway is to be asked once.
+    fn sweep(&mut self) {
+        let tenants = self.tenants.borrow().clone();
+        let known = |tenant: &TenantId| {
+            self.hot.contains(tenant) || self.out.iter().any(|pull| pull.tenant == *tenant)
+        };
+        self.cold = tenants.into_iter().filter(|tenant| !known(tenant)).collect();
+    }
+
+    /// Asks one tenant's consumer.
+    async fn ask(&mut self, tenant: TenantId, share: usize, is_cold: bool, inbox: &str) {
+        self.turn += 1;
         let stream = StreamId::Jobs.as_str();
-        let consumer = routes::work_consumer(&self.pool, tenant);
+        let consumer = routes::work_consumer(&self.pool, &tenant);
         let ask = json!({
             "batch": share, "no_wait": true, "expires": PULL_MS * 1_000_000,
         });
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let sent = self
-            .bus
-            .client()
-            .publish_with_reply(subject, reply.to_owned(), ask.to_string().into())
-            .await;
+        let reply = format!("{inbox}.{}", self.turn);
+        let sent =
+            self.bus.client().publish_with_reply(subject, reply, ask.to_string().into()).await;
         if let Err(error) = sent {
             warn!(%error, "pull not sent");
-            return false;
+            return;
         }
-        let mut got = 0;
-        let patience = Duration::from_millis(PULL_MS * 4);
-        while got < share {
-            let Ok(Some(message)) = timeout(patience, replies.next()).await else { break };
-            // A status carries the inbox it answers; one of an earlier pull says nothing here.
-            if message.status.is_some() && message.subject.as_str() == reply {
-                break;
-            }
-            if message.status.is_none() {
-                got += 1;
-                self.give(message).await;
-            }
+        let (turn, asked) = (self.turn, Instant::now());
+        self.out.push(Pull { turn, tenant, asked, left: share, is_cold, again: false });
+    }
+
+    /// A status ends the pull whose token its subject ends with; anything else is a job.
+    async fn hear(&mut self, message: Message) {
+        if message.status.is_none() {
+            self.give(message).await;
+            return;
         }
-        got > 0
+        let turn = message.subject.rsplit('.').next().and_then(|word| word.parse().ok());
+        if let Some(index) = self.out.iter().position(|pull| Some(pull.turn) == turn) {
+            let pull = self.out.swap_remove(index);
+            self.ended(pull);
+        }
+    }
+
+    fn ended(&mut self, pull: Pull) {
+        if pull.again && !self.hot.contains(&pull.tenant) {
+            self.hot.push_back(pull.tenant);
+        }
     }
 
     /// Hands a job to who waits, or back to the broker.
@@ -280,6 +350,15 @@ impl Pool {
             settle(&self.bus, message.reply.as_deref(), Settle::Never).await;
             return;
         };
+        if let Some(index) = self.out.iter().position(|pull| pull.tenant == tenant)
+            && let Some(pull) = self.out.get_mut(index)
+        {
+            (pull.left, pull.again) = (pull.left.saturating_sub(1), true);
+            if pull.left == 0 {
+                let pull = self.out.swap_remove(index);
+                self.ended(pull);
+            }
+        }
         let mut task = Task { tenant, job, message };
         while let Some((give, _)) = self.waiting.pop_front() {
             match give.send(task) {
@@ -288,6 +367,17 @@ impl Pool {
             }
         }
         settle(&self.bus, task.message.reply.as_deref(), Settle::GiveBack).await;
+        // It has lost its turn to whoever was quicker.
+        self.hot.retain(|other| *other != task.tenant);
+        if self.out.iter().all(|pull| pull.tenant != task.tenant) {
+            self.hot.push_front(task.tenant);
+        }
+    }
+}
+
+impl Pull {
+    fn has_been(&self, ms: u64, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) >= Duration::from_millis(ms)
     }
 }
 
