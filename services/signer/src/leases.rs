@@ -25,6 +25,21 @@ pub(crate) struct Held {
     pub(crate) seq: u64,
 }
 
+/// Why there is no lease to serve.
+pub(crate) enum NotHeld {
+    /// The worker is told.
+    Stop(Stop),
+    /// The job cannot be read now. The worker is told nothing and asks again: an attempt is not
+    /// lost to a broker that restarts.
+    Unread,
+}
+
+impl From<Stop> for NotHeld {
+    fn from(reason: Stop) -> Self {
+        Self::Stop(reason)
+    }
+}
+
 impl Signer {
     /// Checks that the worker in the subject is the one that the broker states, and that its own
     /// key signed the message. What fails is recorded and gets no answer.
@@ -51,30 +66,30 @@ impl Signer {
     }
 
     /// The job of a lease, when the lease is this worker's, is alive, and is the job's last attempt.
-    pub(crate) async fn held(&self, token: &str, worker: &WorkerId) -> Result<Held, Stop> {
+    pub(crate) async fn held(&self, token: &str, worker: &WorkerId) -> Result<Held, NotHeld> {
         let lease = match Lease::check(token, &self.lease_key, worker, clock::now()) {
             Ok(lease) => lease,
-            Err(LeaseError::Lapsed) => return Err(Stop::LeaseLost),
+            Err(LeaseError::Lapsed) => return Err(Stop::LeaseLost.into()),
             Err(error @ (LeaseError::Forged | LeaseError::OtherWorker)) => {
                 self.refused(Refusal::Lease, worker.as_str(), &error.to_string()).await;
-                return Err(Stop::BadLease);
+                return Err(Stop::BadLease.into());
             }
         };
         let stored = match self.bus.job(&lease.tenant, &lease.job).await {
             Ok(Some(stored)) => stored,
-            Ok(None) => return Err(Stop::LeaseLost),
+            Ok(None) => return Err(Stop::LeaseLost.into()),
             Err(error) => {
-                warn!(%error, "job not read for a lease");
-                return Err(Stop::LeaseLost);
+                warn!(%error, "job not read for a lease; the worker will ask again");
+                return Err(NotHeld::Unread);
             }
         };
         let seq = stored.seq;
         let job = stored.message.into_inner();
         if job.state == EventKind::Cancelled {
-            return Err(Stop::Cancelled);
+            return Err(Stop::Cancelled.into());
         }
         if job.state != EventKind::Assigned || seq != lease.assigned_seq {
-            return Err(Stop::LeaseLost);
+            return Err(Stop::LeaseLost.into());
         }
         Ok(Held { lease, job, seq })
     }

@@ -9,8 +9,9 @@ use crate::{
 };
 use hotcell_schemas::{
     EventKind, Job, PoolId,
+    job::Input,
     lease::Lease,
-    limits::{LEASE_SECS, NEXT_POLL_MS},
+    limits::{ATTEMPT_RETRY_MS, LEASE_SECS, NEXT_POLL_MS},
     plan::CellLimits,
     records::Refusal,
     work::{NextReply, NextRequest, OrderInput, WorkOrder},
@@ -30,6 +31,9 @@ const PROBE_LIMITS: CellLimits = CellLimits {
     temp_bytes: 1 << 20,
     procs: 16,
 };
+
+/// 16 bytes in hex.
+const NONCE_CHARS: usize = 32;
 
 pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
     let until = Instant::now() + Duration::from_millis(NEXT_POLL_MS);
@@ -62,10 +66,19 @@ pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
     }
 }
 
+/// The nonce becomes part of a message id, so its form is checked before any work is taken.
+fn is_nonce(text: &str) -> bool {
+    text.len() == NONCE_CHARS
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 impl Signer {
     /// The pool that the worker asks for, when its login has that pool and its image is allowed.
     fn admitted(&self, spoken: &Spoken<NextRequest>) -> Result<PoolId, &'static str> {
         let pool = spoken.message.subject().pool().ok_or("the subject names no pool")?;
+        if !is_nonce(&spoken.message.get().nonce) {
+            return Err("the nonce is not 16 bytes in hex");
+        }
         let tag = format!("pool:{pool}");
         if !spoken.info.tags.contains(&tag) {
             return Err("the login is not of this pool");
@@ -90,6 +103,7 @@ impl Signer {
             Ok(None) => return None,
             Err(error) => {
                 warn!(%error, job = %id, "job not read; it will be offered again");
+                settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
                 return None;
             }
         };
@@ -106,6 +120,15 @@ impl Signer {
                 settle(&self.bus, Some(&ack), Settle::Done).await;
                 return None;
             }
+        }
+        let own = |input: &Input| input.key.belongs_to(&task.tenant);
+        let is_named = job.tenant == task.tenant && job.id == id && job.pool == *pool;
+        if !(is_named && job.inputs.iter().all(own)) {
+            // Signed by a service that has gone bad, or was made to.
+            let reason = "the job is not of the tenant or pool that its subject names";
+            self.refused(Refusal::Scope, &task.message.subject, reason).await;
+            settle(&self.bus, Some(&ack), Settle::Never).await;
+            return None;
         }
         let now = clock::now();
         if !transitions::may_lapse(&job, now) {
@@ -151,9 +174,14 @@ impl Signer {
         let out = Outgoing::Job { job: Box::new(job), after, nonce: nonce.clone() };
         let assigned_seq = match self.bus.publish(&out).await {
             Ok(published) if !published.duplicate => published.seq,
-            Ok(_) | Err(PublishError::Conflict) => return None,
+            // Cancelled meanwhile, most likely: the next look will tell.
+            Ok(_) | Err(PublishError::Conflict) => {
+                settle(&self.bus, Some(&ack), Settle::GiveBack).await;
+                return None;
+            }
             Err(error) => {
                 warn!(%error, job = %id, "assignment not published; it will be offered again");
+                settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
                 return None;
             }
         };

@@ -46,6 +46,12 @@ impl Signer {
         verb: SignVerb,
         request: &Verified<SignRequest>,
     ) -> Result<SignReply, &'static str> {
+        let (SignRequest::Upload { tenant, key, .. } | SignRequest::Read { tenant, key, .. }) =
+            request.get();
+        // Whatever a job says: its bytes are under its tenant's prefix.
+        if !key.belongs_to(tenant) {
+            return Err("the key is not the tenant's");
+        }
         let now = clock::now();
         let (tenant, job, granted) = match (verb, request.get()) {
             (SignVerb::Upload, SignRequest::Upload { tenant, key, size, content_type }) => {
@@ -102,18 +108,19 @@ impl Signer {
             attempt: None,
             grants: vec![granted.grant],
         };
-        self.record_grant(tenant, act, request.msg_id()).await?;
+        self.record_grant(tenant, act).await?;
         Ok(SignReply::Signed { signed: granted.url })
     }
 
-    /// No record, no URL.
+    /// No record, no URL. The record's id is its own: an asker that repeats a request's id would
+    /// otherwise get URLs whose record the broker drops as a repeat.
     pub(crate) async fn record_grant(
         &self,
         tenant: &TenantId,
         act: AuditAct,
-        request_id: &str,
     ) -> Result<(), &'static str> {
-        let out = Outgoing::audit(Some(tenant), act, format!("grant.{request_id}"));
+        let id = format!("grant.{}", hex::encode(clock::random::<16>()));
+        let out = Outgoing::audit(Some(tenant), act, id);
         match self.bus.publish(&out).await {
             Ok(_) => Ok(()),
             Err(error) => {

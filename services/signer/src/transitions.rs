@@ -12,6 +12,10 @@ use hotcell_schemas::{
 /// the pool must not fail a job, and a job must not circle for ever.
 pub const ATTEMPTS_IN_ALL_MAX: usize = 10;
 
+/// Reports of earlier attempts that a snapshot carries. With the newest they are three times a
+/// worker's payload limit of 32 KiB, which leaves a quarter of a body to the job itself.
+pub const REPORTS_KEPT: usize = 2;
+
 /// Whether no further attempt may be made.
 #[must_use]
 pub fn is_exhausted(job: &Job) -> bool {
@@ -56,6 +60,12 @@ pub fn assigned(
     now: UnixMs,
 ) -> Job {
     let number = job.attempt() + 1;
+    // A snapshot must fit a message whatever workers wrote into their reports, or the job could
+    // never move again. Each report stays whole in the event that brought it.
+    let surplus = job.attempts.len().saturating_sub(REPORTS_KEPT);
+    for attempt in job.attempts.iter_mut().take(surplus) {
+        attempt.report = None;
+    }
     job.attempts.push(Attempt {
         number,
         worker: worker.clone(),
@@ -100,7 +110,9 @@ pub fn is_planned(job: &Job, files: &[ProducedFile]) -> bool {
 /// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`.
 #[must_use]
 pub fn reported(mut job: Job, report: Report, seal: ReportSeal, now: UnixMs) -> Job {
-    let failure = report.failure.clone().or_else(|| {
+    // The worker's sentence is cut to the length of ours; its report keeps it whole.
+    let stated = report.failure.as_ref().map(|stated| Failure::new(stated.code, &stated.message));
+    let failure = stated.or_else(|| {
         let planned = is_planned(&job, &report.files);
         (!planned).then(|| {
             Failure::new(RejectCode::OutputMissing, "the report does not list the planned files")

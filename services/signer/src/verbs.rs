@@ -2,14 +2,15 @@
 
 use crate::{
     Signer,
-    leases::{Held, Spoken},
+    leases::{Held, NotHeld, Spoken},
     mint::{Granted, ReadFor},
     queue::{Settle, settle},
     transitions,
 };
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, Role,
+    BlobKey, Digest, EventKind, Role, UnixMs,
     job::{Grant, ReportSeal},
+    lease::Lease,
     limits::{ATTEMPT_RETRY_MS, LEASE_SECS, STDERR_BYTES_MAX},
     records::{AuditAct, Refusal},
     subject::LeaseVerb,
@@ -37,18 +38,30 @@ pub(crate) async fn handle(signer: Arc<Signer>, verb: LeaseVerb, incoming: Incom
     match verb {
         LeaseVerb::Inputs => {
             let Some(spoken) = signer.spoken::<LeaseRequest>(&incoming).await else { return };
-            let reply = signer.inputs(&spoken).await;
-            incoming.answer(&reply.unwrap_or_else(|reason| InputsReply::Refused { reason })).await;
+            let reply = match signer.inputs(&spoken).await {
+                Ok(reply) => reply,
+                Err(NotHeld::Stop(reason)) => InputsReply::Refused { reason },
+                Err(NotHeld::Unread) => return,
+            };
+            incoming.answer(&reply).await;
         }
         LeaseVerb::Beat => {
             let Some(spoken) = signer.spoken::<BeatRequest>(&incoming).await else { return };
-            let reply = signer.beat(&spoken).await;
-            incoming.answer(&reply.unwrap_or_else(|reason| BeatReply::Stop { reason })).await;
+            let reply = match signer.beat(&spoken).await {
+                Ok(reply) => reply,
+                Err(NotHeld::Stop(reason)) => BeatReply::Stop { reason },
+                Err(NotHeld::Unread) => return,
+            };
+            incoming.answer(&reply).await;
         }
         LeaseVerb::Urls => {
             let Some(spoken) = signer.spoken::<UrlsRequest>(&incoming).await else { return };
-            let reply = signer.urls(&spoken).await;
-            incoming.answer(&reply.unwrap_or_else(|reason| UrlsReply::Refused { reason })).await;
+            let reply = match signer.urls(&spoken).await {
+                Ok(reply) => reply,
+                Err(NotHeld::Stop(reason)) => UrlsReply::Refused { reason },
+                Err(NotHeld::Unread) => return,
+            };
+            incoming.answer(&reply).await;
         }
         LeaseVerb::Done => {
             let Some(spoken) = signer.spoken::<DoneRequest>(&incoming).await else { return };
@@ -60,7 +73,7 @@ pub(crate) async fn handle(signer: Arc<Signer>, verb: LeaseVerb, incoming: Incom
 }
 
 impl Signer {
-    async fn inputs(&self, spoken: &Spoken<LeaseRequest>) -> Result<InputsReply, Stop> {
+    async fn inputs(&self, spoken: &Spoken<LeaseRequest>) -> Result<InputsReply, NotHeld> {
         let held = self.held(&spoken.message.get().lease, &spoken.worker).await?;
         let now = clock::now();
         let mut inputs = Vec::with_capacity(held.job.inputs.len());
@@ -71,31 +84,31 @@ impl Signer {
             grants.push(granted.grant);
             inputs.push(OrderInput { get: granted.url, size: input.size, sha256: input.sha256 });
         }
-        self.grant(&held, grants, spoken.message.msg_id()).await?;
+        self.grant(&held, grants).await?;
         Ok(InputsReply::Inputs { inputs })
     }
 
-    async fn beat(&self, spoken: &Spoken<BeatRequest>) -> Result<BeatReply, Stop> {
+    async fn beat(&self, spoken: &Spoken<BeatRequest>) -> Result<BeatReply, NotHeld> {
         let held = self.held(&spoken.message.get().lease, &spoken.worker).await?;
         settle(&self.bus, Some(&held.lease.ack), Settle::InProgress).await;
         let until = clock::now().plus_ms(u64::from(LEASE_SECS) * 1000);
-        let lease = hotcell_schemas::lease::Lease { until, ..held.lease };
+        let lease = Lease { until, ..held.lease };
         Ok(BeatReply::GoOn { lease: lease.token(&self.lease_key), lease_until: until })
     }
 
-    async fn urls(&self, spoken: &Spoken<UrlsRequest>) -> Result<UrlsReply, Stop> {
+    async fn urls(&self, spoken: &Spoken<UrlsRequest>) -> Result<UrlsReply, NotHeld> {
         let request = spoken.message.get();
         let held = self.held(&request.lease, &spoken.worker).await?;
         let (now, job, attempt) = (clock::now(), &held.job, held.lease.attempt);
         if !request.files.is_empty() && !transitions::is_planned(job, &request.files) {
-            return Err(Stop::NotPlanned);
+            return Err(Stop::NotPlanned.into());
         }
         let mut grants = Vec::new();
         let mut put = |key: &BlobKey, size: u64, kind: &str, digest: Digest| {
             let Granted { url, grant } =
                 self.mint.put(key, size, kind, Some(digest), now).map_err(|_| Stop::NotPlanned)?;
             grants.push(grant);
-            Ok(url)
+            Ok::<_, Stop>(url)
         };
         let mut files = Vec::with_capacity(request.files.len());
         for file in &request.files {
@@ -105,7 +118,7 @@ impl Signer {
         }
         let stderr = match request.stderr {
             Some((size, _)) if size == 0 || size > STDERR_BYTES_MAX => {
-                return Err(Stop::NotPlanned);
+                return Err(Stop::NotPlanned.into());
             }
             Some((size, digest)) => {
                 let key = BlobKey::stderr(&job.tenant, &job.id, attempt);
@@ -113,7 +126,7 @@ impl Signer {
             }
             None => None,
         };
-        self.grant(&held, grants, spoken.message.msg_id()).await?;
+        self.grant(&held, grants).await?;
         Ok(UrlsReply::Urls { files, stderr })
     }
 
@@ -121,7 +134,8 @@ impl Signer {
         let request = spoken.message.get();
         let held = match self.held(&request.lease, &spoken.worker).await {
             Ok(held) => held,
-            Err(reason) => return Some(self.done_before(spoken, reason).await),
+            Err(NotHeld::Stop(reason)) => return self.done_before(spoken, reason).await,
+            Err(NotHeld::Unread) => return None,
         };
         if held.job.id != request.job || held.lease.attempt != request.attempt {
             self.refused(Refusal::Lease, incoming.subject(), "the report is of another job").await;
@@ -139,14 +153,15 @@ impl Signer {
         let next = transitions::reported(held.job, request.report.clone(), seal, now);
         let (id, state) = (next.id.clone(), next.state);
         match self.bus.publish(&Outgoing::job(next, held.seq)).await {
-            Ok(_) => {
+            Ok(published) if !published.duplicate => {
                 let again = state == EventKind::AttemptFailed;
                 let how = if again { Settle::RetryMs(ATTEMPT_RETRY_MS) } else { Settle::Done };
                 settle(&self.bus, Some(&held.lease.ack), how).await;
                 info!(job = %id, %state, worker = %spoken.worker, "reported");
                 Some(DoneReply::Accepted)
             }
-            Err(PublishError::Conflict) => Some(DoneReply::Refused { reason: Stop::LeaseLost }),
+            // A rival was quicker. If it brought this very report, that is as good.
+            Ok(_) | Err(PublishError::Conflict) => self.done_before(spoken, Stop::LeaseLost).await,
             Err(error) => {
                 warn!(%error, job = %id, "report not published; the worker will repeat it");
                 None
@@ -154,28 +169,31 @@ impl Signer {
         }
     }
 
-    /// A report repeated because its answer was lost is accepted again; any other is refused.
-    async fn done_before(&self, spoken: &Spoken<DoneRequest>, reason: Stop) -> DoneReply {
+    /// A report repeated because its answer was lost is accepted again; any other is refused. No
+    /// answer when the job cannot be read: the worker asks again.
+    async fn done_before(&self, spoken: &Spoken<DoneRequest>, reason: Stop) -> Option<DoneReply> {
         let request = spoken.message.get();
-        let lease = hotcell_schemas::lease::Lease::check(
-            &request.lease,
-            &self.lease_key,
-            &spoken.worker,
-            hotcell_schemas::UnixMs(0),
-        );
-        let Ok(lease) = lease else { return DoneReply::Refused { reason } };
-        let Ok(Some(stored)) = self.bus.job(&lease.tenant, &lease.job).await else {
-            return DoneReply::Refused { reason };
+        let refused = DoneReply::Refused { reason };
+        // A lease that has lapsed says as well whose report it was.
+        let lease = Lease::check(&request.lease, &self.lease_key, &spoken.worker, UnixMs(0));
+        let Ok(lease) = lease else { return Some(refused) };
+        let stored = match self.bus.job(&lease.tenant, &lease.job).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Some(refused),
+            Err(error) => {
+                warn!(%error, job = %lease.job, "job not read; the worker will repeat its report");
+                return None;
+            }
         };
         let same = stored.message.get().attempts.iter().any(|attempt| {
             attempt.number == lease.attempt
                 && attempt.worker == spoken.worker
                 && attempt.report.as_ref() == Some(&request.report)
         });
-        if same { DoneReply::Accepted } else { DoneReply::Refused { reason } }
+        Some(if same { DoneReply::Accepted } else { refused })
     }
 
-    async fn grant(&self, held: &Held, grants: Vec<Grant>, request_id: &str) -> Result<(), Stop> {
+    async fn grant(&self, held: &Held, grants: Vec<Grant>) -> Result<(), Stop> {
         let act = AuditAct::Granted {
             to: Role::Encoder,
             worker: Some(held.lease.worker.clone()),
@@ -183,6 +201,6 @@ impl Signer {
             attempt: Some(held.lease.attempt),
             grants,
         };
-        self.record_grant(&held.lease.tenant, act, request_id).await.map_err(|_| Stop::LeaseLost)
+        self.record_grant(&held.lease.tenant, act).await.map_err(|_| Stop::LeaseLost)
     }
 }
