@@ -72,6 +72,10 @@ pub(crate) enum InsideError {
     Argument,
     #[error("cannot add the system-call filter")]
     Filter(#[source] io::Error),
+    #[error(
+        "cannot watch over exec: switch off system-call interception in the container manager, if there is one"
+    )]
+    Listen(#[source] io::Error),
     #[error("cannot start the payload: is its dynamic loader part of this root folder")]
     Exec(#[source] io::Error),
 }
@@ -172,15 +176,18 @@ fn start(mut inside: Inside<'_>) -> Result<std::convert::Infallible, InsideError
         fence::raise(abi, path, interpreter.as_deref(), plan.out_dir.is_some())?;
     }
 
+    let seccomp = !off.contains(&Layer::Seccomp);
+    let execs = seccomp.then(sys::ask_before_exec).transpose().map_err(InsideError::Listen)?;
     match sys::fork().map_err(InsideError::Fork)? {
         None => become_payload(&inside, &executable),
         Some(payload) => {
             drop(executable);
             let payload = pidfd_open(payload, PidfdFlags::empty()).map_err(InsideError::Watch)?;
-            if !off.contains(&Layer::Seccomp) {
+            if let Some(execs) = &execs {
+                let_it_start(&payload, &inside.leash, execs)?;
                 sys::add_filter(&inside.filters.init).map_err(InsideError::Filter)?;
             }
-            wait_for_payload(&payload, &inside.leash, &inside.notes)
+            wait_for_payload(&payload, &inside.leash, execs.as_ref(), &inside.notes)
         }
     }
 }
@@ -236,7 +243,9 @@ fn set_limits(limits: &CellLimits) -> Result<(), InsideError> {
     // RLIMIT_NPROC is set inside the user namespace, so it counts this cell only and not the user on the host.
     let procs = limits.procs.saturating_add(OWN_PROCS);
     let all = [
-        (Resource::Core, 0, 0),
+        // 0 would stop files only: a program in core_pattern is started, as the host's root, at any limit but 1, and
+        // the smallest core file is a page: core(5).
+        (Resource::Core, 1, 1),
         (Resource::Memlock, 0, 0),
         (Resource::Msgqueue, 0, 0),
         (Resource::Stack, STACK_BYTES, STACK_BYTES),
@@ -273,22 +282,55 @@ fn become_payload(
     Err(InsideError::Exec(sys::exec(executable.as_fd(), &argv, &environment)))
 }
 
+/// Lets the payload's first exec go on. Returns too when there will be none: who waits next sees why.
+fn let_it_start(payload: &OwnedFd, leash: &OwnedFd, execs: &OwnedFd) -> Result<(), InsideError> {
+    let mut fds = [
+        PollFd::new(execs, PollFlags::IN),
+        PollFd::new(payload, PollFlags::IN),
+        PollFd::new(leash, PollFlags::empty()),
+    ];
+    poll(&mut fds, None).map_err(InsideError::Watch)?;
+    match fds.map(|fd| !fd.revents().is_empty()) {
+        [true, false, false] => match sys::let_exec(execs.as_fd()) {
+            // Killed while it waited.
+            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+            other => other.map_err(InsideError::Listen),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// An init's whole duty: reap, and tell how the first child ended. Leaving ends the namespace and all in it.
 ///
 /// The launcher ends a cell by letting go of the leash, and not by killing this process: the kernel adds up the time
 /// and memory of a child only if its parent lives to reap it.
-fn wait_for_payload(payload: &OwnedFd, leash: &OwnedFd, notes: &OwnedFd) -> ! {
+///
+/// A second exec waits at `execs` for an answer that never comes, and the payload is told of as ended by its filter:
+/// that filter sees descriptor numbers but no paths, and an absolute path makes the kernel ignore the descriptor.
+fn wait_for_payload(
+    payload: &OwnedFd,
+    leash: &OwnedFd,
+    execs: Option<&OwnedFd>,
+    notes: &OwnedFd,
+) -> ! {
     /// This process is 1 and its only child is the next.
     const PAYLOAD: i32 = 2;
-    let mut fds = [PollFd::new(payload, PollFlags::IN), PollFd::new(leash, PollFlags::empty())];
+    let mut fds = [
+        PollFd::new(payload, PollFlags::IN),
+        PollFd::new(leash, PollFlags::empty()),
+        PollFd::new(execs.unwrap_or(leash), PollFlags::IN),
+    ];
+    let watched = if execs.is_some() { &mut fds[..] } else { &mut fds[..2] };
     // Any signal or error counts as "let go": the payload must not outlive the watch.
-    let watched = poll(&mut fds, None);
-    let [ended, _] = fds.map(|fd| !fd.revents().is_empty());
-    if watched.is_err() || !ended {
+    let failed = poll(watched, None).is_err();
+    let [ended, let_go, again] = fds.map(|fd| !fd.revents().is_empty());
+    if failed || !ended {
         pidfd_send_signal(payload, Signal::KILL).ok();
     }
+    let forbidden = !failed && !ended && !let_go && again;
     while let Ok((pid, status)) = sys::reap_any() {
         if pid == PAYLOAD {
+            let status = if forbidden { Signal::SYS.as_raw() } else { status };
             Note::Ended(status).send(notes);
             break;
         }

@@ -17,7 +17,8 @@ const TRANSCODE: &str = include_str!("../profiles/transcode.json");
 const PROBE: &str = include_str!("../profiles/probe.json");
 
 /// The descriptor number that the one allowed execveat names. Above RLIMIT_NOFILE's later value and close-on-exec, so
-/// once the payload runs nothing can ever have this number again. The profiles repeat it.
+/// once the payload runs nothing can ever have this number again. The profiles repeat it. That execveat happens once
+/// is the work of process 1 (`inside.rs`): the kernel ignores the number when the path is absolute.
 pub(crate) const EXEC_FD: i32 = 1000;
 
 /// Which calls a cell may make.

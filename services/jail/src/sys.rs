@@ -5,7 +5,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_long};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
@@ -34,6 +34,9 @@ struct SockFprog {
 const PR_SET_MDWE: c_int = 65;
 const PR_GET_MDWE: c_int = 66;
 const PR_MDWE_REFUSE_EXEC_GAIN: c_int = 1;
+/// linux/seccomp.h: `_IOWR('!', 0, struct seccomp_notif)` and `_IOWR('!', 1, struct seccomp_notif_resp)`.
+const NOTIF_RECV: u32 = 0xc050_2100;
+const NOTIF_SEND: u32 = 0xc018_2101;
 /// linux/landlock.h.
 const LANDLOCK_CREATE_RULESET_VERSION: c_int = 1;
 
@@ -176,6 +179,53 @@ pub(crate) fn add_filter(program: &[sock_filter]) -> io::Result<()> {
     let operation = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: `fprog` points to `len` instructions, and the kernel copies them before it returns.
     check(unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const fprog) }).map(|_| ())
+}
+
+/// From now on, here and in every later child: execveat(2) waits until somebody answers at the returned descriptor,
+/// which is close-on-exec. It looks at no argument and at no processor: the other filters do, and a refusal of theirs
+/// comes first.
+///
+/// # Errors
+/// What seccomp(2) says; EBUSY when whoever started us listens already.
+pub(crate) fn ask_before_exec() -> io::Result<OwnedFd> {
+    let word = |code: u32, jf: u8, k: u32| sock_filter {
+        code: u16::try_from(code).unwrap_or_default(),
+        jt: 0,
+        jf,
+        k,
+    };
+    let execveat = u32::try_from(libc::SYS_execveat).unwrap_or_default();
+    let program = [
+        // The call's number is the first word of seccomp_data.
+        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        word(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, execveat),
+        word(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_USER_NOTIF),
+        word(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let fprog = SockFprog { len: 4, filter: program.as_ptr() };
+    let (operation, flag) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: `fprog` points to 4 instructions, and the kernel copies them before it returns.
+    let fd = check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flag, &raw const fprog) })?;
+    let fd = c_int::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the one exec go on that waits at the listener. Its arguments are its own still: the kernel reads them again.
+///
+/// # Errors
+/// What ioctl(2) says; ENOENT when who waited is gone.
+pub(crate) fn let_exec(listener: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the request is plain integers, for which all zeroes is a value, and the one that the kernel wants.
+    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a local of the size that the request's number names.
+    let got = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut asked) };
+    check(c_long::from(got))?;
+    let flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or_default();
+    let answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags };
+    // SAFETY: as above; the kernel only reads it.
+    let sent = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const answer) };
+    check(c_long::from(sent)).map(|_| ())
 }
 
 /// Whether the kernel can refuse memory that is writable and executable (6.3 and later).

@@ -41,6 +41,10 @@ fn run(attack: &str, argument: &str) -> io::Result<()> {
         },
         "flood" => flood(),
         "litter" => litter(argument),
+        "ghosts" => ghosts(argument),
+        "replace" => replace(argument),
+        "nameless" => nameless(argument),
+        "core_limit" => core_limit(),
         "read" => read(argument),
         "create" => create(argument),
         "list" => list(argument),
@@ -88,6 +92,7 @@ fn system_call(attack: &str, argument: &str) -> io::Result<()> {
         "packet" => (libc::SYS_socket, [int(libc::AF_PACKET), raw, 0, 0, 0]),
         "raw" => return any_call(argument),
         "exec" => return exec(argument),
+        "exec_again" => return exec_again(argument),
         "fork" => return fork(),
         "kill" => (libc::SYS_kill, [int(number(argument)?.try_into().unwrap_or(1)), 0, 0, 0, 0]),
         "ptrace" => (libc::SYS_ptrace, [libc::PTRACE_TRACEME.into(), 0, 0, 0, 0]),
@@ -146,6 +151,14 @@ fn exec(path: &str) -> io::Result<()> {
     let (path, noop, zero) = (CString::new(path)?, c"exit", c"0");
     let argv = [path.as_ptr(), noop.as_ptr(), zero.as_ptr(), std::ptr::null()];
     call(libc::SYS_execve, [path.as_ptr() as c_long, pointer(&argv), 0, 0, 0]).map(|_| ())
+}
+
+/// The launcher's own exec once more: an absolute path makes the kernel ignore the descriptor that the filter sees.
+fn exec_again(path: &str) -> io::Result<()> {
+    let (path, noop, zero) = (CString::new(path)?, c"exit", c"0");
+    let argv = [path.as_ptr(), noop.as_ptr(), zero.as_ptr(), std::ptr::null()];
+    let (text, flags) = (path.as_ptr() as c_long, c_long::from(libc::AT_EMPTY_PATH));
+    call(libc::SYS_execveat, [1000, text, pointer(&argv), 0, flags]).map(|_| ())
 }
 
 fn fork() -> io::Result<()> {
@@ -250,6 +263,54 @@ fn litter(folder: &str) -> io::Result<()> {
         fill(&format!("{folder}/{number}:65536"))?;
         number += 1;
     }
+}
+
+/// `FOLDER:FILES:BYTES`: so many files that are full and open, and that no listing of the folder shows.
+fn ghosts(argument: &str) -> io::Result<()> {
+    let mut parts = argument.split(':');
+    let mut next = || parts.next().ok_or(io::ErrorKind::InvalidInput);
+    let (folder, files, bytes) = (next()?, number(next()?)?, number(next()?)?);
+    let mut open = Vec::new();
+    for at in 0..files {
+        let path = format!("{folder}/ghost{at}");
+        let mut file = File::create(&path)?;
+        fs::remove_file(&path)?;
+        file.write_all(&vec![1; bytes])?;
+        open.push(file);
+    }
+    black_box(&open);
+    Ok(())
+}
+
+/// As [`ghosts`] with one file, by a rename over it.
+fn replace(folder: &str) -> io::Result<()> {
+    let (first, second) = (format!("{folder}/first"), format!("{folder}/second"));
+    let open = File::create(&first)?;
+    File::create(&second)?;
+    fs::rename(second, first)?;
+    black_box(&open);
+    Ok(())
+}
+
+/// A file that never has a name.
+fn nameless(folder: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(folder)
+        .map(|_| ())
+}
+
+/// Works if this program may leave a core: in a file, or in the hands of a program of the host's.
+fn core_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let text = std::ptr::from_mut(&mut limit) as c_long;
+    call(libc::SYS_prlimit64, [0, libc::RLIMIT_CORE.into(), 0, text, 0])?;
+    // 1 is the one value at which the kernel starts no `core_pattern` program; a file needs a page.
+    let none = (limit.rlim_cur, limit.rlim_max) == (1, 1);
+    if none { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
 }
 
 /// Until killed: standard error without end.

@@ -25,9 +25,10 @@ async fn check(profile: Profile, nr: i64, args: &[i64], expect: (End, &str)) {
 async fn arguments_of_both_profiles() {
     for profile in [Profile::Probe, Profile::Transcode] {
         let check = async |nr, args: &[i64], expect| check(profile, nr, args, expect).await;
-        // Another descriptor, another flag; and the right ones, for which there is nothing left to execute.
+        // Another descriptor, another flag; and the right ones, which are right once only.
         check(libc::SYS_execveat, &[999, 0, 0, 0, 0x1000], KILLED).await;
         check(libc::SYS_execveat, &[1000, 0, 0, 0, 0], KILLED).await;
+        check(libc::SYS_execveat, &[1000, 0, 0, 0, 0x1000], KILLED).await;
         check(libc::SYS_arch_prctl, &[0x1001, 0], KILLED).await;
         check(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE.into(), 1], EPERM).await;
         check(libc::SYS_prctl, &[libc::PR_CAPBSET_READ.into(), 0], DONE).await;
@@ -56,6 +57,10 @@ async fn arguments_that_differ() {
     let here = i64::from(libc::AT_FDCWD);
     for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC, libc::O_TMPFILE | 1] {
         check(Profile::Probe, libc::SYS_openat, &[here, 0, flags.into()], KILLED).await;
+    }
+    // O_TMPFILE without O_DIRECTORY, too: the kernel would refuse it, and the filter need not know.
+    for flags in [libc::O_TMPFILE | libc::O_RDWR, 0x40_0000] {
+        check(Profile::Transcode, libc::SYS_openat, &[here, 0, flags.into()], KILLED).await;
     }
     for nr in [libc::SYS_rename, libc::SYS_unlink, libc::SYS_ftruncate] {
         check(Profile::Probe, nr, &[0, 0], KILLED).await;

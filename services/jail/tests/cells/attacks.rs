@@ -115,6 +115,23 @@ async fn exec_of_anything_else() {
     assert_eq!(end, Exited(0), "with seccomp off it is the fenced program itself");
 }
 
+/// BRK-35: the launcher's exec is the only one, also by the very numbers that its filter allows.
+#[tokio::test]
+async fn exec_happens_once() {
+    let line = "exec_again /bin/hotcell-cell-probe";
+    assert_eq!(inside_without(line, &[Layer::Seccomp]).await, Exited(0), "the attack");
+    assert_eq!(inside(line).await.0, Signaled(SIGSYS));
+    assert_eq!(inside("exec_again /lib64/ld-linux-x86-64.so.2").await.0, Signaled(SIGSYS));
+}
+
+/// BRK-01: a crash hands the job's memory to nobody. A core limit of 0 stops files only: core(5) says that a program
+/// in core_pattern is started, by root and outside of every cell, whatever the limit is, except for 1.
+#[tokio::test]
+async fn no_core_leaves_the_cell() {
+    assert!(outside("core_limit").status.success());
+    assert_eq!(inside("core_limit").await.0, Exited(1));
+}
+
 /// BRK-01: no file of the host's.
 #[tokio::test]
 async fn files_of_the_host() {
@@ -262,7 +279,7 @@ async fn seen_from_the_host() {
                 assert_ne!(of(&pid.to_string()), of("self"), "{space}");
             }
         }
-        assert_eq!(field(payload, "Seccomp_filters:"), "3");
+        assert_eq!(field(payload, "Seccomp_filters:"), "4");
         let mounts = fs::read_to_string(format!("/proc/{payload}/mountinfo")).unwrap();
         assert_eq!(mounts.lines().count(), 3, "root, /out, /tmp: {mounts}");
         let network = fs::read_to_string(format!("/proc/{payload}/net/dev")).unwrap();

@@ -37,15 +37,15 @@ async fn encodes_and_probes() {
         ),
         ("-c:v libsvtav1 -preset 12 -an -f mp4 /out/d", "av1"),
         (
-            "-c:v libx264 -preset ultrafast -c:a aac -f hls -hls_segment_filename /out/e%d /out/e",
+            "-c:v libx264 -preset ultrafast -c:a aac -f hls -hls_playlist_type vod \
+             -hls_segment_filename /out/e%d /out/e",
             "",
         ),
         ("-frames:v 1 -f image2 -c:v mjpeg /out/f", "mjpeg"),
-        ("-c:v libx264 -preset ultrafast -c:a aac -f dash /out/g", ""),
         ("-c:v libaom-av1 -cpu-used 8 -frames:v 5 -an -f mp4 /out/h", "av1"),
         ("-c:v libvpx -deadline realtime -c:a libvorbis -af loudnorm -f webm /out/i", "vp8"),
-        ("-c:v libx264 -b:v 200k -pass 1 -passlogfile /out/log -an -f mp4 /out/j", "h264"),
-        ("-c:v libx265 -x265-params pass=1:stats=/out/log -b:v 200k -an -f mp4 /out/k", "hevc"),
+        ("-c:v libx264 -b:v 200k -pass 1 -passlogfile /tmp/log -an -f mp4 /out/j", "h264"),
+        ("-c:v libx265 -x265-params pass=1:stats=/tmp/log -b:v 200k -an -f mp4 /out/k", "hevc"),
     ];
     for (line, codec) in jobs {
         let out = tempfile::tempdir().unwrap();

@@ -1,9 +1,10 @@
 //! Every limit stops something that goes through without it.
 
 use hotcell_jail::cell::End::{self, Exited, Signaled};
+use hotcell_jail::layers::Layer;
 use hotcell_jail::limits::CellLimits;
 
-use crate::fixture::{end_of, hostile, marker, until, with_argument};
+use crate::fixture::{end_of, hostile, marker, outside, text, until, with_argument};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,6 +33,30 @@ async fn all_files() {
     cell.limits.output_bytes = 10 * MIB;
     assert_eq!(end_of(&cell).await.end, End::OutputLimit);
     assert!(std::fs::read_dir(out.path()).unwrap().count() > 100);
+}
+
+/// Files without a name cannot be counted, so there can be none: the disk would fill, 64 open files at a time.
+#[tokio::test]
+async fn files_that_no_listing_shows() {
+    for line in ["ghosts /out:20:1000000", "replace /out", "nameless /out"] {
+        let (mut cell, out) = hostile(line);
+        cell.limits.output_bytes = 2 * MIB;
+        let outside = outside(&line.replace("/out", out.path().to_str().unwrap()));
+        assert!(outside.status.success(), "{line}: {}", text(&outside.stdout));
+        let end = end_of(&cell).await.end;
+        let expect = if line.starts_with("nameless") { Signaled(31) } else { Exited(1) };
+        assert_eq!(end, expect, "{line}");
+        // Landlock and seccomp stop them, and nothing else.
+        (cell.layers_off, cell.degraded) = (vec![Layer::Landlock, Layer::Seccomp], true);
+        let again = tempfile::tempdir().unwrap();
+        cell.out_dir = Some(again.path().to_owned());
+        assert_eq!(end_of(&cell).await.end, Exited(0), "{line}");
+    }
+    // In /tmp they count: it is a file system of its own.
+    for line in ["ghosts /tmp:3:100000", "replace /tmp"] {
+        check(line, |_| {}, Exited(0)).await;
+    }
+    check("ghosts /tmp:3:1000000", |limits| limits.tmp_bytes = 2 * MIB, Exited(1)).await;
 }
 
 #[tokio::test]

@@ -99,12 +99,16 @@ fn without_call(call: &str, errno: i32, args: &serde_json::Value) -> BpfProgram 
 fn every_missing_layer_refuses() {
     let any = json!(null);
     let first = |value: i32| json!([{"index": 0, "type": "dword", "op": "eq", "val": value}]);
+    // seccomp(SECCOMP_SET_MODE_FILTER, flags): with and without SECCOMP_FILTER_FLAG_NEW_LISTENER.
+    let set = |flags: u64| json!([{"index": 0, "type": "dword", "op": "eq", "val": 1}, {"index": 1, "type": "dword", "op": "eq", "val": flags}]);
+    let (filters, listens) = (set(0), set(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER));
     let steps = [
         ("landlock_create_ruleset", libc::ENOSYS, &any, "Landlock ABI 3 or later is needed"),
         ("landlock_add_rule", libc::EPERM, &any, "Landlock refused a rule"),
         ("landlock_restrict_self", libc::EPERM, &any, "Landlock refused a rule"),
         ("seccomp", libc::ENOSYS, &any, "seccomp filters are not available"),
-        ("seccomp", libc::EPERM, &first(1), "cannot add the system-call filter"),
+        ("seccomp", libc::EPERM, &filters, "cannot add the system-call filter"),
+        ("seccomp", libc::EBUSY, &listens, "cannot watch over exec"),
         ("prctl", libc::EINVAL, &first(66), "memory-deny-write-execute is not available"),
         ("prctl", libc::EINVAL, &first(65), "cannot forbid writable code"),
         ("prctl", libc::EINVAL, &first(libc::PR_SET_NO_NEW_PRIVS), "cannot refuse new privileges"),
