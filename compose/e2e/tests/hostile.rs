@@ -52,15 +52,22 @@ async fn take(api: &Api, name: &str, kind: &str, bytes: Vec<u8>) -> Result<Verdi
     Ok(Verdict { place: "job", code: text(&job["failure"], "code")? })
 }
 
-/// BRK-06, ZT-08, ZT-11 (playlists), API-24.
+/// BRK-01, BRK-06, ZT-08, ZT-11 (playlists), API-24.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_hostile_file_is_refused_and_the_next_job_runs() -> Result<()> {
     let up = Up::start(&["--encoders", "1"])?;
-    let api = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
     let clip = media::clip(1, 640, 360)?;
+    // Another tenant's film on this host, and a list that names it. Plain FFmpeg follows the list
+    // and opens the film: the attack is real.
+    let target = up.dir().join("victim.mp4").display().to_string();
+    std::fs::write(&target, &clip)?;
+    let list = up.dir().join("list.mp4");
+    std::fs::write(&list, media::playlist(&target))?;
+    ensure!(media::probe(&list)?["streams"][0]["codec_name"] == "h264", "the attack is none");
+
+    let added = up.json(&["tenant", "add", "mallory"])?;
+    let api = Api::new(up.env("HOTCELL_API"), added["key"].as_str().unwrap());
     let good = api.upload("good.mp4", "video/mp4", clip.clone()).await?;
-    // Another tenant's file, by its path in the store and by a path on the host.
-    let target = format!("{}/store", up.dir().display());
     let mut truncated = clip.clone();
     truncated.truncate(clip.len() / 2);
     // A sound container whose frames are garbage: the sniffer cannot see it, the cell must.
