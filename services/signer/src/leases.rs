@@ -1,6 +1,9 @@
 //! What every verb of a worker checks first: who speaks, and whether its lease is still the job's.
 
-use crate::Signer;
+use crate::{
+    Signer,
+    queue::{Settle, settle},
+};
 use hotcell_schemas::{
     EventKind, Job, Role, WorkerId,
     envelope::{Message, Verified},
@@ -86,6 +89,8 @@ impl Signer {
         let seq = stored.seq;
         let job = stored.message.into_inner();
         if job.state == EventKind::Cancelled {
+            // Frees the tenant's place under its cap; the worker hears it in the same answer.
+            settle(&self.bus, Some(&lease.ack), Settle::Done).await;
             return Err(Stop::Cancelled.into());
         }
         if job.state != EventKind::Assigned || seq != lease.assigned_seq {
