@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
-use futures::StreamExt as _;
 use hotcell_schemas::Role;
-use hotcell_schemas::envelope::{Envelope, HEADER_ID};
+use hotcell_schemas::envelope::HEADER_ID;
 use hotcell_schemas::routes::{CONSUMERS, ConsumerRow};
 use hotcell_stage::retry::{Delays, Policy, retry};
 use hotcell_stage::service::describe;
-use hotcell_stage::{Bus, ServiceError, Shutdown, run::pull};
+use hotcell_stage::{
+    Bus, ServiceError, Shutdown,
+    feed::{Feed, acknowledge, envelope},
+};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -129,40 +131,29 @@ impl Sequencer {
     async fn follow(mut self, shutdown: &Shutdown) -> Result<(), ServiceError> {
         let row = CONSUMERS.iter().find(|row| row.role == Role::Auditor);
         let row = row.expect("the table has the auditor's consumer");
-        let mut delays = Policy::FOREVER.delays();
-        while !shutdown.has_begun() {
-            let mut messages = match pull(&self.bus, row, self.batch_records).await {
-                Ok(messages) => messages,
-                Err(reason) => {
-                    let Some(delay) = delays.next() else {
-                        return Err(ServiceError::Unreachable(reason));
-                    };
-                    warn!(%reason, "consumer not available; trying again");
-                    shutdown.sleep(delay).await;
-                    continue;
-                }
-            };
-            delays = Policy::FOREVER.delays();
-            self.read(row, &mut messages, shutdown).await?;
+        let mut feed = Feed::new(&self.bus, row.durable, self.batch_records);
+        let ended = self.read(row, &mut feed, shutdown).await;
+        feed.give_back().await;
+        for (_, message) in self.window.advance(u64::MAX) {
+            acknowledge(&message, AckKind::Nak(None)).await;
         }
         self.bus.flush().await;
-        Ok(())
+        ended
     }
 
-    /// Reads until the pull ends or the shutdown begins; then what is ready is written.
+    /// Reads until the shutdown begins; then what is ready is written.
     async fn read(
         &mut self,
         row: &ConsumerRow,
-        messages: &mut async_nats::jetstream::consumer::pull::Stream,
+        feed: &mut Feed,
         shutdown: &Shutdown,
     ) -> Result<(), ServiceError> {
         let mut due: Option<Instant> = None;
         loop {
             let at = due.unwrap_or_else(Instant::now);
             tokio::select! {
-                message = messages.next() => match message {
-                    Some(Ok(message)) => self.admit(message).await,
-                    Some(Err(error)) => debug!(%error, "pull interrupted"),
+                message = feed.next(shutdown) => match message? {
+                    Some(message) => self.admit(message).await,
                     None => return self.flush(shutdown).await,
                 },
                 () = tokio::time::sleep_until(at), if due.is_some() => {
@@ -172,7 +163,6 @@ impl Sequencer {
                     }
                     due = None;
                 }
-                () = shutdown.begun() => return self.flush(shutdown).await,
             }
             if self.window.has_ready(self.batch_records) {
                 self.flush(shutdown).await?;
@@ -318,18 +308,8 @@ impl Sequencer {
     }
 }
 
-async fn acknowledge(message: &Message, kind: AckKind) {
-    if let Err(error) = message.ack_with(kind).await {
-        debug!(%error, "message not acked; it will be delivered again");
-    }
-}
-
 fn is_believed(bus: &Bus, message: &Message) -> bool {
-    let headers = message.headers.as_ref();
-    let header = |name: &'static str| headers.and_then(|map| map.get(name)).map(|v| v.as_str());
-    Envelope::received(&message.subject, header, &message.payload)
-        .and_then(|envelope| envelope.check_signature(bus.trust()))
-        .is_ok()
+    envelope(message).and_then(|envelope| envelope.check_signature(bus.trust())).is_ok()
 }
 
 /// The message as evidence: all that its signature needs, and nothing that may differ between two

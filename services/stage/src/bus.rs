@@ -18,6 +18,9 @@ use tracing::{debug, error, warn};
 /// A broker request is given up after this long, in seconds.
 const REQUEST_SECS: u64 = 5;
 
+/// A process that ends waits this long for the broker to take its last words, in seconds.
+const FLUSH_SECS: u64 = 2;
+
 /// The broker as seen by one login.
 #[derive(Clone)]
 pub struct Bus {
@@ -168,10 +171,14 @@ impl Bus {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Sends what is buffered and waits until the socket took it.
+    /// Sends what is buffered and waits until the socket took it, for two seconds at most: without
+    /// a broker the client would wait for one.
     pub async fn flush(&self) {
-        if let Err(error) = self.client.flush().await {
-            debug!(%error, "flush failed");
+        let flushed = tokio::time::timeout(Duration::from_secs(FLUSH_SECS), self.client.flush());
+        match flushed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "flush failed"),
+            Err(_) => warn!("the broker is away; what was not acknowledged is repeated later"),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod blob;
 pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod feed;
 pub mod kv;
 pub mod publish;
 pub mod read;

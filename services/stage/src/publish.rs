@@ -121,6 +121,20 @@ fn job_subject(job: &Job) -> Option<Subject> {
     Subject::job(&job.tenant, &job.id, job.state)
 }
 
+/// Whether the job's last step is one of the life of a job, and follows something exactly when it
+/// is not the first.
+fn may_follow(job: &Job, after: u64) -> bool {
+    match job.stamps.as_slice() {
+        [] => false,
+        [first] => {
+            (first.event, job.state) == (EventKind::Submitted, EventKind::Submitted) && after == 0
+        }
+        [.., before, last] => {
+            last.event == job.state && before.event.may_become(last.event) && after > 0
+        }
+    }
+}
+
 impl Bus {
     /// Publishes `out` and waits for the acknowledgement.
     ///
@@ -130,6 +144,9 @@ impl Bus {
         match out {
             Outgoing::Job { job, after, nonce } => {
                 let subject = job_subject(job).ok_or(PublishError::NotRouted)?;
+                if !may_follow(job, *after) {
+                    return Err(PublishError::NotRouted);
+                }
                 let dot = if nonce.is_empty() { "" } else { "." };
                 let id = format!("{}.{}.{}{dot}{nonce}", job.id, job.state, job.attempt());
                 let filter = Subject::job_filter(&job.tenant, &job.id);
@@ -202,8 +219,11 @@ pub(crate) fn headers_of(envelope: &Envelope) -> HeaderMap {
     headers
 }
 
-/// The envelope in a message as it arrived.
-pub(crate) fn envelope_of(
+/// The envelope in a message as it arrived, form checked only.
+///
+/// # Errors
+/// As [`Envelope::received`].
+pub fn envelope_of(
     subject: &str,
     headers: Option<&HeaderMap>,
     body: &[u8],
@@ -214,3 +234,50 @@ pub(crate) fn envelope_of(
 
 /// The stream that holds job events.
 pub(crate) const JOBS: StreamId = StreamId::Jobs;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotcell_schemas::{JobId, KeyId, UnixMs, job::Actor, request::TranscodeRequest};
+
+    #[test]
+    fn only_steps_of_a_job_s_life_are_published() {
+        let first = Job {
+            id: JobId::new(1, [1; 10]),
+            tenant: "acme".parse().unwrap(),
+            state: EventKind::Submitted,
+            actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
+            workflow: None,
+            request: TranscodeRequest {
+                inputs: Vec::new(),
+                output_format: None,
+                preset: None,
+                outputs: Vec::new(),
+                workflow: None,
+            },
+            pool: "cpu".parse().unwrap(),
+            inputs: Vec::new(),
+            plan: None,
+            attempts: Vec::new(),
+            outputs: Vec::new(),
+            failure: None,
+            stamps: Vec::new(),
+        };
+        let check = |events: &[EventKind], after, expect| {
+            let moved = |job: Job, event: &EventKind| job.moved(*event, UnixMs(1));
+            let job = events.iter().fold(first.clone(), moved);
+            assert_eq!(may_follow(&job, after), expect, "{events:?} {after}");
+        };
+        use EventKind as E;
+        check(&[], 0, false);
+        check(&[E::Submitted], 0, true);
+        check(&[E::Submitted], 7, false);
+        check(&[E::Completed], 0, false);
+        check(&[E::Submitted, E::Validated], 7, true);
+        check(&[E::Submitted, E::Validated], 0, false);
+        check(&[E::Submitted, E::Encoded], 7, false);
+        check(&[E::Submitted, E::Cancelled, E::Assigned], 7, false);
+        let lied = Job { state: E::Completed, ..first.clone().moved(E::Submitted, UnixMs(1)) };
+        assert!(!may_follow(&lied, 0));
+    }
+}

@@ -7,13 +7,12 @@
 
 use crate::{
     bus::Bus,
-    publish::{Outgoing, PublishError, envelope_of},
-    retry::Policy,
+    feed::{acknowledge, each, envelope},
+    publish::{Outgoing, PublishError},
     service::{ServiceError, Shutdown},
     telemetry,
 };
-use async_nats::jetstream::{AckKind, Message as JsMessage, consumer};
-use futures::StreamExt as _;
+use async_nats::jetstream::{AckKind, Message as JsMessage};
 use hotcell_schemas::{
     Digest, Verified,
     envelope::{Message, OpenError},
@@ -21,17 +20,14 @@ use hotcell_schemas::{
     routes::{CONSUMERS, ConsumerRow},
 };
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::{Instrument as _, debug, error, info_span, warn};
-
-/// One pull asks for messages for this long, in seconds; the broker answers sooner when it has any.
-const PULL_SECS: u64 = 20;
-
-/// Silence after which a pull is given up and made again, in seconds.
-const HEARTBEAT_SECS: u64 = 5;
 
 /// Delay before a message is offered again after the broker did not acknowledge, in milliseconds.
 const RETRY_MS: u64 = 500;
+
+/// Delay before a message is offered again whose outcome cannot be published, in seconds: only
+/// another version of the program can help.
+const UNPUBLISHABLE_SECS: u64 = 20;
 
 /// A message that a stage may believe.
 #[derive(Debug)]
@@ -98,72 +94,11 @@ pub async fn run<S: Stage>(
         .find(|row| row.durable == durable)
         .expect("services name consumers of the table");
     let stage = Arc::new(stage);
-    let slots = Arc::new(Semaphore::new(concurrency));
-    let mut running = JoinSet::new();
-    let mut delays = Policy::FOREVER.delays();
-    while !shutdown.has_begun() {
-        let mut messages = match pull(bus, row, concurrency).await {
-            Ok(messages) => messages,
-            Err(reason) => {
-                let Some(delay) = delays.next() else {
-                    return Err(ServiceError::Unreachable(reason));
-                };
-                warn!(durable, %reason, "consumer not available; trying again");
-                shutdown.sleep(delay).await;
-                continue;
-            }
-        };
-        delays = Policy::FOREVER.delays();
-        loop {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            let message = tokio::select! {
-                message = messages.next() => message,
-                () = shutdown.begun() => None,
-            };
-            while running.try_join_next().is_some() {}
-            match message {
-                Some(Ok(message)) => {
-                    let (bus, stage) = (bus.clone(), Arc::clone(&stage));
-                    running.spawn(async move {
-                        one(&bus, row, stage.as_ref(), message).await;
-                        drop(slot);
-                    });
-                }
-                Some(Err(error)) => debug!(durable, %error, "pull interrupted"),
-                None => break,
-            }
-        }
-    }
-    while running.join_next().await.is_some() {}
-    bus.flush().await;
-    Ok(())
-}
-
-/// The pull stream of a durable consumer that exists.
-///
-/// # Errors
-/// A sentence for the operator.
-pub async fn pull(
-    bus: &Bus,
-    row: &'static ConsumerRow,
-    batch: usize,
-) -> Result<consumer::pull::Stream, String> {
-    let consumer: consumer::PullConsumer = bus
-        .jetstream
-        .get_consumer_from_stream(row.durable, row.stream.as_str())
-        .await
-        .map_err(|error| {
-            let (durable, stream) = (row.durable, row.stream.as_str());
-            format!("consumer {durable} of stream {stream} cannot be used ({error}): run `hotcell nats provision`")
-        })?;
-    consumer
-        .stream()
-        .max_messages_per_batch(batch)
-        .expires(Duration::from_secs(PULL_SECS))
-        .heartbeat(Duration::from_secs(HEARTBEAT_SECS))
-        .messages()
-        .await
-        .map_err(|error| format!("consumer {} cannot be pulled ({error})", row.durable))
+    each(bus, durable, concurrency, &shutdown, |message| {
+        let (bus, stage) = (bus.clone(), Arc::clone(&stage));
+        async move { one(&bus, row, stage.as_ref(), message).await }
+    })
+    .await
 }
 
 /// Opens, handles, publishes and acks one message.
@@ -178,13 +113,11 @@ async fn one<S: Stage>(bus: &Bus, row: &'static ConsumerRow, stage: &S, message:
                     warn!(reason, "message will be retried");
                     AckKind::Nak(Some(after))
                 }
-                Err(Halt::Reject { reason }) => refuse(bus, &message, reason.to_owned()).await,
+                Err(Halt::Reject { reason }) => refuse(bus, &message, reason).await,
             },
-            Err(error) => refuse(bus, &message, error.to_string()).await,
+            Err(error) => refuse(bus, &message, &error.to_string()).await,
         };
-        if let Err(error) = message.ack_with(end).await {
-            warn!(%error, "message not acked; it will be delivered again");
-        }
+        acknowledge(&message, end).await;
     }
     .instrument(span)
     .await;
@@ -204,11 +137,7 @@ async fn handle<S: Stage>(
     loop {
         tokio::select! {
             out = &mut work => return out,
-            _ = beat.tick() => {
-                if let Err(error) = message.ack_with(AckKind::Progress).await {
-                    debug!(%error, "progress not sent");
-                }
-            }
+            _ = beat.tick() => acknowledge(message, AckKind::Progress).await,
         }
     }
 }
@@ -228,7 +157,7 @@ async fn publish_all(bus: &Bus, out: &[Outgoing]) -> AckKind {
             }
             Err(error @ (PublishError::Seal(_) | PublishError::NotRouted)) => {
                 error!(%error, "a message of ours cannot be published");
-                return AckKind::Nak(Some(Duration::from_secs(PULL_SECS)));
+                return AckKind::Nak(Some(Duration::from_secs(UNPUBLISHABLE_SECS)));
             }
         }
     }
@@ -236,24 +165,37 @@ async fn publish_all(bus: &Bus, out: &[Outgoing]) -> AckKind {
 }
 
 fn open<T: Message>(bus: &Bus, message: &JsMessage) -> Result<Delivered<T>, OpenError> {
-    let envelope = envelope_of(&message.subject, message.headers.as_ref(), &message.payload)?;
-    let checked = envelope.open(&bus.trust)?;
+    let checked = envelope(message)?.open(&bus.trust)?;
     let info = message.info().map_err(|_| OpenError::Header("reply"))?;
     let delivered = u32::try_from(info.delivered).unwrap_or(u32::MAX);
     Ok(Delivered { message: checked, seq: info.stream_sequence, delivered })
 }
 
 /// Records what is not believed, then ends it: an attack is not retried, nor forgotten.
-async fn refuse(bus: &Bus, message: &JsMessage, reason: String) -> AckKind {
+pub async fn refuse(bus: &Bus, message: &JsMessage, reason: &str) -> AckKind {
     let subject: String = message.subject.chars().take(200).collect();
     warn!(%subject, %reason, "message refused");
-    let id = format!("refused.{}.{}", bus.role(), Digest::of(message.payload.as_ref()));
-    let act = AuditAct::Refused { by: bus.role(), what: Refusal::Envelope, subject, reason };
-    match bus.publish(&Outgoing::audit(None, act, id)).await {
+    let act = AuditAct::Refused {
+        by: bus.role(),
+        what: Refusal::Envelope,
+        subject,
+        reason: reason.to_owned(),
+    };
+    match bus.publish(&Outgoing::audit(None, act, refusal_id(bus, message))).await {
         Ok(_) => AckKind::Term,
         Err(error) => {
             warn!(%error, "refusal not recorded; message will be retried");
             AckKind::Nak(Some(Duration::from_millis(RETRY_MS)))
         }
+    }
+}
+
+/// One id for each message of the stream, however often it is delivered: two messages with the
+/// same bytes are two refusals.
+fn refusal_id(bus: &Bus, message: &JsMessage) -> String {
+    let role = bus.role();
+    match message.info() {
+        Ok(info) => format!("refused.{role}.{}.{}", info.stream, info.stream_sequence),
+        Err(_) => format!("refused.{role}.{}", Digest::of(message.payload.as_ref())),
     }
 }

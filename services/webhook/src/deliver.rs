@@ -17,23 +17,21 @@ use crate::{
     vault::Vault,
 };
 use async_nats::jetstream::{AckKind, Message};
-use futures::StreamExt as _;
 use hotcell_schemas::{
-    Digest, EndpointId, TenantId, Verified,
-    envelope::{Envelope, OpenError},
+    EndpointId, TenantId, Verified,
+    envelope::OpenError,
     hook::{Delivery, DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord},
-    records::{AuditAct, Refusal},
-    routes::CONSUMERS,
+    records::AuditAct,
 };
 use hotcell_stage::{
     Bus, Outgoing, PublishError, ServiceError, Shutdown, clock,
+    feed::{acknowledge, each, envelope},
     kv::{Bucket, KvError},
     retry::{Policy as Backoff, retry},
-    run::pull,
+    run::refuse,
     service::describe,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 /// Name of the durable consumer.
@@ -73,46 +71,12 @@ pub(crate) async fn run(
     attempts_max: usize,
     shutdown: Shutdown,
 ) -> Result<(), ServiceError> {
-    let row = CONSUMERS.iter().find(|row| row.durable == DURABLE);
-    let row = row.expect("the table has the deliverer's consumer");
-    let slots = Arc::new(Semaphore::new(attempts_max));
-    let mut running = JoinSet::new();
-    let mut delays = Backoff::FOREVER.delays();
-    while !shutdown.has_begun() {
-        let mut messages = match pull(&deliverer.bus, row, attempts_max).await {
-            Ok(messages) => messages,
-            Err(reason) => {
-                let Some(delay) = delays.next() else {
-                    return Err(ServiceError::Unreachable(reason));
-                };
-                warn!(%reason, "consumer not available; trying again");
-                shutdown.sleep(delay).await;
-                continue;
-            }
-        };
-        delays = Backoff::FOREVER.delays();
-        loop {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            let message = tokio::select! {
-                message = messages.next() => message,
-                () = shutdown.begun() => None,
-            };
-            while running.try_join_next().is_some() {}
-            match message {
-                Some(Ok(message)) => {
-                    let deliverer = Arc::clone(&deliverer);
-                    running.spawn(async move {
-                        deliverer.one(message).await;
-                        drop(slot);
-                    });
-                }
-                Some(Err(error)) => debug!(%error, "pull interrupted"),
-                None => break,
-            }
-        }
-    }
-    while running.join_next().await.is_some() {}
-    Ok(())
+    let bus = deliverer.bus.clone();
+    each(&bus, DURABLE, attempts_max, &shutdown, |message| {
+        let deliverer = Arc::clone(&deliverer);
+        async move { deliverer.one(message).await }
+    })
+    .await
 }
 
 /// The lanes of a message, by its subject alone: what is not let in is not opened either.
@@ -136,9 +100,7 @@ impl Deliverer {
         hotcell_stage::telemetry::follow(&span, message.headers.as_ref());
         async {
             let kind = self.turn(&message).await;
-            if let Err(error) = message.ack_with(kind).await {
-                warn!(%error, "message not acked; it will be delivered again");
-            }
+            acknowledge(&message, kind).await;
         }
         .instrument(span)
         .await;
@@ -156,10 +118,10 @@ impl Deliverer {
         }
         let opened = match self.open(message) {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(message, error).await,
+            Err(error) => return refuse(&self.bus, message, &error.to_string()).await,
         };
         let Some(tenant) = opened.subject().tenant() else {
-            return self.refuse(message, OpenError::UnknownSubject).await;
+            return refuse(&self.bus, message, &OpenError::UnknownSubject.to_string()).await;
         };
         match self.deliver(&tenant, opened.get()).await {
             Ok(kind) => kind,
@@ -171,26 +133,7 @@ impl Deliverer {
     }
 
     fn open(&self, message: &Message) -> Result<Verified<Delivery>, OpenError> {
-        let headers = message.headers.as_ref();
-        let header = |name: &'static str| headers.and_then(|map| map.get(name)).map(|v| v.as_str());
-        let envelope = Envelope::received(&message.subject, header, &message.payload)?;
-        envelope.open(self.bus.trust())
-    }
-
-    /// Records what is not believed, then ends it.
-    async fn refuse(&self, message: &Message, error: OpenError) -> AckKind {
-        let subject: String = message.subject.chars().take(200).collect();
-        warn!(%subject, %error, "message refused");
-        let (by, reason) = (self.bus.role(), error.to_string());
-        let id = format!("refused.{by}.{}", Digest::of(&message.payload));
-        let act = AuditAct::Refused { by, what: Refusal::Envelope, subject, reason };
-        match self.bus.publish(&Outgoing::audit(None, act, id)).await {
-            Ok(_) => AckKind::Term,
-            Err(error) => {
-                warn!(%error, "refusal not recorded; message will be tried again");
-                nak_ms(RETRY_MS)
-            }
-        }
+        envelope(message)?.open(self.bus.trust())
     }
 
     async fn deliver(

@@ -171,7 +171,7 @@ pub(crate) async fn handle(endpoints: Arc<Endpoints>, incoming: Incoming) {
             let (by, subject) = (endpoints.bus.role(), incoming.subject().to_owned());
             warn!(%subject, %error, "request refused");
             let reason = error.to_string();
-            let id = format!("refused.{by}.{}", hotcell_schemas::Digest::of(incoming.payload()));
+            let id = format!("refused.{by}.{}", hex::encode(clock::random::<16>()));
             let act = AuditAct::Refused { by, what: Refusal::Envelope, subject, reason };
             if let Err(error) = endpoints.bus.publish(&Outgoing::audit(None, act, id)).await {
                 warn!(%error, "refusal not recorded");

@@ -9,16 +9,15 @@ use hotcell_nats_config::testing::{NOW, TestServer};
 use hotcell_nats_config::{InitOptions, Login, Replicas, TenantSpec};
 use hotcell_schemas::{
     EventKind, Role, Subject, TenantId,
-    envelope::Envelope,
     hook::{DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest},
     limits::ENDPOINTS_MAX,
     records::{AuditAct, AuditRecord},
     request::{WebhookCreated, WebhookEvent, WebhookRequest},
-    routes::CONSUMERS,
 };
 use hotcell_stage::{
-    Bus, NatsConfig, Outgoing, ServiceError, Shutdown, TelemetryConfig, clock, config::LogFormat,
-    run::pull,
+    Bus, NatsConfig, Outgoing, ServiceError, Shutdown, TelemetryConfig, clock,
+    config::LogFormat,
+    feed::{Feed, envelope},
 };
 use hotcell_webhook::{Config, Secret, verify};
 use std::{
@@ -145,16 +144,13 @@ impl Rig {
     /// The next record of a delivery's end, as the auditor gets it.
     async fn audited_end(&self) -> (DeliveryState, u32, Option<u16>) {
         let bus = Bus::connect(Role::Auditor, &nats(&self.server, Role::Auditor)).await.unwrap();
-        let row = CONSUMERS.iter().find(|row| row.durable == "auditor").unwrap();
-        let mut messages = pull(&bus, row, 64).await.unwrap();
+        let (mut feed, open) = (Feed::new(&bus, "auditor", 64), Shutdown::new());
         let found = async {
             loop {
-                let message = messages.next().await.unwrap().unwrap();
+                let message = feed.next(&open).await.unwrap().unwrap();
                 message.ack().await.unwrap();
-                let map = message.headers.clone().unwrap_or_default();
-                let header = |name: &'static str| map.get(name).map(|value| value.as_str());
-                let sealed = Envelope::received(&message.subject, header, &message.payload);
-                let Ok(record) = sealed.unwrap().open::<AuditRecord>(bus.trust()) else { continue };
+                let sealed = envelope(&message).unwrap();
+                let Ok(record) = sealed.open::<AuditRecord>(bus.trust()) else { continue };
                 if let AuditAct::Delivered { state, attempts, status, .. } = record.into_inner().act
                 {
                     return (state, attempts, status);
