@@ -43,8 +43,8 @@ impl Hasher {
         Self { bus, blobs: Blobs::new() }
     }
 
-    /// Whether a repeated event still needs work: after a crash between publish and ack it does not,
-    /// and the signer would rightly refuse the URL.
+    /// Whether the event still needs work: after a crash between publish and ack, or a cancellation,
+    /// it does not, and the signer would rightly refuse the URL.
     async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, Halt> {
         self.bus.is_last(job, seq).await.map_err(|error| {
             warn!(job = %job.id, %error, "state of the job not read");
@@ -67,8 +67,8 @@ impl Hasher {
         match retry(Policy::REQUEST, AskError::is_transient, once).await {
             Ok(reply) => match reply.into_inner() {
                 SignReply::Signed { signed } => Ok(Some(signed)),
-                SignReply::Refused { reason } => {
-                    warn!(job = %job.id, %reason, "no URL for an output");
+                refusal @ (SignReply::Refused { .. } | SignReply::OverQuota { .. }) => {
+                    warn!(job = %job.id, ?refusal, "no URL for an output");
                     Ok(None)
                 }
             },
@@ -114,7 +114,7 @@ impl Stage for Hasher {
         if job.state != EventKind::Encoded {
             return Err(Halt::Reject { reason: "the job is not in state encoded" });
         }
-        if input.delivered > 1 && !self.is_last(job, input.seq).await? {
+        if !self.is_last(job, input.seq).await? {
             return Ok(Vec::new());
         }
         let mut wrong = no_outputs(job);

@@ -59,7 +59,7 @@ impl Stage for Validator {
 
     async fn handle(&self, input: Delivered<Job>) -> Result<Vec<Outgoing>, Halt> {
         let subject = input.message.subject().clone();
-        let (job, after, delivered) = (input.message.into_inner(), input.seq, input.delivered);
+        let (job, after) = (input.message.into_inner(), input.seq);
         if subject.tenant().as_ref() != Some(&job.tenant)
             || subject.job_id().as_ref() != Some(&job.id)
         {
@@ -68,7 +68,7 @@ impl Stage for Validator {
         if let Some(reason) = nonsense(&job) {
             return Err(Halt::Reject { reason });
         }
-        if delivered > 1 && !self.is_last(&job, after).await? {
+        if !self.is_last(&job, after).await? {
             return Ok(Vec::new());
         }
         let url = self.url(&job).await?;
@@ -102,8 +102,8 @@ impl Validator {
         let asked = self.bus.ask(subject, &request, Duration::from_secs(SIGN_SECS)).await;
         match asked.map(hotcell_schemas::Verified::into_inner) {
             Ok(SignReply::Signed { signed }) => Ok(signed),
-            Ok(SignReply::Refused { reason }) => {
-                warn!(job = %job.id, %reason, "signer refuses the input");
+            Ok(refusal @ (SignReply::Refused { .. } | SignReply::OverQuota { .. })) => {
+                warn!(job = %job.id, ?refusal, "signer refuses the input");
                 Err(Halt::retry_ms(RETRY_MS, "the signer refuses the input"))
             }
             Err(error @ AskError::NotBelieved(_)) => {
