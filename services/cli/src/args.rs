@@ -167,6 +167,9 @@ pub(crate) enum NatsCommand {
         /// When an acknowledged event is on disk.
         #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
         durability: DurabilityArg,
+        /// A worker's login, and the pool whose work it may ask for; may be repeated.
+        #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
+        workers: Vec<nats::Worker>,
     },
     /// Make streams, consumers and buckets; safe to repeat.
     Provision {

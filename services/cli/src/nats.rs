@@ -9,15 +9,37 @@ use crate::{
 use hotcell_nats_config::{
     Admin, Durability, InitOptions, Installation, Replicas, ServerOptions, init,
 };
+use hotcell_schemas::{PoolId, WorkerId, ids::IdError};
 use hotcell_stage::clock;
 use serde_json::json;
 use std::path::Path;
 
+/// A worker's login to make.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    name: WorkerId,
+    pool: PoolId,
+}
+
+/// Reads `NAME:POOL`.
+pub(crate) fn worker(text: &str) -> Result<Worker, String> {
+    let (name, pool) = text.split_once(':').ok_or("must be NAME:POOL")?;
+    Ok(Worker {
+        name: name.parse().map_err(|error: IdError| error.to_string())?,
+        pool: pool.parse().map_err(|error: IdError| error.to_string())?,
+    })
+}
+
 /// Runs one of the three.
 pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail> {
     match command {
-        NatsCommand::Init { dir, listen, durability } => {
-            let options = InitOptions { now: clock::now(), ..InitOptions::default() };
+        NatsCommand::Init { dir, listen, durability, workers } => {
+            let workers = workers.into_iter().map(|Worker { name, pool }| (name, vec![pool]));
+            let options = InitOptions {
+                now: clock::now(),
+                workers: workers.collect(),
+                ..InitOptions::default()
+            };
             let installation = init(&dir, &options).or_fail("not written")?;
             let dir = dir.canonicalize().or_fail("the folder")?;
             let config = installation.server_config(&ServerOptions {

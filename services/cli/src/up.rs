@@ -78,6 +78,7 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
         print::note("stopping");
     }
     supervisor.stop().await;
+    Cells::remove(&layout);
     outcome
 }
 
@@ -187,16 +188,20 @@ async fn broker(
     wait_for("the broker", || TcpStream::connect(ports.nats).is_ok()).await
 }
 
-/// `HOTCELL_NATS_SERVER`, or the pinned one in `.tools`: beside the working folder or the program.
+/// `HOTCELL_NATS_SERVER`, or the pinned one in `.tools`.
 fn nats_server() -> Result<PathBuf, Fail> {
     let named = std::env::var_os("HOTCELL_NATS_SERVER").map(PathBuf::from);
+    find_nats_server(named, &tools())
+        .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))
+}
+
+/// The folder `.tools` of the working folder, or of the nearest folder above this program.
+fn tools() -> PathBuf {
     let here = std::env::current_dir().ok().into_iter();
     let program = std::env::current_exe().ok();
     let above = program.iter().flat_map(|path| path.ancestors().map(Path::to_owned));
     let tools = here.chain(above).map(|dir| dir.join(".tools")).find(|dir| dir.is_dir());
-    let tools = tools.unwrap_or_else(|| PathBuf::from(".tools"));
-    find_nats_server(named, &tools)
-        .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))
+    tools.unwrap_or_else(|| PathBuf::from(".tools"))
 }
 
 /// The folder of this program: the services are beside it.

@@ -8,13 +8,14 @@ use super::supervise::Spec;
 use crate::{
     fail::{Context as _, Fail},
     layout::{Layout, make_dir},
+    print,
 };
 use hotcell_encoder::image::Image;
 use hotcell_jail::root::Root;
 use hotcell_schemas::{Digest, WorkerId};
 use std::{
     fmt, fs,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -82,13 +83,13 @@ impl Cells {
         programs: &Path,
     ) -> Result<Self, Fail> {
         let root = rustix::process::geteuid().is_root();
-        let dir = if root {
-            let own = Digest::of(layout.root().as_os_str().as_encoded_bytes()).to_string();
-            let short: String = own.chars().take(16).collect();
-            PathBuf::from("/var/tmp").join(format!("hotcell-{short}"))
-        } else {
-            layout.root().join("cells")
-        };
+        let dir = Self::dir(layout);
+        // The name is known and /var/tmp is everyone's: whoever made the folder must be us.
+        let _made_or_there = fs::create_dir(&dir);
+        let found = fs::symlink_metadata(&dir).or_fail("cannot make the cells' folder")?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Fail::config(format!("{} is not ours: remove it", dir.display())));
+        }
         let bin = dir.join("bin");
         for folder in [&dir, &bin, &dir.join("roots")] {
             make_dir(folder, 0o755)?;
@@ -107,6 +108,26 @@ impl Cells {
         let image = image.or_fail("cannot prepare the cells")?;
         let (root, program) = (image.root, image.ffmpeg.name);
         Ok(Self { dir, user, ffmpeg, ffprobe, image: image.digest, root, program })
+    }
+
+    /// Removes what [`Self::prepare`] made, once nothing runs from it. The roots are made again in
+    /// half a second; kept, each folder of a test would leave one.
+    pub(crate) fn remove(layout: &Layout) {
+        let dir = Self::dir(layout);
+        if let Err(error) = fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            print::note(format!("cannot remove {}: {error}", dir.display()));
+        }
+    }
+
+    fn dir(layout: &Layout) -> PathBuf {
+        if !rustix::process::geteuid().is_root() {
+            return layout.root().join("cells");
+        }
+        let own = Digest::of(layout.root().as_os_str().as_encoded_bytes()).to_string();
+        let short: String = own.chars().take(16).collect();
+        PathBuf::from("/var/tmp").join(format!("hotcell-{short}"))
     }
 
     pub(crate) fn launcher(&self) -> PathBuf {
@@ -162,7 +183,7 @@ fn cell_programs(
     bin: &Path,
 ) -> Result<(PathBuf, PathBuf), Fail> {
     let name = match program {
-        CellProgram::Ffmpeg => return ffmpeg(),
+        CellProgram::Ffmpeg => return ffmpeg(bin),
         CellProgram::Noop => "hotcell-stub".to_owned(),
         CellProgram::Fixed(ms) => format!("hotcell-stub-fixed-{ms}"),
     };
@@ -171,20 +192,36 @@ fn cell_programs(
     Ok((stub.clone(), stub))
 }
 
-/// `HOTCELL_FFMPEG` and `HOTCELL_FFPROBE`, or the distribution's.
-fn ffmpeg() -> Result<(PathBuf, PathBuf), Fail> {
+/// `HOTCELL_FFMPEG` and `HOTCELL_FFPROBE`; each else from `make ffmpeg`, else the distribution's.
+fn ffmpeg(bin: &Path) -> Result<(PathBuf, PathBuf), Fail> {
+    let built = super::tools().join("ffmpeg/bin");
+    let folders = [built.as_path(), Path::new("/usr/bin")];
     let find = |variable: &str, name: &str| {
         let named = std::env::var_os(variable).map(PathBuf::from);
-        let path = named.unwrap_or_else(|| Path::new("/usr/bin").join(name));
-        if path.is_file() {
-            return Ok(path);
+        let found = one_of(named, &folders, name).map_err(|path| {
+            Fail::config(format!(
+                "{} is missing: install FFmpeg (apt-get install ffmpeg), build ours (make ffmpeg), \
+                 or name it by {variable}",
+                path.display()
+            ))
+        })?;
+        if !found.starts_with(&built) {
+            return Ok(found);
         }
-        Err(Fail::config(format!(
-            "{} is missing: install FFmpeg (apt-get install ffmpeg), or name it by {variable}",
-            path.display()
-        )))
+        // The folder that it was built in may be closed to the workers' user.
+        let reachable = bin.join(name);
+        copy(&found, &reachable)?;
+        Ok(reachable)
     };
     Ok((find("HOTCELL_FFMPEG", "ffmpeg")?, find("HOTCELL_FFPROBE", "ffprobe")?))
+}
+
+/// The named program, or the first of this name in the folders; else the path that was tried last.
+fn one_of(named: Option<PathBuf>, folders: &[&Path], name: &str) -> Result<PathBuf, PathBuf> {
+    let in_folders = || folders.iter().map(|folder| folder.join(name)).collect();
+    let tried: Vec<PathBuf> = named.map_or_else(in_folders, |path| vec![path]);
+    let found = tried.iter().find(|path| path.is_file()).cloned();
+    found.ok_or_else(|| tried.into_iter().next_back().unwrap_or_default())
 }
 
 /// Copies a program through a temporary name: one that runs keeps its old file.
@@ -194,4 +231,30 @@ fn copy(from: &Path, to: &Path) -> Result<(), Fail> {
     fs::copy(from, &temporary).or_fail(&doing)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).or_fail(&doing)?;
     fs::rename(&temporary, to).or_fail(&doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that somebody named is that one or an error: never quietly another.
+    #[test]
+    fn a_named_program_wins_then_the_built_one_then_the_distributions() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str| dir.path().join(name);
+        let (built, usr) = (folder("built"), folder("usr"));
+        for path in [&built, &usr] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("ffmpeg"), "").unwrap();
+        }
+        let folders = [built.as_path(), usr.as_path()];
+        let find = |named: Option<PathBuf>| one_of(named, &folders, "ffmpeg");
+        assert_eq!(find(Some(usr.join("ffmpeg"))), Ok(usr.join("ffmpeg")));
+        assert_eq!(find(Some(folder("none"))), Err(folder("none")));
+        assert_eq!(find(None), Ok(built.join("ffmpeg")));
+        fs::remove_file(built.join("ffmpeg")).unwrap();
+        assert_eq!(find(None), Ok(usr.join("ffmpeg")));
+        fs::remove_file(usr.join("ffmpeg")).unwrap();
+        assert_eq!(find(None), Err(usr.join("ffmpeg")));
+    }
 }
