@@ -62,6 +62,12 @@ adpcm_ima_wav,adpcm_ms";
 const SUBTITLE_DECODERS: &str =
     "mov_text,subrip,srt,ass,ssa,webvtt,pgssub,dvdsub,dvbsub,cc_dec,text";
 
+/// Streams and pixels that the prober takes: more than the limits, or it would cut off what is over them (streams) or
+/// give up (pixels), and nobody could say that the input is too complex. Its cell's memory bounds the rest.
+const PROBED_STREAMS_MAX: usize = STREAMS_MAX + 1;
+/// See [`PROBED_STREAMS_MAX`].
+const PROBED_PIXELS_MAX: u64 = 2 * PIXELS_MAX;
+
 /// What the prober prints: numbers and FFmpeg's own names. No tags, which are text of the file.
 const PROBE_ENTRIES: &str = "format=format_name,duration,bit_rate,nb_streams:\
 stream=index,codec_type,codec_name,width,height,sample_rate,channels,duration:\
@@ -78,7 +84,7 @@ pub fn argv(input: Container, output: &OutputPlan) -> (Vec<String>, Vec<String>)
     line.words(&["-progress", "pipe:1", "-stats_period", "1"]);
     line.number("-max_alloc", ALLOC_BYTES_MAX);
     line.words(&["-filter_threads", "1"]);
-    open(&mut line, input, DECODERS);
+    open(&mut line, input, DECODERS, STREAMS_MAX);
     line.number("-max_pixels", PIXELS_MAX);
     line.number("-threads", THREADS);
     line.words(&["-i", INPUT]);
@@ -112,8 +118,8 @@ pub fn ffprobe_argv(input: Container) -> Vec<String> {
     let mut line = Line::default();
     line.words(&["-hide_banner", "-loglevel", "error"]);
     line.number("-max_alloc", ALLOC_BYTES_MAX);
-    open(&mut line, input, &format!("{DECODERS},{SUBTITLE_DECODERS}"));
-    line.number("-max_pixels", PIXELS_MAX);
+    open(&mut line, input, &format!("{DECODERS},{SUBTITLE_DECODERS}"), PROBED_STREAMS_MAX);
+    line.number("-max_pixels", PROBED_PIXELS_MAX);
     line.words(&["-threads", "1", "-show_entries", PROBE_ENTRIES, "-print_format", "json"]);
     line.words(&["-i", INPUT]);
     line.0
@@ -139,10 +145,10 @@ pub fn agrees(plan: &Plan) -> bool {
 }
 
 /// Options of the one input: one demuxer, local files only, listed decoders, few streams.
-fn open(line: &mut Line, input: Container, decoders: &str) {
+fn open(line: &mut Line, input: Container, decoders: &str, streams_max: usize) {
     line.words(&["-protocol_whitelist", "file"]);
     line.words(&["-format_whitelist", input.demuxer(), "-codec_whitelist", decoders]);
-    line.number("-max_streams", STREAMS_MAX);
+    line.number("-max_streams", streams_max);
     if input == Container::Mp4 {
         // Off by default; said aloud because a data reference names another file.
         line.words(&["-enable_drefs", "0", "-use_absolute_path", "0"]);

@@ -22,7 +22,7 @@ mod workspace;
 pub use image::{Image, ImageError, image_digest};
 
 use crate::{ask::Ask, cell::Cells, config::Config, worker::Worker, workspace::Workspace};
-use hotcell_jail::{preflight::preflight, profile::Profile};
+use hotcell_jail::{hide::hide_from_others, preflight::preflight, profile::Profile};
 use hotcell_schemas::{Role, WorkerId, report::Provenance};
 use hotcell_stage::{Bus, ServiceError, Shutdown, blob::Blobs, service::describe};
 use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
@@ -42,6 +42,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
         warn!("the worker runs as root; start it as a user that owns nothing");
     }
+    // Before the login is read: workers of one host may share a user.
+    hide_from_others().map_err(|error| refuse(&error))?;
     let config = Arc::new(config);
     let image = blocking(Arc::clone(&config), |config| {
         preflight(&config.launcher).map_err(|error| refuse(&error))?;

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cell;
 mod elf;
 mod fence;
+pub mod hide;
 mod inside;
 pub mod launcher;
 pub mod layers;

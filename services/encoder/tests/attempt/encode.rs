@@ -126,8 +126,18 @@ async fn brk_37_the_worker_needs_no_root() {
         .spawn()
         .unwrap();
     let done = site.report().await;
+    // ZT-03: a neighbour of the same user sees neither its memory nor what else /proc tells of it.
+    let environ = |pid: u32| {
+        let path = format!("/proc/{pid}/environ");
+        Command::new("cat").arg(path).uid(USER).gid(USER).output().unwrap().status.success()
+    };
+    let mut open = Command::new("sleep").arg("60").uid(USER).gid(USER).spawn().unwrap();
+    let seen = (environ(open.id()), environ(worker.id()));
+    open.kill().unwrap();
+    open.wait().unwrap();
     let stopped = Command::new("kill").args(["-TERM", &worker.id().to_string()]).status().unwrap();
     assert!(stopped.success() && worker.wait().unwrap().success());
+    assert_eq!(seen, (true, false), "what is not hidden can be read, and the worker is hidden");
     assert_eq!(done.report.failure, None);
     assert_eq!(done.report.files.len(), 1);
     let left = fs::read_dir(home.join("work/w1")).unwrap().count();

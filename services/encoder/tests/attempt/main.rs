@@ -3,6 +3,7 @@
 //! false ones too.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod complex;
 mod encode;
 mod orders;
 mod site;
