@@ -25,7 +25,10 @@ pub(crate) enum NamespaceError {
     Root,
     #[error("only root can give the cell another user: remove --uid and --gid")]
     NotOurs,
-    #[error("cannot become the cell's user")]
+    #[error(
+        "cannot become the cell's user: start the launcher as an ordinary user, or as a root that may change users \
+         (CAP_SETUID and CAP_SETGID, and a mapping for the cell's user if this is a user namespace)"
+    )]
     Become(#[source] Errno),
     #[error(
         "namespaces are not available: allow unprivileged user namespaces (user.max_user_namespaces above 0, \

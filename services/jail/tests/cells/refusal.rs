@@ -82,6 +82,23 @@ fn another_user_without_root() {
     assert!(text(&output.stderr).contains("only root can give the cell another user"));
 }
 
+/// ZT-06: without /proc there is no user namespace, and a root that may not change users cannot leave root. The launcher
+/// says so in the answer that services show at start-up.
+#[test]
+fn hosts_that_lack_proc_or_rights() {
+    let cases = [
+        ("-m", "mount -t tmpfs none /proc && exec \"$0\" \"$@\"", "user: mount /proc"),
+        ("-Ur", "exec \"$0\" \"$@\"", "user: start the launcher as an ordinary user"),
+    ];
+    for (space, script, expect) in cases {
+        let args = [space, "sh", "-c", script, LAUNCHER, "--preflight"];
+        let output = Command::new("unshare").args(args).output().unwrap();
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains(expect) && said.lines().count() == 1, "{said}");
+    }
+}
+
 fn open_to_all() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o755)
 }
