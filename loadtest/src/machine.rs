@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path, process::Command};
+use std::{fs, io::Write as _, path::Path, process::Command, time::Instant};
 
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,4 +76,21 @@ pub(crate) fn source() -> Source {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     let changes = git(&["status", "--porcelain", "--untracked-files=no"]).unwrap_or_default();
     Source { commit, dirty: !changes.is_empty() }
+}
+
+/// Writes of the probe: enough for a mean, 20 ms on a quiet disk and a second on a busy one.
+const SYNCS: u32 = 200;
+
+/// Bytes of each: about a message of ours.
+const SYNC_BYTES: usize = 2048;
+
+/// Milliseconds that one appended message and its sync take in `dir` at this moment, on average.
+pub(crate) fn sync_ms(dir: &Path) -> Result<f64> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    let begun = Instant::now();
+    for _ in 0..SYNCS {
+        file.write_all(&[b'x'; SYNC_BYTES])?;
+        file.sync_data()?;
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1000.0 / f64::from(SYNCS))
 }

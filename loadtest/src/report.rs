@@ -38,6 +38,8 @@ pub struct Entry {
     pub at: String,
     /// Load average of the last minute before and after: the run's own load is in the second.
     pub load: [String; 2],
+    /// Milliseconds of one sync of 2 KiB on that disk, before and after.
+    pub sync_ms: [f64; 2],
     /// File system that held broker and store.
     pub file_system: String,
     /// Rows of the kind's table.
@@ -202,12 +204,13 @@ impl Report {
                 let _infallible =
                     writeln!(text, "{}.\n", latency::REFERENCE_NOTE.replace('*', "\\*"));
             }
-            for Entry { scenario, source, at, load, file_system, notes, .. } in entries {
+            for Entry { scenario, source, at, load, sync_ms, file_system, notes, .. } in entries {
                 let dirty = if source.dirty { " with changes" } else { "" };
                 let _infallible = writeln!(
                     text,
-                    "- {}: {at}, commit {}{dirty}, load average {} before and {} after, {file_system}.",
-                    scenario.name, source.commit, load[0], load[1],
+                    "- {}: {at}, commit {}{dirty}, load average {} before and {} after, one \
+                     sync on {file_system} {:.2} ms before and {:.2} ms after.",
+                    scenario.name, source.commit, load[0], load[1], sync_ms[0], sync_ms[1],
                 );
                 for note in notes {
                     let _infallible = writeln!(text, "  - {note}");

@@ -107,7 +107,7 @@ async fn run_all(args: Args) -> Result<()> {
     for (index, scenario) in scenarios.iter().enumerate() {
         let scenario = if args.quick { scenario.clone().quick() } else { scenario.clone() };
         let kind = scenario.kind;
-        let entry = one(&programs, scenario, &dir).await?;
+        let entry = one(&programs, scenario, &dir, args.quick).await?;
         report.add(entry);
         report.save(&args.results)?;
         // A kind's table is printed once, when the last of its scenarios was run.
@@ -119,10 +119,11 @@ async fn run_all(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn one(programs: &Programs, scenario: Scenario, dir: &Path) -> Result<Entry> {
+async fn one(programs: &Programs, scenario: Scenario, dir: &Path, quick: bool) -> Result<Entry> {
     let (at, load, source) = (clock::now().rfc3339(), machine::load(), machine::source());
+    let sync_ms = machine::sync_ms(dir)?;
     let measured = match scenario.kind {
-        Kind::Throughput => throughput::run(programs, &scenario, dir).await,
+        Kind::Throughput => throughput::run(programs, &scenario, dir, quick).await,
         Kind::Latency => latency::run(programs, &scenario, dir).await,
         Kind::Cell => cell::run(programs, &scenario).await,
         Kind::Micro => micro::run(&scenario),
@@ -132,7 +133,8 @@ async fn one(programs: &Programs, scenario: Scenario, dir: &Path) -> Result<Entr
         measured.with_context(|| format!("scenario {}", scenario.name))?;
     let file_system = machine::file_system(&dir.canonicalize()?);
     let load = [load, machine::load()];
-    Ok(Entry { scenario, source, at, load, file_system, rows, notes, numbers })
+    let sync_ms = [sync_ms, machine::sync_ms(dir)?];
+    Ok(Entry { scenario, source, at, load, sync_ms, file_system, rows, notes, numbers })
 }
 
 #[expect(clippy::print_stdout, reason = "the tables are this program's output")]
