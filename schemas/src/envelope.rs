@@ -34,6 +34,12 @@ pub trait Message: Serialize + DeserializeOwned {
     const TYPE: &'static str;
     /// The version written; a change of the golden file is a new version.
     const VERSION: u16;
+
+    /// Whether the body is about what its subject names. A message of one job, tenant or endpoint
+    /// that speaks of another is not believed, whoever signed it.
+    fn is_about(&self, _subject: &Subject) -> bool {
+        true
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +120,9 @@ pub enum SealError {
     /// The body or the id is over its limit.
     #[error("the message is over its size limit")]
     TooLarge,
+    /// The id is empty, or no printable ASCII without spaces: it becomes a header.
+    #[error("the message id cannot be a header")]
+    Id,
     /// The key has no private half.
     #[error("the key cannot sign")]
     Sign(#[source] nkeys::error::Error),
@@ -149,6 +158,9 @@ pub enum OpenError {
     /// Signed, but not of the declared shape.
     #[error("the body is not of the declared shape")]
     Malformed,
+    /// Signed, but about another job, tenant or endpoint than its subject names.
+    #[error("the body is not about what its subject names")]
+    OtherSubject,
     /// The reply answers another request.
     #[error("the reply answers another request")]
     OtherRequest,
@@ -174,6 +186,11 @@ fn signed_bytes(
     out
 }
 
+/// Whether a text may be a message id. A line break in it would be a header of its own.
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 fn seal_in<T: Message>(
     domain: &[u8],
     subject: Subject,
@@ -186,6 +203,9 @@ fn seal_in<T: Message>(
     let body = rmp_serde::to_vec_named(&framed).map_err(SealError::Encode)?;
     if body.len() > BODY_BYTES_MAX || msg_id.len() > MESSAGE_ID_BYTES_MAX {
         return Err(SealError::TooLarge);
+    }
+    if !is_id(&msg_id) {
+        return Err(SealError::Id);
     }
     let sig =
         key.sign(&signed_bytes(domain, &subject, &msg_id, time, &body)).map_err(SealError::Sign)?;
@@ -254,6 +274,9 @@ impl Envelope {
         if msg_id.len() > MESSAGE_ID_BYTES_MAX {
             return Err(OpenError::TooLarge);
         }
+        if !is_id(&msg_id) {
+            return Err(OpenError::Header(HEADER_ID));
+        }
         let time = need(HEADER_TIME)?.parse().map_err(|_| OpenError::Header(HEADER_TIME))?;
         let sig = BASE64.decode(need(HEADER_SIG)?).map_err(|_| OpenError::Header(HEADER_SIG))?;
         let key = need(HEADER_KEY)?.to_owned();
@@ -264,7 +287,7 @@ impl Envelope {
     ///
     /// # Errors
     /// `UnknownKey`; `RoleMayNot`; `BadSignature` (also when the subject signed is another one:
-    /// replay across subjects); `WrongType`; `Malformed`.
+    /// replay across subjects); `WrongType`; `Malformed`; `OtherSubject`.
     pub fn open<T: Message>(&self, trust: &Trust) -> Result<Verified<T>, OpenError> {
         let role = trust.role_of(&self.key).ok_or(OpenError::UnknownKey)?;
         if !self.subject.may_publish(role) {
@@ -274,7 +297,8 @@ impl Envelope {
         if self.subject.route().message != T::TYPE {
             return Err(OpenError::WrongType);
         }
-        self.parse(role)
+        let opened: Verified<T> = self.parse(role)?;
+        if opened.body.is_about(&self.subject) { Ok(opened) } else { Err(OpenError::OtherSubject) }
     }
 
     /// Checks everything that [`Self::open`] does, but not the body's shape: what the auditor and

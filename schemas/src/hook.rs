@@ -1,7 +1,7 @@
 //! Webhook endpoints and deliveries as messages and records.
 
 use crate::{
-    DeliveryId, EndpointId, Job, TenantId, UnixMs,
+    DeliveryId, EndpointId, Job, Subject, TenantId, UnixMs,
     envelope::Message,
     request::{WebhookCreated, WebhookEvent, WebhookRequest},
 };
@@ -132,4 +132,8 @@ impl Message for HookReply {
 impl Message for Delivery {
     const TYPE: &'static str = "delivery";
     const VERSION: u16 = 1;
+
+    fn is_about(&self, subject: &Subject) -> bool {
+        *subject == Subject::hook_out(&self.job.tenant, &self.endpoint, &self.id)
+    }
 }

@@ -1,8 +1,8 @@
 //! The job snapshot: every event carries all of it, so the last message of a job is its state.
 
 use crate::{
-    BlobKey, Digest, EventKind, FileName, JobId, KeyId, Plan, PoolId, Report, TenantId, UnixMs,
-    WorkerId, envelope::Message, plan::Sniffed, reject::Failure, request::TranscodeRequest,
+    BlobKey, Digest, EventKind, FileName, JobId, KeyId, Plan, PoolId, Report, Subject, TenantId,
+    UnixMs, WorkerId, envelope::Message, plan::Sniffed, reject::Failure, request::TranscodeRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -175,4 +175,11 @@ impl Job {
 impl Message for Job {
     const TYPE: &'static str = "job";
     const VERSION: u16 = 1;
+
+    fn is_about(&self, subject: &Subject) -> bool {
+        subject.tenant().as_ref() == Some(&self.tenant)
+            && subject.job_id().as_ref() == Some(&self.id)
+            && subject.route().event() == Some(self.state)
+            && subject.pool().is_none_or(|pool| pool == self.pool)
+    }
 }

@@ -21,6 +21,7 @@ pub mod reject;
 pub mod report;
 pub mod request;
 pub mod routes;
+pub mod secret;
 pub mod subject;
 pub mod time;
 pub mod trust;

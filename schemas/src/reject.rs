@@ -111,9 +111,26 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure; the sentence is cut at 500 characters.
+    /// A failure; the sentence is cut at 500 characters, and what a terminal would act on is
+    /// replaced: workers write such sentences, and operators read them.
     #[must_use]
     pub fn new(code: RejectCode, message: impl AsRef<str>) -> Self {
-        Self { code, message: message.as_ref().chars().take(500).collect() }
+        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        Self { code, message: message.as_ref().chars().take(500).map(shown).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_short_and_does_nothing_to_a_terminal() {
+        let failure = Failure::new(RejectCode::EncodeFailed, "a\u{1b}[2Jb\r\nc");
+        assert_eq!(failure.message, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+        assert_eq!(
+            Failure::new(RejectCode::EncodeFailed, "é".repeat(600)).message.chars().count(),
+            500
+        );
     }
 }

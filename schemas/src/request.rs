@@ -1,7 +1,7 @@
 //! The bodies of the HTTP API and of its twin over the broker: JSON, camelCase, unknown fields
 //! refused. Shape only; what the values may be is checked by intake and compiled by the validator.
 
-use crate::{EndpointId, EventKind, FileName, JobId};
+use crate::{EndpointId, EventKind, FileName, JobId, secret::WebhookSecret};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/upload/presigned-url`.
@@ -214,7 +214,7 @@ pub struct WebhookCreated {
     /// Which events.
     pub events: Vec<WebhookEvent>,
     /// `whsec_` and base64 of 32 random bytes (Standard Webhooks 1.0.0).
-    pub secret: String,
+    pub secret: WebhookSecret,
 }
 
 /// Events that a webhook can be told of.

@@ -1,5 +1,6 @@
 //! The strict broker's protocol: what a worker may ask and what the signer answers.
 
+pub use crate::secret::SecretUrl;
 use crate::{
     Digest, FileName, JobId, PoolId, Report, UnixMs,
     envelope::Message,
@@ -7,31 +8,6 @@ use crate::{
     report::ProducedFile,
 };
 use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
-
-/// A presigned URL. A credential: its `Debug` says nothing.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SecretUrl(String);
-
-impl SecretUrl {
-    /// Wraps a URL.
-    #[must_use]
-    pub fn new(url: String) -> Self {
-        Self(url)
-    }
-    /// The URL itself, for the one call that uses it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
 
 /// A URL with the headers that were signed into it and must be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +55,11 @@ pub enum SignReply {
     Signed {
         /// The URL.
         signed: SignedUrl,
+    },
+    /// No upload: the tenant's stored bytes would exceed its limit.
+    OverQuota {
+        /// The limit, in bytes.
+        stored_bytes_max: u64,
     },
     /// Refused, and why.
     Refused {

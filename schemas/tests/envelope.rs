@@ -64,6 +64,44 @@ fn every_sample_opens_as_what_it_is_and_as_nothing_else() {
     samples::each(&mut BothWays);
 }
 
+/// A service that went bad signs what it likes, but only about what it says it is about.
+#[test]
+fn a_job_on_another_job_s_subject_is_not_believed() {
+    let sealed = |job: &Job| {
+        let (subject, key) = (samples::subject(SUBMITTED), samples::key(Role::Intake));
+        Envelope::seal(subject, samples::ID.to_owned(), samples::T0, &key, job).unwrap()
+    };
+    let job = samples::jobs::submitted();
+    assert!(open_job(&sealed(&job)).is_ok());
+    let others = [
+        Job { tenant: "umbra".parse().unwrap(), ..job.clone() },
+        Job { id: hotcell_schemas::JobId::new(9, [9; 10]), ..job.clone() },
+        Job { state: hotcell_schemas::EventKind::Completed, ..job.clone() },
+    ];
+    for other in others {
+        assert_eq!(open_job(&sealed(&other)), Err(OpenError::OtherSubject));
+    }
+}
+
+/// A message id becomes a header: a line break in it would be a header of its own.
+#[test]
+fn a_message_id_is_one_header_value() {
+    for bad in ["", "a b", "a\r\nNats-Rollup: all", "a\n", "é", "a\0"] {
+        let (subject, key) = (samples::subject(SUBMITTED), samples::key(Role::Intake));
+        let job = samples::jobs::submitted();
+        let sealed = Envelope::seal(subject, bad.to_owned(), samples::T0, &key, &job);
+        assert!(matches!(sealed, Err(SealError::Id)), "{bad:?}");
+        let good = submitted();
+        let headers = good.headers();
+        let header = |name: &'static str| {
+            let found = headers.iter().find(|(header, _)| *header == name);
+            if name == HEADER_ID { Some(bad) } else { found.map(|(_, value)| value.as_str()) }
+        };
+        let received = Envelope::received(good.subject.as_str(), header, &good.body);
+        assert_eq!(received.err(), Some(OpenError::Header(HEADER_ID)), "{bad:?}");
+    }
+}
+
 #[test]
 fn a_verified_message_says_who_signed_what_where_and_when() {
     let verified = submitted().open::<Job>(&samples::trust()).unwrap();
@@ -84,6 +122,7 @@ fn a_reply_is_no_message_even_from_a_key_that_may_do_both() {
     let role = *route.publishers.iter().find(|role| route.consumers.contains(role)).unwrap();
     let (subject, key) = (samples::subject(route.name), samples::key(role));
     let (id, job) = (samples::ID.to_owned(), samples::jobs::submitted());
+    let job = Job { state: route.event().unwrap(), ..job };
     let trust = samples::trust();
     let reply = Envelope::seal_reply(subject.clone(), id.clone(), samples::T0, &key, &job).unwrap();
     assert_eq!(reply.open::<Job>(&trust).map(drop), Err(OpenError::BadSignature));
@@ -261,7 +300,7 @@ proptest! {
         job.workflow = workflow;
         job.inputs[0].content_type = content_type;
         job.inputs[0].size = size;
-        let (subject, key) = (samples::subject(SUBMITTED), samples::key(Role::Intake));
+        let (subject, key) = (samples::subject("job.completed"), samples::key(Role::Hasher));
         let sealed = Envelope::seal(subject, id.clone(), UnixMs(time), &key, &job).unwrap();
         let opened = over_the_wire(&sealed).open::<Job>(&samples::trust()).unwrap();
         prop_assert_eq!(opened.get(), &job);

@@ -17,6 +17,7 @@ use hotcell_schemas::{
     request::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
     },
+    secret::WebhookSecret,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -166,7 +167,7 @@ fn webhook_created() -> WebhookCreated {
         id: endpoint_id(),
         url: "https://hooks.example/in".to_owned(),
         events: vec![WebhookEvent::Completed, WebhookEvent::Failed],
-        secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned(),
+        secret: WebhookSecret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
     }
 }
 

@@ -35,6 +35,8 @@ fn sign(eye: &mut impl See) {
     let read = SignRequest::Read { tenant, key, job: Some(job_id()) };
     eye.see("read", "sign.input", &read);
     eye.see("signed", "sign.upload", &SignReply::Signed { signed: signed_url("PUT") });
+    let over = SignReply::OverQuota { stored_bytes_max: 68_719_476_736 };
+    eye.see("over_quota", "sign.upload", &over);
     eye.see("refused", "sign.upload", &SignReply::Refused { reason: "not yours".to_owned() });
 }
 

@@ -9,7 +9,7 @@ use hotcell_nats_config::{
 };
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, Job, JobId, RejectCode, Role, Subject, UnixMs,
-    job::{Actor, Output},
+    job::{Actor, Output, Stamp},
     request::TranscodeRequest,
     subject::SignVerb,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
@@ -62,7 +62,9 @@ fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
         attempts: Vec::new(),
         outputs: vec![output],
         failure: None,
-        stamps: Vec::new(),
+        stamps: [EventKind::Assigned, EventKind::Encoded]
+            .map(|event| Stamp { event, at: UnixMs(2) })
+            .to_vec(),
     }
 }
 

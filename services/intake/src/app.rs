@@ -138,7 +138,8 @@ impl App {
     /// Asks the signer for one URL.
     ///
     /// # Errors
-    /// 503 when no signer answers, 500 when it refuses what intake has checked.
+    /// 413 over the tenant's quota, 503 when no signer answers, 500 when it refuses what intake has
+    /// checked.
     pub async fn sign(
         &self,
         subject: Subject,
@@ -146,6 +147,10 @@ impl App {
     ) -> Result<hotcell_schemas::work::SignedUrl, Problem> {
         match self.ask(subject, request).await? {
             SignReply::Signed { signed } => Ok(signed),
+            SignReply::OverQuota { stored_bytes_max } => {
+                let rule = format!("would exceed the {stored_bytes_max} bytes that may be stored");
+                Err(Problem::field(Kind::TooLarge, "fileSize", rule))
+            }
             SignReply::Refused { reason } => {
                 error!(%reason, "the signer refuses a request of ours");
                 Err(Problem::internal())

@@ -249,7 +249,8 @@ async fn pin(
         size: record.size,
         sha256: pinned.sha256,
     };
-    let id = format!("confirmed.{}", record.id);
+    // With the hash: should the bytes be others the second time, that is another act.
+    let id = format!("confirmed.{}.{}", record.id, pinned.sha256);
     app.bus.publish(&Outgoing::audit(Some(who.tenant()), act, id)).await.map_err(|error| {
         warn!(error = %describe(&error), "a confirmation cannot be recorded");
         Problem::unavailable("the message broker does not answer; nothing was confirmed")

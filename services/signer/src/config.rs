@@ -55,6 +55,8 @@ pub struct StorageConfig {
     pub secret: PathBuf,
     /// How the bucket is named in URLs.
     pub addressing: AddressingConfig,
+    /// Whether the store is tried, and a public bucket refused, before anything is served.
+    pub check: bool,
 }
 
 /// How the bucket is named in URLs.
@@ -72,6 +74,7 @@ pub(crate) struct Checked {
     pub(crate) mint: Mint,
     pub(crate) lease_key: LeaseKey,
     pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) endpoint: Endpoint,
 }
 
 fn value(key: &'static str, rule: impl ToString) -> ServiceError {
@@ -109,7 +112,8 @@ impl Config {
             .build()
             .map_err(|error| value("storage", error))?;
         Ok(Checked {
-            mint: Mint::new(key, endpoint, storage.bucket.clone()),
+            mint: Mint::new(key, endpoint.clone(), storage.bucket.clone()),
+            endpoint,
             lease_key: LeaseKey::new(read_key("lease_key", &self.lease_key)?),
             objects: Arc::new(objects),
         })

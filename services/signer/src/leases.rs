@@ -32,8 +32,8 @@ pub(crate) struct Held {
 pub(crate) enum NotHeld {
     /// The worker is told.
     Stop(Stop),
-    /// The job cannot be read now. The worker is told nothing and asks again: an attempt is not
-    /// lost to a broker that restarts.
+    /// The job cannot be read now, or the log cannot be written. The worker is told nothing and asks
+    /// again: an attempt is not lost to a broker that restarts.
     Unread,
 }
 

@@ -15,6 +15,7 @@ mod queue;
 mod quota;
 mod reap;
 mod sign;
+mod storage_check;
 pub mod transitions;
 mod verbs;
 
@@ -47,9 +48,13 @@ fn filter(name: &str) -> String {
 /// Runs the signer until shutdown.
 ///
 /// # Errors
-/// [`ServiceError`]: a configuration that is refused, or a broker that cannot be reached.
+/// [`ServiceError`]: a configuration that is refused, or a broker or store that cannot be reached.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     let checked = config.check()?;
+    if config.storage.check {
+        let (endpoint, objects) = (&checked.endpoint, checked.objects.as_ref());
+        storage_check::run(&config.storage, endpoint, objects, &shutdown).await?;
+    }
     let bus = Bus::connect(Role::Signer, &config.nats).await?;
     let (queues, dispatcher) = Queues::new(bus.clone());
     let signer = Arc::new(Signer {

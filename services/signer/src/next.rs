@@ -16,7 +16,7 @@ use hotcell_schemas::{
     records::Refusal,
     work::{NextReply, NextRequest, OrderInput, WorkOrder},
 };
-use hotcell_stage::{Incoming, Outgoing, PublishError, clock, telemetry};
+use hotcell_stage::{Incoming, Outgoing, PublishError, clock, read::ReadError, telemetry};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -101,9 +101,15 @@ impl Signer {
         let stored = match self.bus.job(&task.tenant, &id).await {
             Ok(Some(stored)) => stored,
             Ok(None) => return None,
-            Err(error) => {
+            Err(error @ ReadError::Unanswered(_)) => {
                 warn!(%error, job = %id, "job not read; it will be offered again");
                 settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
+                return None;
+            }
+            // Nothing that is tried again gets better.
+            Err(ReadError::NotBelieved(error)) => {
+                self.refused(Refusal::Scope, &task.message.subject, &error.to_string()).await;
+                settle(&self.bus, Some(&ack), Settle::Never).await;
                 return None;
             }
         };

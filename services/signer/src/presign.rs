@@ -148,6 +148,16 @@ impl Endpoint {
         };
         Ok(Self { scheme, host, addressing })
     }
+
+    /// `rest` of `bucket`, unsigned: what a stranger would ask for.
+    #[must_use]
+    pub fn unsigned_url(&self, bucket: &str, rest: &str) -> String {
+        let Self { scheme, host, addressing } = self;
+        match addressing {
+            Addressing::Path => format!("{scheme}://{host}/{bucket}/{rest}"),
+            Addressing::Virtual => format!("{scheme}://{bucket}.{host}/{rest}"),
+        }
+    }
 }
 
 /// What the URL may be used for.

@@ -24,6 +24,20 @@ const TENANTS_MAX: usize = 10_000;
 /// Living upload URLs of one tenant: 277 each second for their whole life of an hour, 16 MiB here.
 const GRANTS_MAX: usize = 1_000_000;
 
+/// Why a tenant may not store more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum QuotaError {
+    /// Its limit, or that of its living URLs: no attack, so the tenant is told and nothing recorded.
+    #[error("the tenant's stored bytes would exceed its limit")]
+    Over {
+        /// The limit, in bytes.
+        stored_bytes_max: u64,
+    },
+    /// Nobody can say now.
+    #[error("{0}")]
+    Unknown(&'static str),
+}
+
 #[derive(Default)]
 struct Count {
     at: UnixMs,
@@ -36,16 +50,16 @@ struct Count {
 
 impl Count {
     /// Adds one URL of `size` bytes when everything that it and the living ones may store fits.
-    fn grant(&mut self, size: u64, bytes_max: u64, now: UnixMs) -> Result<(), &'static str> {
+    fn grant(&mut self, size: u64, bytes_max: u64, now: UnixMs) -> Result<(), QuotaError> {
         while let Some((_, bytes)) = self.granted.pop_front_if(|(dies, _)| *dies < now) {
             self.granted_bytes -= bytes;
         }
         if self.granted.len() >= GRANTS_MAX {
-            return Err("quota: too many upload URLs of the tenant are still alive");
+            return Err(QuotaError::Over { stored_bytes_max: bytes_max });
         }
         let bytes = self.stored.saturating_add(self.granted_bytes).saturating_add(size);
         if bytes > bytes_max {
-            return Err("quota: the tenant's stored bytes would exceed its limit");
+            return Err(QuotaError::Over { stored_bytes_max: bytes_max });
         }
         self.granted_bytes += size;
         self.granted.push_back((now.plus_ms(u64::from(URL_TTL_SECS) * 1000), size));
@@ -66,13 +80,13 @@ impl Quota {
     }
 
     /// Counts `size` more bytes for `tenant`, or says why it may not have them.
-    pub(crate) async fn reserve(&self, tenant: &TenantId, size: u64) -> Result<(), &'static str> {
+    pub(crate) async fn reserve(&self, tenant: &TenantId, size: u64) -> Result<(), QuotaError> {
         let record = self.bus.bucket("tenants").get::<TenantRecord>(tenant.as_str()).await;
         let record = record.map_err(|error| {
             warn!(%error, "tenant not read");
-            "the tenant's record cannot be read"
+            QuotaError::Unknown("the tenant's record cannot be read")
         })?;
-        let record = record.ok_or("there is no such tenant")?.value;
+        let record = record.ok_or(QuotaError::Unknown("there is no such tenant"))?.value;
         let now = clock::now();
         let fresh = |count: &Count| now.since_ms(count.at) < COUNT_MS_MAX;
         let known = self.counts.lock().await.get(tenant).is_some_and(fresh);
@@ -89,14 +103,14 @@ impl Quota {
         count.grant(size, record.stored_bytes_max, now)
     }
 
-    async fn stored(&self, tenant: &TenantId) -> Result<u64, &'static str> {
+    async fn stored(&self, tenant: &TenantId) -> Result<u64, QuotaError> {
         let prefix = Path::from(tenant.as_str());
         let listed = self.objects.list(Some(&prefix));
         let sum =
             listed.try_fold(0_u64, |sum, meta| async move { Ok(sum.saturating_add(meta.size)) });
         sum.await.map_err(|error| {
             warn!(%error, "stored bytes not counted");
-            "the store cannot be listed"
+            QuotaError::Unknown("the store cannot be listed")
         })
     }
 }

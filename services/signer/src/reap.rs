@@ -65,11 +65,15 @@ async fn tenant(
         }
     }
     remove(bus, objects, &record.id, unconfirmed, "unconfirmed").await?;
-    remove(bus, objects, &record.id, retained, "retention").await?;
+    // First the word, then the deed: once the bytes are gone nothing would lead back to the job.
+    let mut kept = BTreeSet::new();
     for job in jobs {
-        expire(bus, &record.id, &job).await;
+        if !expire(bus, &record.id, &job).await {
+            kept.insert(job);
+        }
     }
-    Ok(())
+    retained.retain(|(_, key)| job_of(key).is_none_or(|job| !kept.contains(&job)));
+    remove(bus, objects, &record.id, retained, "retention").await
 }
 
 fn job_of(key: &BlobKey) -> Option<JobId> {
@@ -121,14 +125,26 @@ async fn remove(
     Ok(())
 }
 
-async fn expire(bus: &Bus, tenant: &TenantId, id: &JobId) {
-    let Ok(Some(stored)) = bus.job(tenant, id).await else { return };
+/// Whether the job's outputs may go: it is expired now, or was in no state to expire.
+async fn expire(bus: &Bus, tenant: &TenantId, id: &JobId) -> bool {
+    let stored = match bus.job(tenant, id).await {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return true,
+        Err(error) => {
+            warn!(%error, job = %id, "job not read; its outputs stay for now");
+            return false;
+        }
+    };
     let (seq, job) = (stored.seq, stored.message.into_inner());
     if job.state != EventKind::Completed {
-        return;
+        return true;
     }
     let job = job.moved(EventKind::Expired, clock::now());
-    if let Err(error) = bus.publish(&Outgoing::job(job, seq)).await {
-        warn!(%error, job = %id, "expiry not published");
+    match bus.publish(&Outgoing::job(job, seq)).await {
+        Ok(_) => true,
+        Err(error) => {
+            warn!(%error, job = %id, "expiry not published; its outputs stay for now");
+            false
+        }
     }
 }

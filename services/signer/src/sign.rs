@@ -1,6 +1,6 @@
 //! URLs for the trusted services, each only for what its stage has business with.
 
-use crate::{Signer, mint::ReadFor};
+use crate::{Signer, mint::ReadFor, quota::QuotaError};
 use hotcell_schemas::{
     BlobKey, EventKind, Job, JobId, TenantId, Verified,
     limits::UPLOAD_BYTES_MAX,
@@ -61,7 +61,12 @@ impl Signer {
                 if *size == 0 || *size > UPLOAD_BYTES_MAX {
                     return Err("the size is outside the limit for uploads");
                 }
-                self.quota.reserve(tenant, *size).await?;
+                let over = self.quota.reserve(tenant, *size).await.err();
+                if let Some(QuotaError::Over { stored_bytes_max }) = over {
+                    return Ok(SignReply::OverQuota { stored_bytes_max });
+                } else if let Some(QuotaError::Unknown(reason)) = over {
+                    return Err(reason);
+                }
                 (tenant, None, self.mint.put(key, *size, content_type, None, now))
             }
             (SignVerb::Confirm, SignRequest::Read { tenant, key, job: None }) => {

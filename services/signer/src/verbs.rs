@@ -193,7 +193,8 @@ impl Signer {
         Some(if same { DoneReply::Accepted } else { refused })
     }
 
-    async fn grant(&self, held: &Held, grants: Vec<Grant>) -> Result<(), Stop> {
+    /// No answer when the log cannot take the record: the worker asks again.
+    async fn grant(&self, held: &Held, grants: Vec<Grant>) -> Result<(), NotHeld> {
         let act = AuditAct::Granted {
             to: Role::Encoder,
             worker: Some(held.lease.worker.clone()),
@@ -201,6 +202,6 @@ impl Signer {
             attempt: Some(held.lease.attempt),
             grants,
         };
-        self.record_grant(&held.lease.tenant, act).await.map_err(|_| Stop::LeaseLost)
+        self.record_grant(&held.lease.tenant, act).await.map_err(|_| NotHeld::Unread)
     }
 }

@@ -9,7 +9,7 @@ use hotcell_schemas::{
     BlobKey, Digest, EventKind, FileName, Job, JobId, RejectCode, Role, TenantId, UnixMs, UploadId,
     Verified,
     argv::agrees,
-    job::{Actor, Input},
+    job::{Actor, Input, Stamp},
     plan::Container,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
@@ -138,7 +138,7 @@ fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
         attempts: vec![],
         outputs: vec![],
         failure: None,
-        stamps: vec![],
+        stamps: vec![Stamp { event: EventKind::Submitted, at: clock::now() }],
     }
 }
 

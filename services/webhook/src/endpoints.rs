@@ -15,6 +15,7 @@ use hotcell_schemas::{
     limits::ENDPOINTS_MAX,
     records::{AuditAct, Refusal},
     request::{WebhookCreated, WebhookEvent, WebhookRequest},
+    secret::WebhookSecret,
 };
 use hotcell_stage::{
     Bus, Incoming, Outgoing, PublishError, clock,
@@ -116,7 +117,8 @@ impl Endpoints {
         self.lists().remove(tenant);
         info!(%tenant, endpoint = %id, "endpoint created");
         let EndpointRecord { url, events, .. } = record;
-        let created = WebhookCreated { id, url, events, secret: secret.reveal() };
+        let created =
+            WebhookCreated { id, url, events, secret: WebhookSecret::new(secret.reveal()) };
         Ok(HookReply::Created { created })
     }
 

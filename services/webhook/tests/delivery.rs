@@ -190,7 +190,7 @@ async fn brk_52_a_restart_between_attempts_keeps_the_schedule() {
 
     let seen = receiver.seen();
     for (index, one) in seen.iter().enumerate() {
-        check_signed(one, &created.secret);
+        check_signed(one, created.secret.expose());
         assert_eq!(one.header("webhook-id"), Some(id.as_str()));
         assert_eq!(one.header("x-hotcell-attempt"), Some((index + 1).to_string().as_str()));
         assert_eq!(one.header("x-hotcell-event"), Some("job.cancelled"));
@@ -251,11 +251,14 @@ async fn brk_54_an_endpoint_that_hangs_holds_up_no_other() {
 async fn brk_43_the_secret_is_shown_once_and_sealed_at_rest() {
     let mut rig = Rig::start(&[1]).await;
     let created = rig.create("https://example.com/hook").await;
-    let secret = Secret::parse(&created.secret).unwrap();
+    let secret = Secret::parse(created.secret.expose()).unwrap();
     let bus = rig.bus().await;
     let key = format!("{}.{}", tenant(), created.id);
     let stored = bus.bucket("endpoints").get::<EndpointRecord>(&key).await.unwrap().unwrap();
-    assert!(!format!("{:?}", stored.value).contains(created.secret.trim_start_matches("whsec_")));
+    assert!(
+        !format!("{:?}", stored.value)
+            .contains(created.secret.expose().trim_start_matches("whsec_"))
+    );
     assert!(stored.value.secret_sealed.len() > secret.reveal().len());
 
     for (url, events, expect) in [

@@ -11,7 +11,7 @@ use hotcell_nats_config::{
 };
 use hotcell_schemas::{
     Envelope, EventKind, Job, JobId, Role, Trust,
-    envelope::Message,
+    envelope::{Message, OpenError},
     records::{AuditAct, AuditRecord, Refusal},
     routes::work_consumer,
 };
@@ -192,17 +192,20 @@ impl Rig {
         messages
     }
 
-    /// Every message of type `T` whose subject begins with `start`, signature checked.
+    /// Every message of type `T` whose subject begins with `start`, signature checked; without
+    /// those that are about another job than their subject names.
     async fn opened<T: Message>(&self, start: &str) -> Vec<(String, T)> {
         let messages = self.messages().await.into_iter();
         messages
             .filter(|message| message.subject.starts_with(start))
-            .map(|message| {
+            .filter_map(|message| {
                 let header = |name: &'static str| message.headers.get(name).map(|v| v.as_str());
                 let envelope =
                     Envelope::received(&message.subject, header, &message.payload).unwrap();
-                let opened = envelope.open::<T>(&self.trust).unwrap();
-                (message.subject.to_string(), opened.into_inner())
+                match envelope.open::<T>(&self.trust) {
+                    Err(OpenError::OtherSubject) => None,
+                    opened => Some((message.subject.to_string(), opened.unwrap().into_inner())),
+                }
             })
             .collect()
     }

@@ -24,7 +24,7 @@ async fn signed(bus: &Bus, verb: SignVerb, request: &SignRequest) -> bool {
             assert!(expires.parse::<u32>().unwrap() <= 3600);
             true
         }
-        SignReply::Refused { .. } => false,
+        SignReply::Refused { .. } | SignReply::OverQuota { .. } => false,
     }
 }
 
