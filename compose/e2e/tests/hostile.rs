@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// The promise.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Name, declared type, bytes; where it must be refused, and by one of which codes.
+type Case = (&'static str, &'static str, Vec<u8>, &'static str, &'static [&'static str]);
+
 /// Where an input was refused, and by which code.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
@@ -77,7 +80,7 @@ async fn each_hostile_file_is_refused_and_the_next_job_runs() -> Result<()> {
     for byte in &mut garbage[frames..end.unwrap_or(clip.len()) - 8] {
         *byte = 0xff;
     }
-    let cases: [(&str, &str, Vec<u8>, &str, &[&str]); 6] = [
+    let cases: [Case; 6] = [
         ("list.mp4", "video/mp4", media::playlist(&target), "confirm", &["input_playlist"]),
         (
             "text.mp4",

@@ -73,7 +73,7 @@ pub(crate) enum DurabilityArg {
   hotcell up --cell fixed:250                     (load tests: a program of ours, not FFmpeg)")]
 pub(crate) struct UpArgs {
     /// Workers.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=512))]
     pub(crate) encoders: u16,
     /// Cells that one worker runs at once.
     #[arg(long, default_value_t = 1)]

@@ -3,8 +3,9 @@
 use crate::fail::{Context as _, Fail};
 use hotcell_schemas::Role;
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -87,10 +88,21 @@ impl Layout {
         })?;
         let prefix = format!("export {name}=");
         let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
-        value.map(|value| value.trim_matches('\'').to_owned()).ok_or_else(|| {
+        value.and_then(shell_unquoted).ok_or_else(|| {
             Fail::config(format!("{} has no {name}: start `hotcell up` again", path.display()))
         })
     }
+}
+
+/// A text as one word of the shell's language (POSIX.1-2024, Shell Command Language 2.2.2).
+pub(crate) fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The text of a word that [`shell_quoted`] made.
+fn shell_unquoted(word: &str) -> Option<String> {
+    let inner = word.strip_prefix('\'')?.strip_suffix('\'')?;
+    Some(inner.replace("'\\''", "'"))
 }
 
 /// A folder with exactly these permissions.
@@ -100,14 +112,29 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Fail> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).or_fail(&doing)
 }
 
-/// Writes a file that only its owner can read: in whole, or not at all.
+/// Writes a file that only its owner can read: in whole, or not at all, also in a power cut.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Fail> {
+    write_owned(path, text.as_bytes(), 0o600, |_| Ok(()))
+}
+
+/// Writes a file with these permissions, which `give` may hand to another owner, in the place of
+/// one that its owner may not be able to write.
+pub(crate) fn write_owned(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    give: impl FnOnce(&Path) -> Result<(), Fail>,
+) -> Result<(), Fail> {
     let doing = format!("cannot write {}", path.display());
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, "").or_fail(&doing)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)).or_fail(&doing)?;
-    fs::write(&temporary, text).or_fail(&doing)?;
-    fs::rename(&temporary, path).or_fail(&doing)
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let _left_by_a_crash = fs::remove_file(&aside);
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(&aside).or_fail(&doing)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).or_fail(&doing)?;
+    give(&aside)?;
+    fs::rename(&aside, path).or_fail(&doing)
 }
 
 /// The secret in `path`; made by `make` when the file is not there, never replaced.
@@ -117,4 +144,37 @@ pub(crate) fn keep_secret(path: &Path, make: impl FnOnce() -> String) -> Result<
     }
     let text = fs::read_to_string(path).or_fail(&format!("cannot read {}", path.display()))?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder may be called anything: sourcing `dev.env` runs nothing but the assignments.
+    #[test]
+    fn values_of_dev_env_survive_the_shell() {
+        for text in ["http://127.0.0.1:1", "/tmp/it's", "'; echo run >&2; '", "$(id)`id`\\", ""] {
+            let quoted = shell_quoted(text);
+            assert_eq!(shell_unquoted(&quoted).as_deref(), Some(text));
+            let script = format!("export X={quoted}\nprintf %s \"$X\"");
+            let shell = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&shell.stdout), text);
+            assert!(shell.stderr.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_its_owner_may_not_write_is_replaced_and_closed_from_its_first_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("worker.creds");
+        for text in ["one", "two"] {
+            write_owned(&path, text.as_bytes(), 0o400, |aside| {
+                assert_eq!(fs::metadata(aside).unwrap().permissions().mode() & 0o777, 0o400);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        }
+    }
 }

@@ -3,10 +3,16 @@
 use crate::fail::Fail;
 use serde::Serialize;
 
+/// A text without what a terminal would act on: workers and tenants wrote parts of it.
+fn shown(text: &str) -> String {
+    let keep = |c: char| !c.is_control() || c == '\n';
+    text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
+}
+
 /// A result for people.
 #[expect(clippy::print_stdout, reason = "results go to stdout")]
 pub(crate) fn line(text: impl AsRef<str>) {
-    println!("{}", text.as_ref());
+    println!("{}", shown(text.as_ref()));
 }
 
 /// A result for machines.
@@ -17,7 +23,7 @@ pub(crate) fn json(value: &impl Serialize) {
 /// A remark that is not the result.
 #[expect(clippy::print_stderr, reason = "remarks go to stderr")]
 pub(crate) fn note(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    eprintln!("{}", shown(text.as_ref()));
 }
 
 /// The sentence that says why the command failed.
@@ -45,6 +51,14 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_s_words_do_nothing_to_the_terminal() {
+        assert_eq!(
+            shown("ffmpeg \u{1b}]0;owned\u{7}\r6.1\n"),
+            "ffmpeg \u{fffd}]0;owned\u{fffd}\u{fffd}6.1\n"
+        );
+    }
 
     #[test]
     fn columns_line_up() {

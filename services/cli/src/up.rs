@@ -13,12 +13,12 @@ pub(crate) use cells::{CellProgram, Cells};
 use crate::{
     args::{DurabilityArg, UpArgs},
     fail::{Context as _, Fail},
-    layout::{Layout, keep_secret, write_private},
+    layout::{Layout, keep_secret, shell_quoted, write_private},
     print, tenant,
 };
 use configs::Plan;
 use hotcell_nats_config::{
-    Admin, Durability, InitOptions, Installation, Replicas, ServerOptions, find_nats_server,
+    Admin, Durability, InitOptions, Installation, Login, Replicas, ServerOptions, find_nats_server,
 };
 use hotcell_schemas::{PoolId, Role, WorkerId};
 use hotcell_stage::{Shutdown, clock};
@@ -58,7 +58,7 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
     let started = Instant::now();
     let layout = Layout::create(data)?;
     let _lock = lock(&layout)?;
-    let ended = supervise::end_leftovers(&layout)?;
+    let ended = supervise::end_leftovers(&layout).await?;
     if ended > 0 {
         print::note(format!("ended {ended} processes that an earlier run left behind"));
     }
@@ -116,7 +116,7 @@ async fn start(
     let workers: Vec<WorkerId> =
         (1..=args.encoders).map(|n| format!("worker-{n}").parse().expect("a slug")).collect();
     let pool = pool();
-    let installation = init(layout, &workers, &pool)?;
+    let installation = init(layout)?;
     let ports = Ports::choose(layout, args.listen)?;
     let cells = {
         let (layout, cell, programs) = (layout.clone(), args.cell.clone(), programs.clone());
@@ -125,8 +125,14 @@ async fn start(
 
     broker(layout, args, &installation, &ports, supervisor).await?;
     let url = format!("nats://{}", ports.nats);
-    let admin = Admin::connect(installation, &url).await.or_fail("cannot log in to the broker")?;
+    let admin = Admin::connect(installation, &url).await.map_err(|error| {
+        let why = hotcell_stage::service::describe(&error);
+        Fail::unreachable(format!(
+            "cannot log in to the broker ({why}): see its file in the logs folder"
+        ))
+    })?;
     admin.provision(Replicas::One, clock::now()).await.or_fail("cannot provision the broker")?;
+    logins(&admin, &workers, &pool).await?;
     let cells = cells.await.or_fail("cannot prepare the cells")??;
     let plan = Plan { layout, args, ports: &ports, cells: &cells, workers: &workers };
     plan.write()?;
@@ -136,8 +142,8 @@ async fn start(
     for role in SERVICES {
         supervisor.start(service(layout, &programs, role.as_str(), RANK_SERVICES))?;
     }
-    for worker in &workers {
-        supervisor.start(cells.worker(worker, RANK_WORKERS)?)?;
+    for (number, worker) in (0..).zip(&workers) {
+        supervisor.start(cells.worker(number, worker, RANK_WORKERS)?)?;
     }
     let key = tenant::first(layout, &admin, &args.tenant, &pool).await?;
     ready(&ports).await?;
@@ -146,14 +152,23 @@ async fn start(
     Ok(())
 }
 
-fn init(layout: &Layout, workers: &[WorkerId], pool: &PoolId) -> Result<Installation, Fail> {
-    let options = InitOptions {
-        now: clock::now(),
-        workers: workers.iter().map(|name| (name.clone(), vec![pool.clone()])).collect(),
-        tenants: Vec::new(),
-    };
+fn init(layout: &Layout) -> Result<Installation, Fail> {
+    let options = InitOptions { now: clock::now(), ..InitOptions::default() };
     let made = hotcell_nats_config::init(&layout.nats(), &options);
     made.or_fail("cannot write the broker's keys and logins")
+}
+
+/// Makes the logins that are missing: on the running broker, so that each is in the audit log.
+async fn logins(admin: &Admin, workers: &[WorkerId], pool: &PoolId) -> Result<(), Fail> {
+    for name in workers {
+        let login = Login::Worker { name: name.clone(), pools: vec![pool.clone()] };
+        if admin.installation().creds_path(&login).exists() {
+            continue;
+        }
+        let made = admin.add_worker(name, std::slice::from_ref(pool), clock::now()).await;
+        made.or_fail("cannot make a worker's login")?;
+    }
+    Ok(())
 }
 
 async fn broker(
@@ -302,7 +317,8 @@ fn write_env(layout: &Layout, ports: &Ports, key: &str) -> Result<(), Fail> {
         ("HOTCELL_S3", format!("http://{}", ports.store)),
         ("HOTCELL_CREDS", creds.display().to_string()),
     ];
-    let lines = values.iter().map(|(name, value)| format!("export {name}='{value}'\n"));
+    let lines =
+        values.iter().map(|(name, value)| format!("export {name}={}\n", shell_quoted(value)));
     write_private(&layout.dev_env(), &lines.collect::<String>())
 }
 

@@ -7,7 +7,7 @@
 use super::supervise::Spec;
 use crate::{
     fail::{Context as _, Fail},
-    layout::{Layout, make_dir},
+    layout::{Layout, make_dir, write_owned},
     print,
 };
 use hotcell_encoder::image::Image;
@@ -20,9 +20,10 @@ use std::{
     str::FromStr,
 };
 
-/// User and group of the workers when started as root: in Debian's range for such use
-/// (60000 to 64999, Debian Policy §9.2.2), and nobody else's.
-const WORKER_UID: u32 = 64_231;
+/// User and group of the first worker when started as root, the others follow: in Debian's range
+/// for such use (60000 to 64999, Debian Policy §9.2.2). One for each, so that a worker that was
+/// taken over can neither signal another nor read its files.
+const WORKER_UID: u32 = 64_200;
 
 /// What runs in the cells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,8 @@ impl fmt::Display for CellProgram {
 #[derive(Debug)]
 pub(crate) struct Cells {
     dir: PathBuf,
-    user: Option<(u32, u32)>,
+    /// Started as root: each worker gets a user of its own.
+    as_root: bool,
     pub(crate) ffmpeg: PathBuf,
     pub(crate) ffprobe: PathBuf,
     /// What the signer's list must name.
@@ -82,7 +84,7 @@ impl Cells {
         program: &CellProgram,
         programs: &Path,
     ) -> Result<Self, Fail> {
-        let root = rustix::process::geteuid().is_root();
+        let as_root = rustix::process::geteuid().is_root();
         let dir = Self::dir(layout);
         // The name is known and /var/tmp is everyone's: whoever made the folder must be us.
         let _made_or_there = fs::create_dir(&dir);
@@ -97,7 +99,6 @@ impl Cells {
         copy(&programs.join("hotcell-encoder"), &bin.join("hotcell-encoder"))?;
         copy(&programs.join("hotcell-jail"), &bin.join("hotcell-jail"))?;
         let (ffmpeg, ffprobe) = cell_programs(program, programs, &bin)?;
-        let user = root.then_some((WORKER_UID, WORKER_UID));
         let image = Image::read(
             &bin.join("hotcell-encoder"),
             &bin.join("hotcell-jail"),
@@ -107,7 +108,7 @@ impl Cells {
         );
         let image = image.or_fail("cannot prepare the cells")?;
         let (root, program) = (image.root, image.ffmpeg.name);
-        Ok(Self { dir, user, ffmpeg, ffprobe, image: image.digest, root, program })
+        Ok(Self { dir, as_root, ffmpeg, ffprobe, image: image.digest, root, program })
     }
 
     /// Removes what [`Self::prepare`] made, once nothing runs from it. The roots are made again in
@@ -141,37 +142,50 @@ impl Cells {
         self.dir.join(worker.as_str())
     }
 
+    /// User and group of the worker with this number, counted from 0.
+    fn user(&self, number: u16) -> Option<(u32, u32)> {
+        let id = WORKER_UID + u32::from(number);
+        self.as_root.then_some((id, id))
+    }
+
     /// Gives a worker its folder: `files` by name, readable by it alone.
-    pub(crate) fn furnish(&self, worker: &WorkerId, files: &[(&str, &[u8])]) -> Result<(), Fail> {
+    pub(crate) fn furnish(
+        &self,
+        number: u16,
+        worker: &WorkerId,
+        files: &[(&str, &[u8])],
+    ) -> Result<(), Fail> {
         let home = self.home(worker);
         let doing = format!("cannot furnish {}", home.display());
         for folder in [&home, &home.join("work")] {
             make_dir(folder, 0o700)?;
-            self.give(folder, &doing)?;
+            self.give(number, folder, &doing)?;
         }
         for (name, bytes) in files {
-            let path = home.join(name);
-            fs::write(&path, bytes).or_fail(&doing)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).or_fail(&doing)?;
-            self.give(&path, &doing)?;
+            write_owned(&home.join(name), bytes, 0o400, |aside| self.give(number, aside, &doing))?;
         }
         Ok(())
     }
 
-    fn give(&self, path: &Path, doing: &str) -> Result<(), Fail> {
-        match self.user {
+    fn give(&self, number: u16, path: &Path, doing: &str) -> Result<(), Fail> {
+        match self.user(number) {
             Some((uid, gid)) => chown(path, Some(uid), Some(gid)).or_fail(doing),
             None => Ok(()),
         }
     }
 
     /// What to start for one worker.
-    pub(crate) fn worker(&self, worker: &WorkerId, stop_rank: u8) -> Result<Spec, Fail> {
+    pub(crate) fn worker(
+        &self,
+        number: u16,
+        worker: &WorkerId,
+        stop_rank: u8,
+    ) -> Result<Spec, Fail> {
         Ok(Spec {
             name: worker.to_string(),
             program: self.dir.join("bin/hotcell-encoder"),
             args: vec![self.home(worker).join("worker.toml").display().to_string()],
-            user: self.user,
+            user: self.user(number),
             stop_rank,
         })
     }

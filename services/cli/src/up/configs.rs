@@ -38,8 +38,8 @@ impl Plan<'_> {
         self.file("signer", self.signer())?;
         self.file("auditor", self.auditor())?;
         self.file("webhook", self.webhook())?;
-        for worker in self.workers {
-            self.worker(worker)?;
+        for (number, worker) in (0..).zip(self.workers) {
+            self.worker(number, worker)?;
         }
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Plan<'_> {
     }
 
     /// A worker's folder: its configuration, its login, and the roles' public keys.
-    fn worker(&self, worker: &WorkerId) -> Result<(), Fail> {
+    fn worker(&self, number: u16, worker: &WorkerId) -> Result<(), Fail> {
         let home = self.cells.home(worker);
         let config = json!({
             "pool": super::POOL,
@@ -172,6 +172,7 @@ impl Plan<'_> {
         let trust = std::fs::read(self.layout.trust()).or_fail("cannot read the trust list")?;
         let config = toml(config)?;
         self.cells.furnish(
+            number,
             worker,
             &[("worker.toml", config.as_bytes()), ("worker.creds", &creds), ("trust.json", &trust)],
         )

@@ -31,6 +31,9 @@ const SETTLED_SECS: u64 = 10;
 /// Time that a child gets between SIGTERM and SIGKILL, in seconds; services drain in less.
 const STOP_SECS: u64 = 25;
 
+/// Pause between two looks at a process that ends, in milliseconds.
+const LOOK_MS: u64 = 5;
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
@@ -170,32 +173,101 @@ fn pid_of(pid: u32) -> Option<rustix::process::Pid> {
 }
 
 /// Start time of a process in clock ticks since boot: with the pid it names one process for ever.
-/// Source: proc_pid_stat(5), field 22; fields are counted after the last `)` of the name.
+/// `None` when there is none, or only its entry until somebody reads how it ended.
+/// Source: proc_pid_stat(5), fields 3 and 22; fields are counted after the last `)` of the name.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    Some(fields.split_whitespace().nth(19)?.to_owned())
+    let mut fields = fields.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    Some(fields.nth(18)?.to_owned())
 }
 
-/// Ends what an earlier run left behind.
-pub(crate) fn end_leftovers(layout: &Layout) -> Result<usize, Fail> {
-    let mut ended = 0;
+/// Ends what an earlier run left behind, and returns when it is gone: what it held, ports and the
+/// locks of its files, is free then.
+pub(crate) async fn end_leftovers(layout: &Layout) -> Result<usize, Fail> {
+    let (mut ended, mut notes) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(layout.run("")).or_fail("the run folder")? {
         let path = entry.or_fail("the run folder")?.path();
         if path.extension().is_none_or(|extension| extension != "pid") {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let mut words = text.split_whitespace();
+        let mut words = text.split_whitespace().map(str::to_owned);
         let noted = words.next().and_then(|pid| pid.parse::<u32>().ok()).zip(words.next());
-        if let Some((pid, started)) = noted
-            && start_time(pid).as_deref() == Some(started)
-            && let Some(pid) = pid_of(pid)
+        if let Some((number, started)) = noted
+            && start_time(number).as_ref() == Some(&started)
+            && let Some(pid) = pid_of(number)
         {
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            ended += 1;
+            // Each child leads a group of its own, with what it started.
+            let _gone = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+            ended.push((number, started));
         }
+        notes.push(path);
+    }
+    let until = Instant::now() + Duration::from_secs(STOP_SECS);
+    while let Some((pid, _)) =
+        ended.iter().find(|(pid, started)| start_time(*pid).as_ref() == Some(started))
+    {
+        if Instant::now() > until {
+            return Err(Fail::failed(format!(
+                "process {pid} of an earlier run does not end: end it, then start again"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+    }
+    for path in notes {
         fs::remove_file(&path).or_fail("the run folder")?;
     }
-    Ok(ended)
+    Ok(ended.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    /// What is noted is ended with what it started, and is gone afterwards; what is not, is not.
+    #[tokio::test]
+    async fn leftovers_are_gone_when_the_next_start_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let script = format!(
+            "import socket, subprocess\ns = socket.create_server(('127.0.0.1', {}))\n\
+             subprocess.run(['sleep', '1000'])",
+            port.port()
+        );
+        let spec = Spec {
+            name: "left".to_owned(),
+            program: "/usr/bin/python3".into(),
+            args: vec!["-c".to_owned(), script],
+            user: None,
+            stop_rank: 0,
+        };
+        let mut left = spawn(&layout, &spec).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(port).is_err() {
+            assert!(Instant::now() < until, "the leftover does not listen");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let group = left.id().unwrap().to_string();
+        // Another process with a note that is not its own.
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(layout.run("other.pid"), format!("{} 1\n", other.id().unwrap())).unwrap();
+        assert_eq!(end_leftovers(&layout).await.unwrap(), 1);
+        TcpListener::bind(port).unwrap();
+        let alive = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            (fields[2] == group && fields[0] != "Z").then_some(stat.clone())
+        });
+        assert_eq!(alive.collect::<Vec<_>>(), Vec::<String>::new());
+        assert!(other.try_wait().unwrap().is_none(), "a process that was not ours was ended");
+        assert!(!layout.run("left.pid").exists() && !layout.run("other.pid").exists());
+        other.kill().await.unwrap();
+        left.wait().await.unwrap();
+    }
 }
