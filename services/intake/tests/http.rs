@@ -17,7 +17,7 @@ use hotcell_stage::{Outgoing, clock};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{process::Command, time::Instant};
-use world::{PROGRAM, World, answer, program, tenant, until};
+use world::{OVER_QUOTA, PROGRAM, World, answer, program, tenant, until};
 
 fn upload(size: &Value) -> Value {
     json!({ "filename": "clip one.mp4", "contentType": "video/mp4", "fileSize": size })
@@ -123,6 +123,13 @@ impl World {
             assert_eq!(self.stored(&format!("KV_{bucket}"), ">").await, 0, "{bucket}");
         }
     }
+}
+
+#[tokio::test]
+async fn api_26_over_quota_is_said_to_the_tenant_as_413() {
+    let world = World::start().await;
+    let path = "/v1/upload/presigned-url";
+    world.refused(path, upload(&json!(OVER_QUOTA)), 413, "fileSize").await;
 }
 
 /// Issue "Bad input": a 4xx problem that names the field and the rule; nothing stored or signed.
