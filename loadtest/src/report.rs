@@ -61,6 +61,29 @@ pub struct Report {
     pub entries: Vec<Entry>,
 }
 
+/// A sync above this means that the disk had other work, in milliseconds: 0.03 to 0.1 when it has
+/// none, up to 4 when it has.
+const QUIET_SYNC_MS: f64 = 0.5;
+
+/// What the mark behind a scenario's name means.
+const BUSY_NOTE: &str = "† the disk had other work (a sync above 0.5 ms before or after): the limit \
+    and the run met different disks, so neither a goal met nor one missed follows from this row";
+
+impl Entry {
+    fn disk_was_busy(&self) -> bool {
+        self.scenario.durability.is_some() && self.sync_ms.iter().any(|ms| *ms > QUIET_SYNC_MS)
+    }
+
+    /// The rows, with the mark where it belongs.
+    fn marked(&self) -> Vec<Vec<String>> {
+        let mut rows = self.rows.clone();
+        if self.disk_was_busy() {
+            rows.iter_mut().filter_map(|row| row.first_mut()).for_each(|name| name.push_str(" †"));
+        }
+        rows
+    }
+}
+
 /// Heading of a kind's table.
 fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {
@@ -152,7 +175,7 @@ impl Report {
     fn rows(&self, kind: Kind) -> Vec<Vec<String>> {
         let heading = columns(kind).iter().map(|&word| word.to_owned()).collect();
         let mut rows: Vec<Vec<String>> = vec![heading];
-        rows.extend(self.of(kind).into_iter().flat_map(|entry| entry.rows.clone()));
+        rows.extend(self.of(kind).into_iter().flat_map(Entry::marked));
         if kind == Kind::Latency {
             let most = self.of(kind).into_iter().map(|entry| self.most(entry));
             rows.iter_mut().skip(1).zip(most).for_each(|(row, most)| row.push(most));
@@ -174,12 +197,14 @@ impl Report {
     /// The table of one kind, for the terminal.
     #[must_use]
     pub fn table(&self, kind: Kind) -> String {
-        let note = if kind == Kind::Latency {
-            format!("{}\n", latency::REFERENCE_NOTE)
-        } else {
-            String::new()
-        };
-        format!("{}\n\n{}{note}", title(kind), aligned(&self.rows(kind)))
+        let notes: String = self.footnotes(kind).iter().map(|note| format!("{note}\n")).collect();
+        format!("{}\n\n{}{notes}", title(kind), aligned(&self.rows(kind)))
+    }
+
+    fn footnotes(&self, kind: Kind) -> Vec<&'static str> {
+        let busy = self.of(kind).into_iter().any(Entry::disk_was_busy).then_some(BUSY_NOTE);
+        let reference = (kind == Kind::Latency).then_some(latency::REFERENCE_NOTE);
+        busy.into_iter().chain(reference).collect()
     }
 
     /// The whole report.
@@ -200,9 +225,8 @@ impl Report {
             let _infallible = write!(text, "\n## {}\n\n", title(kind));
             text.push_str(&pipes(&self.rows(kind)));
             text.push('\n');
-            if kind == Kind::Latency {
-                let _infallible =
-                    writeln!(text, "{}.\n", latency::REFERENCE_NOTE.replace('*', "\\*"));
+            for note in self.footnotes(kind) {
+                let _infallible = writeln!(text, "{}.\n", note.replace('*', "\\*"));
             }
             for Entry { scenario, source, at, load, sync_ms, file_system, notes, .. } in entries {
                 let dirty = if source.dirty { " with changes" } else { "" };

@@ -2,7 +2,7 @@
 
 use crate::{
     batch, cell, latency,
-    machine::{self, Machine},
+    machine::{self, Machine, Source},
     micro,
     programs::Programs,
     report::{Entry, Measured, Report},
@@ -101,13 +101,15 @@ async fn run_all(args: Args) -> Result<()> {
     let scenarios = args.command.scenarios()?;
     let programs = Programs::find(args.programs)?;
     let dir = args.dir.unwrap_or_else(std::env::temp_dir);
+    // Once: in a shared checkout the branch may move while this runs.
+    let source = machine::source();
     let now = clock::now().rfc3339();
     let date = now.get(..10).unwrap_or("unknown");
     let mut report = Report::open(&args.results, Machine::read()?, date)?;
     for (index, scenario) in scenarios.iter().enumerate() {
         let scenario = if args.quick { scenario.clone().quick() } else { scenario.clone() };
         let kind = scenario.kind;
-        let entry = one(&programs, scenario, &dir, args.quick).await?;
+        let entry = one(&programs, source.clone(), scenario, &dir, args.quick).await?;
         report.add(entry);
         report.save(&args.results)?;
         // A kind's table is printed once, when the last of its scenarios was run.
@@ -119,8 +121,14 @@ async fn run_all(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn one(programs: &Programs, scenario: Scenario, dir: &Path, quick: bool) -> Result<Entry> {
-    let (at, load, source) = (clock::now().rfc3339(), machine::load(), machine::source());
+async fn one(
+    programs: &Programs,
+    source: Source,
+    scenario: Scenario,
+    dir: &Path,
+    quick: bool,
+) -> Result<Entry> {
+    let (at, load) = (clock::now().rfc3339(), machine::load());
     let sync_ms = machine::sync_ms(dir)?;
     let measured = match scenario.kind {
         Kind::Throughput => throughput::run(programs, &scenario, dir, quick).await,
