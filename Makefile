@@ -43,7 +43,10 @@ docs: ## rewrite the pages that are made from code
 	UPDATE_GOLDEN=1 cargo test --locked -p hotcell-schemas --test golden
 	tools/proofs.py
 
+ffmpeg: ## build our own FFmpeg into .tools/ffmpeg: static, hardened, only what plans name (3 minutes)
+	tools/ffmpeg
+
 setup: ## install what the above need: tools/setup says what
 	tools/setup
 
-.PHONY: help demo test check e2e up build bench fuzz docs setup
+.PHONY: help demo test check e2e up build bench fuzz docs ffmpeg setup

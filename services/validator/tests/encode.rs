@@ -1,10 +1,11 @@
-//! The compiled command lines, run by the real FFmpeg on real media.
+//! The compiled command lines, run by the real FFmpeg on real media. `HOTCELL_FFMPEG` and
+//! `HOTCELL_FFPROBE` name another FFmpeg to test, such as the one of `make ffmpeg`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/clip.rs"]
 mod clip;
 
-use clip::{dir, make, placed, recipe, run, sample, verdict};
+use clip::{DISTRIBUTION, dir, ffmpeg, ffprobe, make, placed, recipe, run, sample, verdict};
 use hotcell_schemas::{
     Plan, RejectCode,
     argv::{argv, ffprobe_argv, output_container},
@@ -22,7 +23,7 @@ fn request(body: &Value) -> TranscodeRequest {
 }
 
 fn probe(container: Container, file: &Path) -> Value {
-    let out = run("ffprobe", &placed(&ffprobe_argv(container), file, file));
+    let out = run(&ffprobe(), &placed(&ffprobe_argv(container), file, file));
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "ffprobe {}: {said}", file.display());
     serde_json::from_slice(&out.stdout).unwrap()
@@ -40,7 +41,7 @@ fn whole_way(dir: &Path, input: &Path, declared: &str, body: &Value) -> (Plan, V
     if made.exists() {
         fs::remove_file(&made).unwrap();
     }
-    let out = run("ffmpeg", &placed(&plan.argv, input, &made));
+    let out = run(&ffmpeg(), &placed(&plan.argv, input, &made));
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{declared} to {body}: {said}");
     let progress = String::from_utf8_lossy(&out.stdout);
@@ -214,7 +215,7 @@ fn a_replay_gives_the_same_bytes_on_any_number_of_cores() {
         let plan = compile(&request(&body), &seen).unwrap();
         let encode = |name: &str, cores: &str| {
             let made = dir.join(format!("{name}-{codec}-{bitrate:?}.{format}"));
-            let mut line = vec!["-c".to_owned(), cores.to_owned(), "ffmpeg".to_owned()];
+            let mut line = vec!["-c".to_owned(), cores.to_owned(), ffmpeg()];
             line.extend(placed(&plan.argv, &input, &made));
             let out = run("taskset", &line);
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -245,7 +246,7 @@ fn zt_11_a_playlist_named_mp4_reads_another_tenant_only_without_the_pinned_demux
     // Off: what anyone would type.
     let stolen = dir.join("stolen.mp4");
     let plain = ["-nostdin", "-i", "{in0}", "{out0}"].map(str::to_owned);
-    let out = run("ffmpeg", &placed(&plain, &evil, &stolen));
+    let out = run(DISTRIBUTION, &placed(&plain, &evil, &stolen));
     assert!(out.status.success(), "the attack no longer works: the test proves nothing");
     assert!(fs::metadata(&stolen).unwrap().len() > 1000);
 
@@ -253,10 +254,10 @@ fn zt_11_a_playlist_named_mp4_reads_another_tenant_only_without_the_pinned_demux
     for container in Container::ALL {
         let kept = dir.join(format!("kept-{container:?}.mp4"));
         let (line, _) = argv(container, &plan.outputs[0]);
-        let out = run("ffmpeg", &placed(&line, &evil, &kept));
+        let out = run(&ffmpeg(), &placed(&line, &evil, &kept));
         assert!(!out.status.success(), "{container:?} read a playlist");
         assert!(!kept.exists() || fs::metadata(&kept).unwrap().len() == 0, "{container:?}");
-        let out = run("ffprobe", &placed(&ffprobe_argv(container), &evil, &evil));
+        let out = run(&ffprobe(), &placed(&ffprobe_argv(container), &evil, &evil));
         let said = String::from_utf8_lossy(&out.stdout);
         assert!(!said.contains("h264"), "{container:?}: {said}");
     }

@@ -14,6 +14,9 @@ use std::{
     process::{Command, Output},
 };
 
+/// The FFmpeg that makes clips: one with test sources and many encoders, whichever one is tested.
+pub const DISTRIBUTION: &str = "ffmpeg";
+
 /// An empty folder for this test.
 pub fn dir(test: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("validator-{test}"));
@@ -24,7 +27,17 @@ pub fn dir(test: &str) -> PathBuf {
     dir
 }
 
-/// Runs FFmpeg or FFprobe.
+/// The FFmpeg under test: `HOTCELL_FFMPEG`, or the distribution's.
+pub fn ffmpeg() -> String {
+    std::env::var("HOTCELL_FFMPEG").unwrap_or_else(|_| DISTRIBUTION.to_owned())
+}
+
+/// Its prober: `HOTCELL_FFPROBE`, or the distribution's.
+pub fn ffprobe() -> String {
+    std::env::var("HOTCELL_FFPROBE").unwrap_or_else(|_| "ffprobe".to_owned())
+}
+
+/// Runs a program.
 pub fn run(program: &str, args: &[String]) -> Output {
     Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"))
 }
@@ -46,7 +59,7 @@ pub fn make(dir: &Path, name: &str, args: &str) -> Vec<u8> {
         -f lavfi -i testsrc2=s=128x96:r=10:d=1 -f lavfi -i sine=d=1";
     let words = sources.split_whitespace().chain(args.split_whitespace()).map(str::to_owned);
     let words: Vec<String> = words.chain([path.to_str().unwrap().to_owned()]).collect();
-    let made = run("ffmpeg", &words);
+    let made = run(DISTRIBUTION, &words);
     assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
     fs::read(path).unwrap()
 }
