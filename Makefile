@@ -46,7 +46,8 @@ docs: ## rewrite the pages that are made from code
 ffmpeg: ## build our own FFmpeg into .tools/ffmpeg: static, hardened, only what plans name (3 minutes)
 	tools/ffmpeg
 
-setup: ## install what the above need: tools/setup says what
+setup: ## install what the above need: both say what; the second builds FFmpeg once (3 minutes)
 	tools/setup
+	tools/ffmpeg
 
 .PHONY: help demo test check e2e up build bench fuzz docs ffmpeg setup

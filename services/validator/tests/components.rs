@@ -175,9 +175,11 @@ fn each_listed_component_is_named_by_a_plan_or_needed_by_one_that_is() {
     }
 }
 
-fn built(name: &str) -> Option<PathBuf> {
+/// A file of the build; a missing one fails the test.
+fn built(name: &str) -> PathBuf {
     let path = repository().join(".tools/ffmpeg").join(name);
-    path.exists().then_some(path)
+    assert!(path.exists(), "{} is missing: run `make ffmpeg`", path.display());
+    path
 }
 
 /// What `ffmpeg -KINDs` lists.
@@ -203,11 +205,11 @@ fn lists(ffmpeg: &Path, kind: &str) -> BTreeSet<String> {
     names.map(|name| name.split(',').next().unwrap().to_owned()).collect()
 }
 
-/// Without a build there is nothing to compare: `tools/ffmpeg` makes one, and itself stops where
-/// FFmpeg's configure turns on another set, parsers included, which no program lists.
+/// `tools/ffmpeg` itself stops where FFmpeg's configure turns on another set, parsers included,
+/// which no program lists.
 #[test]
 fn the_built_program_lists_exactly_these() {
-    let Some(ffmpeg) = built("bin/ffmpeg") else { return };
+    let ffmpeg = built("bin/ffmpeg");
     let rows = rows();
     for kind in ["protocol", "demuxer", "muxer", "encoder", "decoder", "filter", "bsf"] {
         let mut listed: BTreeSet<String> = rows
@@ -226,7 +228,7 @@ fn the_built_program_lists_exactly_these() {
 
 #[test]
 fn the_build_is_the_one_that_its_manifest_says() {
-    let Some(manifest) = built("MANIFEST") else { return };
+    let manifest = built("MANIFEST");
     let manifest = fs::read_to_string(manifest).unwrap();
     let recipe = ["tools/ffmpeg", "tools/ffmpeg-components.txt"]
         .map(|file| fs::read(repository().join(file)).unwrap())
@@ -239,7 +241,7 @@ fn the_build_is_the_one_that_its_manifest_says() {
     };
     says(format!("recipe {}", hex(&recipe)));
     for program in ["ffmpeg", "ffprobe"] {
-        let bytes = fs::read(built(&format!("bin/{program}")).unwrap()).unwrap();
+        let bytes = fs::read(built(&format!("bin/{program}"))).unwrap();
         says(format!("sha256 {}  {program}", hex(&bytes)));
         let text = |needle: &[u8]| bytes.windows(needle.len()).any(|found| found == needle);
         assert!(!text(b"getaddrinfo"), "{program} can ask for addresses");
