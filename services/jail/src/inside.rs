@@ -86,7 +86,7 @@ pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) off: &'a [Layer],
     pub(crate) offered: Offered,
-    pub(crate) filters: &'a Filters,
+    pub(crate) filters: &'static Filters,
     /// Mounts that were taken while still root; `None` when the launcher never was.
     pub(crate) tree: Option<Tree>,
     pub(crate) null: &'a OwnedFd,
@@ -185,7 +185,7 @@ fn start(mut inside: Inside<'_>) -> Result<std::convert::Infallible, InsideError
             let payload = pidfd_open(payload, PidfdFlags::empty()).map_err(InsideError::Watch)?;
             if let Some(execs) = &execs {
                 let_it_start(&payload, &inside.leash, execs)?;
-                sys::add_filter(&inside.filters.init).map_err(InsideError::Filter)?;
+                sys::add_filter(inside.filters.init).map_err(InsideError::Filter)?;
             }
             wait_for_payload(&payload, &inside.leash, execs.as_ref(), &inside.notes)
         }
@@ -275,9 +275,7 @@ fn become_payload(
     set_limits(&inside.plan.limits)?;
     sys::default_signals();
     if !inside.off.contains(&Layer::Seccomp) {
-        for filter in &inside.filters.payload {
-            sys::add_filter(filter).map_err(InsideError::Filter)?;
-        }
+        sys::add_filter(inside.filters.payload).map_err(InsideError::Filter)?;
     }
     Err(InsideError::Exec(sys::exec(executable.as_fd(), &argv, &environment)))
 }

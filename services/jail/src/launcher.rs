@@ -145,7 +145,7 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     umask(Mode::from_raw_mode(0o077));
     let offered = Offered::here();
     let off = decide(offered, &plan.layers_off, plan.degraded)?;
-    let filters = plan.profile.compile()?;
+    let filters = plan.profile.filters()?;
     make_room_for_exec_fd()?;
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let null = null.map_err(Refusal::Null)?;
@@ -163,7 +163,7 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     let Some(pid) = sys::fork().map_err(Refusal::Start)? else {
         drop((reader, hand));
         let (notes, leash) = (notes.into(), leash.into());
-        let (plan, off, filters, null) = (&plan, off.as_slice(), &filters, &null);
+        let (plan, off, null) = (&plan, off.as_slice(), &null);
         inside::run(Inside { plan, off, offered, filters, tree, null, notes, leash })
     };
     drop((notes, leash, tree));

@@ -8,6 +8,8 @@
 
 pub mod capture;
 pub mod cell;
+#[cfg(test)]
+mod compile;
 mod elf;
 mod fence;
 pub mod hide;

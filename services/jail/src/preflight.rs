@@ -79,7 +79,7 @@ pub(crate) fn answer() -> u8 {
 fn try_all() -> Result<Preflight, String> {
     let offered = Offered::here();
     decide(offered, &[], false).map_err(|unfit| sentence(&unfit))?;
-    let compiles = |profile: Profile| profile.compile().map(|_| ());
+    let compiles = |profile: Profile| profile.filters().map(|_| ());
     let compiled: Result<(), ProfileError> =
         compiles(Profile::Probe).and_then(|()| compiles(Profile::Transcode));
     compiled.map_err(|error| sentence(&error))?;

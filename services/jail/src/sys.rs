@@ -10,9 +10,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
 
+use libc::sock_filter;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
-use seccompiler::sock_filter;
 
 /// `MOUNT_ATTR_*`, `struct mount_attr`: linux/mount.h. rustix 1.1 has no mount_setattr(2).
 #[repr(C)]
@@ -168,8 +168,7 @@ pub(crate) fn seccomp_can_kill() -> bool {
     unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const action) == 0 }
 }
 
-/// Adds one filter. seccomp(2) directly: `seccompiler::apply_filter` would first call prctl, which an earlier filter
-/// of ours already refuses.
+/// Adds one filter, for this process and its later children.
 ///
 /// # Errors
 /// What seccomp(2) says; EINVAL for a program longer than a BPF program can be.
