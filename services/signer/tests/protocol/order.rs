@@ -5,6 +5,7 @@ use crate::{
     rig::{BUCKET, Rig, eventually},
     worker::{ask_raw, request},
 };
+use async_nats::client::RequestErrorKind;
 use hotcell_nats_config::Login;
 use hotcell_schemas::{
     Digest, EventKind, Job, Role, Subject,
@@ -99,6 +100,26 @@ async fn an_unlisted_image_or_a_malformed_nonce_gets_no_work() {
     let listed = rig.states(&job).await;
     assert_eq!(listed, [EventKind::Submitted, EventKind::Validated, EventKind::Assigned]);
     assert_eq!(request().image_digest, image());
+}
+
+// BRK-13: the broker's word and the login's own signature, or no answer and a record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_is_believed_only_by_its_own_signature() {
+    let rig = Rig::start().await;
+    let w1 = rig.worker("w1", "cpu").await;
+    let job = rig.validated("acme", "cpu").await;
+    let subject = Subject::next(&"cpu".parse().unwrap(), &w1.name);
+    let foreign = nkeys::KeyPair::new_user();
+    let mut asked = Err(RequestErrorKind::NoResponders);
+    while asked.as_ref().is_err_and(|kind| *kind == RequestErrorKind::NoResponders) {
+        let signed = ("a", clock::now(), &foreign);
+        asked = ask_raw(&w1.bus, &subject, signed, &request()).await;
+    }
+    assert!(asked.is_err(), "another key's signature got an answer");
+    let refusals = rig.refusals().await;
+    let worker = refusals.iter().filter(|(what, _)| *what == Refusal::Worker);
+    assert_eq!(worker.count(), 1, "{refusals:?}");
+    assert_eq!(w1.order().await.job, job.id);
 }
 
 // BRK-14.
