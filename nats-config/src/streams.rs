@@ -6,7 +6,9 @@ use crate::api;
 use hotcell_schemas::{
     PoolId, Subject, TenantId,
     limits::{LEASE_SECS, PAYLOAD_BYTES_MAX},
-    routes::{BUCKETS, BucketRow, CONSUMERS, ConsumerRow, StreamId, route, work_consumer},
+    routes::{
+        BUCKETS, BucketRow, CONSUMERS, ConsumerRow, Retention, StreamId, route, work_consumer,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -145,10 +147,11 @@ pub fn tenant_consumer(tenant: &TenantId, pool: &PoolId, concurrency: u32) -> Co
 }
 
 fn stream(id: StreamId, replicas: Replicas) -> StreamSpec {
-    let (description, history) = match id {
-        StreamId::Jobs => ("every job event and every audit record, in one order", true),
-        StreamId::Hooks => ("webhook deliveries that are due", false),
+    let description = match id {
+        StreamId::Jobs => "every job event and every audit record, in one order",
+        StreamId::Hooks => "webhook deliveries that are due",
     };
+    let history = id.retention() == Retention::History;
     StreamSpec {
         name: id.as_str().to_owned(),
         description: description.to_owned(),

@@ -3,7 +3,7 @@
 //! Refuses: facts of its own. Whatever these pages say is read from the table or the enum.
 
 use crate::{
-    flow::{Carrier, Role, Route, StreamId},
+    flow::{Carrier, Retention, Role, Route, StreamId},
     reject::RejectCode,
     routes::{BUCKETS, CONSUMERS, ROUTES},
 };
@@ -19,8 +19,8 @@ pub fn subjects_md() -> String {
          A role that a row does not name as publisher cannot publish there: the broker denies it, \
          and the receiver refuses it once more by the signature.\n\n\
          ## Flows\n\n\
-         | Row | Subject | Carries | Publishes | Reads | Travels | Says |\n\
-         |---|---|---|---|---|---|---|\n",
+         | Row | Subject | Carries | Publishes | Reads | Travels | Kept | Says |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     for route in ROUTES {
         flow(&mut page, route);
@@ -92,6 +92,11 @@ fn flow(page: &mut String, route: &Route) {
         Carrier::TenantRequest => "request from a tenant's account".to_owned(),
         Carrier::TenantEvents => "event to a tenant's account".to_owned(),
     };
+    let kept = match route.retention() {
+        Some(Retention::History) => "for ever",
+        Some(Retention::WorkQueue) => "until acknowledged",
+        None => "no",
+    };
     let cells = [
         route.name.to_owned(),
         format!("`{}`", route.pattern()),
@@ -99,6 +104,7 @@ fn flow(page: &mut String, route: &Route) {
         names(route.publishers),
         names(route.consumers),
         travels,
+        kept.to_owned(),
         route.about.to_owned(),
     ];
     line(page, &cells);

@@ -146,6 +146,26 @@ impl StreamId {
     }
 }
 
+/// How long a stream keeps a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// For ever: the history, which nobody may delete from or purge.
+    History,
+    /// Until it is acknowledged.
+    WorkQueue,
+}
+
+impl StreamId {
+    /// How long it keeps a message.
+    #[must_use]
+    pub const fn retention(self) -> Retention {
+        match self {
+            Self::Jobs => Retention::History,
+            Self::Hooks => Retention::WorkQueue,
+        }
+    }
+}
+
 /// How a message travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
@@ -212,6 +232,19 @@ impl Route {
             (_, word) => word.is_some_and(|word| !word.is_empty()),
         });
         all && words.next().is_none()
+    }
+
+    /// How long a message of this row is kept; `None` for requests and tenants' events, which are
+    /// not stored.
+    #[must_use]
+    pub const fn retention(&self) -> Option<Retention> {
+        match self.carrier {
+            Carrier::Stream(stream) => Some(stream.retention()),
+            Carrier::Request
+            | Carrier::WorkerRequest
+            | Carrier::TenantRequest
+            | Carrier::TenantEvents => None,
+        }
     }
 
     /// The event of a job row; `None` for the other rows.

@@ -3,7 +3,7 @@
 //!
 //! One row is one flow: who may publish what, where it is kept, who reads it.
 
-pub use crate::flow::{BucketRow, Carrier, ConsumerRow, Role, Route, StreamId, Token};
+pub use crate::flow::{BucketRow, Carrier, ConsumerRow, Retention, Role, Route, StreamId, Token};
 use Carrier::{Request, Stream, TenantEvents, TenantRequest, WorkerRequest};
 use StreamId::{Hooks, Jobs};
 use Token::{Account, Delivery, Endpoint, Job, Pool, Tenant, Worker};
