@@ -12,6 +12,7 @@ use hotcell_schemas::{
     work::Stop,
 };
 use hotcell_stage::{Incoming, Outgoing, clock, request::RequestInfo};
+use std::sync::PoisonError;
 use tracing::warn;
 
 /// A worker that the broker vouches for, with what it said.
@@ -99,14 +100,21 @@ impl Signer {
         Ok(Held { lease, job, seq })
     }
 
-    /// Records what was not believed. The caller refuses whether or not the record was taken.
+    /// Records what was not believed, or counts it in a flood. The caller refuses whether or not the
+    /// record was taken.
     pub(crate) async fn refused(&self, what: Refusal, subject: &str, reason: &str) {
-        warn!(subject, reason, "refused");
+        let room = self.meter.lock().unwrap_or_else(PoisonError::into_inner).take(clock::now());
+        let Some(missed) = room else { return };
+        warn!(subject, reason, missed, "refused");
+        let reason = match missed {
+            0 => reason.to_owned(),
+            missed => format!("{reason}; {missed} refusals before it were not recorded"),
+        };
         let act = AuditAct::Refused {
             by: Role::Signer,
             what,
             subject: subject.chars().take(200).collect(),
-            reason: reason.to_owned(),
+            reason,
         };
         let id = format!("refused.{}", hex::encode(clock::random::<16>()));
         if let Err(error) = self.bus.publish(&Outgoing::audit(None, act, id)).await {

@@ -8,6 +8,7 @@
 
 pub mod config;
 mod leases;
+mod meter;
 mod mint;
 mod next;
 pub mod presign;
@@ -22,10 +23,13 @@ mod verbs;
 pub use config::Config;
 
 use hotcell_schemas::{Digest, Role, Subject, lease::LeaseKey, routes};
-use hotcell_stage::{Bus, ServiceError, Shutdown};
+use hotcell_stage::{Bus, ServiceError, Shutdown, clock};
 use mint::Mint;
 use queue::Queues;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 use tokio::task::JoinSet;
 
 /// The queue group that all signers share.
@@ -39,6 +43,7 @@ pub(crate) struct Signer {
     pub(crate) images: BTreeSet<Digest>,
     pub(crate) queues: Queues,
     pub(crate) quota: quota::Quota,
+    pub(crate) meter: Mutex<meter::Meter>,
 }
 
 fn filter(name: &str) -> String {
@@ -62,6 +67,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         lease_key: checked.lease_key,
         images: config.images.iter().copied().collect(),
         quota: quota::Quota::new(checked.objects.clone(), bus.clone()),
+        meter: Mutex::new(meter::Meter::new(clock::now())),
         queues,
         bus,
     });

@@ -1,8 +1,10 @@
-//! Messages of a durable consumer, one after another.
+//! Messages of a durable consumer, one after another. One pull is out at a time, made by hand: the
+//! client's own streams ask for more whenever they are polled, so what they have asked for cannot
+//! be given back, and notice a broker that restarted after up to 25 s.
 //!
-//! Promises: a pull that fails or falls silent is given up and made again, for a day without a
-//! message at least; what was pulled and not begun is given back at shutdown, so that another
-//! process has it at once and not after the ack wait. Refuses: to hold more than one batch.
+//! Promises: a pull that fails or falls silent is made again, for a day at least; what was pulled
+//! and not begun is given back at shutdown, so that another process has it at once and not after
+//! the ack wait. Refuses: to hold more than one batch.
 
 use crate::{
     bus::Bus,
@@ -10,30 +12,56 @@ use crate::{
     retry::{Delays, Policy},
     service::{ServiceError, Shutdown},
 };
-use async_nats::jetstream::{AckKind, Message, consumer};
-use futures::{FutureExt as _, StreamExt as _};
+use async_nats::{
+    StatusCode, Subscriber,
+    jetstream::{AckKind, Message},
+};
+use futures::StreamExt as _;
 use hotcell_schemas::{
     envelope::{Envelope, OpenError},
     routes::{CONSUMERS, ConsumerRow},
 };
-use std::{future::Future, sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use serde_json::json;
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
 use tracing::{debug, warn};
 
 /// One pull asks for messages for this long, in seconds; the broker answers sooner when it has any.
 const PULL_SECS: u64 = 20;
 
-/// Twice this silence and a pull is given up and made again, in seconds. The client's own watch
-/// takes 25 s, and counts wrongly when another process waits at the same consumer.
+/// While it has none the broker says so this often, in seconds; after twice this silence the pull
+/// is made again.
 const HEARTBEAT_SECS: u64 = 3;
 
-/// The pull of one durable consumer, made again as often as it must be.
+/// A new connection is noticed within this long, in milliseconds: pulls do not survive one.
+const LOOK_MS: u64 = 250;
+
+/// At shutdown, what the broker has sent already arrives within this long, in milliseconds.
+const QUIET_MS: u64 = 50;
+
+/// The pulls of one durable consumer.
 pub struct Feed {
     bus: Bus,
     row: &'static ConsumerRow,
     batch: usize,
-    messages: Option<consumer::pull::Stream>,
-    /// Since the last message. Made at the first failure: its clock starts with it.
+    /// Where pulls are answered: `<inbox>.<number of the pull>`.
+    inbox: String,
+    replies: Option<Subscriber>,
+    /// Number of the last pull.
+    pull: u64,
+    /// Messages that the last pull may still bring; 0 asks for another.
+    owed: usize,
+    /// Connections made when it was sent.
+    connects: u64,
+    /// Made at the first failure: its clock starts with it.
     delays: Option<Delays>,
     /// When the next pull may be made.
     retry_at: Option<Instant>,
@@ -53,8 +81,18 @@ impl Feed {
     #[must_use]
     pub fn new(bus: &Bus, durable: &'static str, batch: usize) -> Self {
         let row = CONSUMERS.iter().find(|row| row.durable == durable);
-        let row = row.expect("services name consumers of the table");
-        Self { bus: bus.clone(), row, batch, messages: None, delays: None, retry_at: None }
+        Self {
+            bus: bus.clone(),
+            row: row.expect("services name consumers of the table"),
+            batch,
+            inbox: bus.client.new_inbox(),
+            replies: None,
+            pull: 0,
+            owed: 0,
+            connects: 0,
+            delays: None,
+            retry_at: None,
+        }
     }
 
     /// The consumer.
@@ -73,25 +111,14 @@ impl Feed {
         loop {
             if let Some(at) = self.retry_at {
                 tokio::select! {
-                    () = tokio::time::sleep_until(at) => self.retry_at = None,
+                    () = sleep_until(at) => self.retry_at = None,
                     () = shutdown.begun() => return Ok(None),
                 }
             }
-            let next = async {
-                let messages = match self.messages.as_mut() {
-                    Some(messages) => messages,
-                    None => self.messages.insert(pull(&self.bus, self.row, self.batch).await?),
-                };
-                match messages.next().await {
-                    Some(Ok(message)) => Ok(message),
-                    Some(Err(error)) => Err(error.to_string()),
-                    None => Err("the pull ended".to_owned()),
-                }
-            };
             let next = tokio::select! {
                 biased;
                 () = shutdown.begun() => return Ok(None),
-                next = next => next,
+                next = self.receive() => next,
             };
             match next {
                 Ok(message) => {
@@ -99,60 +126,106 @@ impl Feed {
                     return Ok(Some(message));
                 }
                 Err(reason) => {
-                    self.messages = None;
+                    self.owed = 0;
                     let delays = self.delays.get_or_insert_with(|| Policy::FOREVER.delays());
-                    let Some(delay) = delays.next() else {
-                        return Err(ServiceError::Unreachable(reason));
+                    let delay = delays.next();
+                    let (durable, stream) = (self.row.durable, self.row.stream.as_str());
+                    let Some(delay) = delay else {
+                        return Err(ServiceError::Unreachable(format!(
+                            "consumer {durable} of stream {stream} cannot be pulled ({reason}): \
+                             run `hotcell nats provision`"
+                        )));
                     };
-                    warn!(durable = self.row.durable, %reason, "pull interrupted; making it again");
+                    warn!(durable, stream, %reason, "pull interrupted; making it again");
                     self.retry_at = Some(Instant::now() + delay);
                 }
             }
         }
     }
 
-    /// Gives back what was pulled and not taken.
+    /// The next message, or why the pull brings none.
+    async fn receive(&mut self) -> Result<Message, String> {
+        let silence = Duration::from_secs(2 * HEARTBEAT_SECS);
+        let mut heard = Instant::now();
+        loop {
+            if self.owed == 0 || self.connects != self.connections() {
+                self.ask().await?;
+                heard = Instant::now();
+            }
+            let Some(replies) = self.replies.as_mut() else { continue };
+            let Ok(reply) = timeout(Duration::from_millis(LOOK_MS), replies.next()).await else {
+                if heard.elapsed() > silence {
+                    return Err("the broker is silent".to_owned());
+                }
+                continue;
+            };
+            let Some(message) = reply else {
+                self.replies = None;
+                return Err("the broker connection is closed".to_owned());
+            };
+            heard = Instant::now();
+            let Some(status) = message.status else {
+                self.owed = self.owed.saturating_sub(1);
+                return Ok(Message { message, context: self.bus.jetstream.clone() });
+            };
+            // A status names the pull that it ends; one of an earlier pull says nothing here.
+            if message.subject.as_str() != self.reply_to() || status == StatusCode::IDLE_HEARTBEAT {
+                continue;
+            }
+            if status != StatusCode::TIMEOUT {
+                return Err(format!("status {status} {}", message.description.unwrap_or_default()));
+            }
+            self.owed = 0;
+        }
+    }
+
+    /// Sends one pull.
+    async fn ask(&mut self) -> Result<(), String> {
+        if self.replies.is_none() {
+            let subscribed = self.bus.client.subscribe(format!("{}.*", self.inbox)).await;
+            self.replies = Some(subscribed.map_err(|error| error.to_string())?);
+        }
+        self.connects = self.connections();
+        self.pull += 1;
+        let (stream, durable) = (self.row.stream.as_str(), self.row.durable);
+        let ask = json!({
+            "batch": self.batch,
+            "expires": PULL_SECS * 1_000_000_000,
+            "idle_heartbeat": HEARTBEAT_SECS * 1_000_000_000,
+        });
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}");
+        let (client, reply) = (self.bus.client.clone(), self.reply_to());
+        let sent = client.publish_with_reply(subject, reply, ask.to_string().into()).await;
+        sent.map_err(|error| error.to_string())?;
+        self.owed = self.batch;
+        Ok(())
+    }
+
+    fn reply_to(&self) -> String {
+        format!("{}.{}", self.inbox, self.pull)
+    }
+
+    fn connections(&self) -> u64 {
+        self.bus.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Gives back what was pulled and not taken: at most what the last pull may still bring.
     pub async fn give_back(mut self) {
-        let mut pulled = Vec::new();
-        if let Some(mut messages) = self.messages.take() {
-            // Without a pause in between: each poll may ask the broker for more.
-            while let Some(Some(Ok(message))) =
-                tokio::task::unconstrained(messages.next()).now_or_never()
-            {
-                pulled.push(message);
+        let Some(mut replies) = self.replies.take() else { return };
+        let (quiet, mut pulled) = (Duration::from_millis(QUIET_MS), Vec::new());
+        while pulled.len() < self.owed {
+            let Ok(Some(message)) = timeout(quiet, replies.next()).await else { break };
+            if message.status.is_none() {
+                let context = self.bus.jetstream.clone();
+                pulled.push(Message { message, context });
             }
         }
+        // First the inbox goes, then they are offered: not to the pull that nobody reads.
+        drop(replies);
         for message in pulled {
             acknowledge(&message, AckKind::Nak(None)).await;
         }
     }
-}
-
-/// The pull stream of a durable consumer that exists.
-///
-/// # Errors
-/// A sentence for the operator.
-async fn pull(
-    bus: &Bus,
-    row: &'static ConsumerRow,
-    batch: usize,
-) -> Result<consumer::pull::Stream, String> {
-    let consumer: consumer::PullConsumer = bus
-        .jetstream
-        .get_consumer_from_stream(row.durable, row.stream.as_str())
-        .await
-        .map_err(|error| {
-            let (durable, stream) = (row.durable, row.stream.as_str());
-            format!("consumer {durable} of stream {stream} cannot be used ({error}): run `hotcell nats provision`")
-        })?;
-    consumer
-        .stream()
-        .max_messages_per_batch(batch)
-        .expires(Duration::from_secs(PULL_SECS))
-        .heartbeat(Duration::from_secs(HEARTBEAT_SECS))
-        .messages()
-        .await
-        .map_err(|error| format!("consumer {} cannot be pulled ({error})", row.durable))
 }
 
 /// Hands each message of the durable consumer `durable` to `handle`, at most `concurrency` at once,
