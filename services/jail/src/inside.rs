@@ -17,9 +17,9 @@ use rustix::process::{
     pidfd_send_signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid,
 };
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs,
 };
 use thiserror::Error;
 
@@ -214,11 +214,8 @@ fn executable(path: &Path) -> Result<OwnedFd, InsideError> {
 fn drop_capabilities() -> Result<(), InsideError> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
-        match capability_is_in_bounding_set(one) {
-            Ok(true) => {
-                remove_capability_from_bounding_set(one).map_err(InsideError::Capabilities)?;
-            }
-            Ok(false) => {}
+        match remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
             // Past the last capability of this kernel.
             Err(Errno::INVAL) => break,
             Err(errno) => return Err(InsideError::Capabilities(errno)),
