@@ -11,7 +11,11 @@ use hotcell_e2e::{
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -148,6 +152,14 @@ fn log_proves(up: &Up, id: &str) -> Result<()> {
     }
 }
 
+/// The folder of the first worker, by its command line.
+fn worker_home(up: &Up) -> Result<PathBuf> {
+    let pid = up.pid("worker-1").unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    let config = line.split('\0').nth(1).unwrap().to_owned();
+    Ok(Path::new(&config).parent().unwrap().to_owned())
+}
+
 /// A SIGKILL of `up` leaves processes behind; the next start ends them, and goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_start_cleans_up_after_a_kill() -> Result<()> {
@@ -159,7 +171,11 @@ async fn the_next_start_cleans_up_after_a_kill() -> Result<()> {
     api.ended(&id, PATIENCE).await?;
     let before = up.survivors().len();
     ensure!(before >= 8, "{before} processes");
+    let home = worker_home(&up)?;
     let dir = up.kill()?;
+    // An earlier version may have run the worker as another user.
+    let chown = Command::new("chown").args(["-R", "64999:64999"]).arg(&home).status()?;
+    ensure!(chown.success(), "these tests run as root");
     let up = Up::start_in(dir, &["--encoders", "1", "--cell", "noop"])?;
     ensure!(up.log("up").contains("that an earlier run left behind"), "{}", up.log("up"));
     let api = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));

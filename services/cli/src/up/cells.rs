@@ -157,6 +157,13 @@ impl Cells {
     ) -> Result<(), Fail> {
         let home = self.home(worker);
         let doing = format!("cannot furnish {}", home.display());
+        // What an earlier run left may be another user's: nobody runs in it now.
+        match fs::remove_dir_all(&home) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).or_fail(&doing);
+            }
+            Ok(()) | Err(_) => {}
+        }
         for folder in [&home, &home.join("work")] {
             make_dir(folder, 0o700)?;
             self.give(number, folder, &doing)?;
