@@ -32,7 +32,7 @@ build: ## release programs
 
 bench: setup build ## the numbers, into loadtest/results (8 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope
-	$(BIN)/hotcell-loadtest all
+	$(BIN)/loadtest all
 
 fuzz: ## fuzz targets, a minute each (needs nightly Rust and cargo-fuzz)
 	cd schemas && cargo +nightly fuzz run open -- -max_total_time=60

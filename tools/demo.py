@@ -332,7 +332,8 @@ def timeline(job, record, received):
     rows = [(moment(stamp["at"]), stamp["state"]) for stamp in job["timeline"]]
     steps = record["attempts"][-1]["report"]["steps"]
     rows += [(moment(at), f"  {step}") for step, at in steps.items() if at]
-    rows = sorted([*rows, (received, "webhook received")])
+    # By time alone: what happened in one millisecond stays in the order of the record.
+    rows = sorted([*rows, (received, "webhook received")], key=lambda row: row[0])
     print(f"\n  {'stage':<18}{'at ms':>8}{'+ ms':>8}")
     before = rows[0][0]
     for at, stage in rows:
