@@ -32,6 +32,7 @@ use hotcell_stage::{
     service::describe,
 };
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 /// Name of the durable consumer.
@@ -39,6 +40,11 @@ const DURABLE: &str = "deliverer";
 /// A message is offered again after this long when its lane is full, in milliseconds; up to as much
 /// is added at random, so that a backlog does not return as one.
 const LANE_FULL_MS: u64 = 2000;
+/// A burst waits this long for a place in its lane, in milliseconds: a healthy endpoint answers in
+/// a few, and must not meet the long delay above.
+const LANE_WAIT_MS: u64 = 250;
+/// Messages of one tenant that may wait so at once: they hold places of the whole.
+pub(crate) const LANE_WAITERS_MAX: usize = 32;
 /// A message is offered again after this long when the broker failed, in milliseconds.
 const RETRY_MS: u64 = 1000;
 /// A delivery whose secret cannot be opened waits for an operator this long, in seconds.
@@ -63,6 +69,7 @@ pub(crate) struct Deliverer {
     pub(crate) retry_secs: Vec<u64>,
     pub(crate) by_tenant: Arc<Lanes<TenantId>>,
     pub(crate) by_endpoint: Arc<Lanes<EndpointId>>,
+    pub(crate) waiting: Arc<Lanes<TenantId>>,
 }
 
 /// Delivers until shutdown; attempts in flight are finished.
@@ -108,11 +115,36 @@ impl Deliverer {
 
     fn enter(&self, subject: &str) -> Option<(Lane<TenantId>, Lane<EndpointId>)> {
         let (tenant, endpoint) = lane_keys(subject)?;
+        // Not by entering and leaving the other lane: that would wake all who wait for it.
+        if !self.by_endpoint.has_place(&endpoint) {
+            return None;
+        }
         Some((self.by_tenant.enter(&tenant)?, self.by_endpoint.enter(&endpoint)?))
     }
 
+    /// The lanes of a message: at once, or when a place is left soon.
+    async fn enter_soon(&self, subject: &str) -> Option<(Lane<TenantId>, Lane<EndpointId>)> {
+        let (tenant, _) = lane_keys(subject)?;
+        if let Some(lanes) = self.enter(subject) {
+            return Some(lanes);
+        }
+        let _place = self.waiting.enter(&tenant)?;
+        let until = Instant::now() + Duration::from_millis(LANE_WAIT_MS);
+        loop {
+            let (left, also) = (self.by_endpoint.freed(), self.by_tenant.freed());
+            if let Some(lanes) = self.enter(subject) {
+                return Some(lanes);
+            }
+            tokio::select! {
+                () = left => {}
+                () = also => {}
+                () = tokio::time::sleep_until(until) => return None,
+            }
+        }
+    }
+
     async fn turn(&self, message: &Message) -> AckKind {
-        let lanes = self.enter(&message.subject);
+        let lanes = self.enter_soon(&message.subject).await;
         if lanes.is_none() && lane_keys(&message.subject).is_some() {
             return nak_ms(LANE_FULL_MS + spread_ms(LANE_FULL_MS));
         }

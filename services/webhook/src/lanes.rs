@@ -7,12 +7,14 @@ use std::{
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
+use tokio::sync::{Notify, futures::Notified};
 
 /// Lanes of one width. Holds only the keys that have something in flight.
 #[derive(Debug)]
 pub(crate) struct Lanes<K> {
     width: usize,
     in_flight: Mutex<HashMap<K, usize>>,
+    freed: Notify,
 }
 
 /// A place in a lane; leaves it when dropped.
@@ -26,7 +28,14 @@ impl<K: Eq + Hash + Clone> Lanes<K> {
     /// Lanes that take `width` at once.
     #[must_use]
     pub(crate) fn new(width: usize) -> Arc<Self> {
-        Arc::new(Self { width, in_flight: Mutex::default() })
+        Arc::new(Self { width, in_flight: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// Whether the lane of `key` has a place at this moment.
+    #[must_use]
+    pub(crate) fn has_place(&self, key: &K) -> bool {
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        in_flight.get(key).is_none_or(|count| *count < self.width)
     }
 
     /// A place in the lane of `key`; `None` when it is full.
@@ -42,6 +51,13 @@ impl<K: Eq + Hash + Clone> Lanes<K> {
     }
 }
 
+impl<K: Eq + Hash> Lanes<K> {
+    /// Ends when any place has been left since this was called: look again then.
+    pub(crate) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+}
+
 impl<K: Eq + Hash> Drop for Lane<K> {
     fn drop(&mut self) {
         let mut in_flight = self.lanes.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,6 +68,8 @@ impl<K: Eq + Hash> Drop for Lane<K> {
         if left == Some(0) {
             in_flight.remove(&self.key);
         }
+        drop(in_flight);
+        self.lanes.freed.notify_waiters();
     }
 }
 
@@ -69,5 +87,16 @@ mod tests {
         assert!(lanes.enter(&"slow").is_some());
         drop(second);
         assert!(lanes.in_flight.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_a_place() {
+        let lanes = Lanes::new(1);
+        let held = lanes.enter(&"burst");
+        let freed = lanes.freed();
+        assert!(!lanes.has_place(&"burst") && lanes.enter(&"burst").is_none());
+        drop(held);
+        freed.await;
+        assert!(lanes.has_place(&"burst") && lanes.enter(&"burst").is_some());
     }
 }

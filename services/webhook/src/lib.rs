@@ -60,6 +60,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         retry_secs: config.retry_secs.clone(),
         by_tenant: Lanes::new(config.tenant_attempts_max),
         by_endpoint: Lanes::new(config.endpoint_attempts_max),
+        waiting: Lanes::new(deliver::LANE_WAITERS_MAX),
         bus: bus.clone(),
     });
     let mut tasks: JoinSet<Result<(), ServiceError>> = JoinSet::new();
