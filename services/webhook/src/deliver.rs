@@ -42,9 +42,9 @@ const DURABLE: &str = "deliverer";
 const LANE_FULL_MS: u64 = 2000;
 /// A burst waits this long for a place in its lane, in milliseconds: a healthy endpoint answers in
 /// a few, and must not meet the long delay above.
-const LANE_WAIT_MS: u64 = 250;
+const LANE_WAIT_MS: u64 = 1000;
 /// Messages of one tenant that may wait so at once: they hold places of the whole.
-pub(crate) const LANE_WAITERS_MAX: usize = 32;
+pub(crate) const LANE_WAITERS_MAX: usize = 64;
 /// A message is offered again after this long when the broker failed, in milliseconds.
 const RETRY_MS: u64 = 1000;
 /// A delivery whose secret cannot be opened waits for an operator this long, in seconds.
