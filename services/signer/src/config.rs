@@ -4,7 +4,7 @@ use crate::{
     mint::Mint,
     presign::{Addressing, Endpoint, PresignKey},
 };
-use hotcell_schemas::{Digest, lease::LeaseKey};
+use hotcell_schemas::{Digest, lease::LeaseKey, limits::UNCONFIRMED_TTL_SECS};
 use hotcell_stage::{
     NatsConfig, ServiceError, TelemetryConfig,
     config::{ConfigError, read, read_key},
@@ -33,6 +33,8 @@ pub struct Config {
     pub images: Vec<Digest>,
     /// Seconds between two reaps.
     pub reap_secs: u64,
+    /// Seconds after which an upload that nobody confirmed is removed.
+    pub unconfirmed_secs: u64,
     /// Workers that may wait at once.
     pub workers_max: usize,
     /// Requests in hand at once, for each verb.
@@ -91,6 +93,10 @@ impl Config {
     /// Turns values into domain types; nothing has connected yet.
     pub(crate) fn check(&self) -> Result<Checked, ServiceError> {
         let storage = &self.storage;
+        if self.unconfirmed_secs > UNCONFIRMED_TTL_SECS {
+            let rule = format!("must be at most {UNCONFIRMED_TTL_SECS}");
+            return Err(value("unconfirmed_secs", rule));
+        }
         let secret = read(&storage.secret)?;
         let secret = secret.trim();
         let addressing = match storage.addressing {

@@ -73,7 +73,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     });
     let mut tasks: JoinSet<Result<(), ServiceError>> = JoinSet::new();
     tasks.spawn(dispatcher.run(shutdown.clone()));
-    tasks.spawn(reap::run(signer.bus.clone(), checked.objects, config.reap_secs, shutdown.clone()));
+    let times =
+        reap::Times { period_secs: config.reap_secs, unconfirmed_secs: config.unconfirmed_secs };
+    tasks.spawn(reap::run(signer.bus.clone(), checked.objects, times, shutdown.clone()));
     serve(&mut tasks, &signer, &filter("next"), config.workers_max, &shutdown, next::handle);
     for (name, verb) in verbs::VERBS {
         let handle = move |signer, incoming| verbs::handle(signer, verb, incoming);

@@ -5,7 +5,6 @@
 use futures::TryStreamExt as _;
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, JobId, TenantId,
-    limits::UNCONFIRMED_TTL_SECS,
     records::{AuditAct, TenantRecord, UploadRecord},
 };
 use hotcell_stage::{Bus, Outgoing, ServiceError, Shutdown, clock};
@@ -16,15 +15,24 @@ use tracing::{info, warn};
 /// Objects named in one audit record at most: 64 hex digits each stay far under the body limit.
 const KEYS_PER_RECORD: usize = 512;
 
+/// When to reap, and what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// Seconds between two reaps.
+    pub(crate) period_secs: u64,
+    /// Age of an unconfirmed upload that is removed, in seconds.
+    pub(crate) unconfirmed_secs: u64,
+}
+
 /// Reaps every `period_secs` until shutdown.
 pub(crate) async fn run(
     bus: Bus,
     objects: Arc<dyn ObjectStore>,
-    period_secs: u64,
+    times: Times,
     shutdown: Shutdown,
 ) -> Result<(), ServiceError> {
     loop {
-        shutdown.sleep(Duration::from_secs(period_secs)).await;
+        shutdown.sleep(Duration::from_secs(times.period_secs)).await;
         if shutdown.has_begun() {
             return Ok(());
         }
@@ -38,7 +46,7 @@ pub(crate) async fn run(
         for slug in tenants.iter().filter_map(|entry| entry.key.parse::<TenantId>().ok()) {
             let record = bus.bucket("tenants").get::<TenantRecord>(slug.as_str()).await;
             let Ok(Some(record)) = record else { continue };
-            if let Err(error) = tenant(&bus, &objects, &record.value).await {
+            if let Err(error) = tenant(&bus, &objects, &record.value, times).await {
                 warn!(%error, tenant = %slug, "not reaped; trying again later");
             }
         }
@@ -49,6 +57,7 @@ async fn tenant(
     bus: &Bus,
     objects: &Arc<dyn ObjectStore>,
     record: &TenantRecord,
+    times: Times,
 ) -> Result<(), object_store::Error> {
     let prefix = Path::from(record.id.as_str());
     let listed: Vec<ObjectMeta> = objects.list(Some(&prefix)).try_collect().await?;
@@ -60,7 +69,7 @@ async fn tenant(
         if age_secs > record.retention_secs {
             jobs.extend(job_of(&key));
             retained.push((meta.location, key));
-        } else if age_secs > UNCONFIRMED_TTL_SECS && is_unconfirmed(bus, &record.id, &key).await {
+        } else if age_secs > times.unconfirmed_secs && is_unconfirmed(bus, &record.id, &key).await {
             unconfirmed.push((meta.location, key));
         }
     }

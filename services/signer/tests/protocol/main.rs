@@ -9,6 +9,7 @@ mod fair;
 mod job;
 mod lease;
 mod order;
+mod reap;
 mod rig;
 mod sign;
 mod transitions;

@@ -42,7 +42,7 @@ const WORKERS: [(&str, &[&str]); 6] = [
 
 pub(crate) struct Rig {
     server: TestServer,
-    admin: Admin,
+    pub(crate) admin: Admin,
     dir: TempDir,
     store: String,
     tasks: JoinSet<Result<(), ServiceError>>,
@@ -115,6 +115,11 @@ impl Rig {
 
     /// Starts one more signer.
     pub(crate) fn signer(&mut self) {
+        self.signer_with("");
+    }
+
+    /// The same with lines more at the top of its configuration.
+    pub(crate) fn signer_with(&mut self, more: &str) {
         let path = |name: &str, text: &str| {
             let path = self.dir.path().join(name);
             fs::write(&path, text).unwrap();
@@ -124,7 +129,7 @@ impl Rig {
         let secret = path("storage.key", SECRET);
         let nats = nats(&self.server, &Login::Service(Role::Signer));
         let text = format!(
-            "lease_key = {lease:?}\nimages = [\"{}\"]\n[nats]\nurl = \"{}\"\ncreds = {:?}\n\
+            "{more}lease_key = {lease:?}\nimages = [\"{}\"]\n[nats]\nurl = \"{}\"\ncreds = {:?}\n\
              trust = {:?}\n[storage]\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\n\
              access_key_id = \"signer\"\nsecret = {secret:?}\n",
             image(),
