@@ -37,9 +37,10 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 /// Name of the durable consumer.
 const DURABLE: &str = "deliverer";
-/// A message is offered again after this long when its lane is full, in milliseconds; up to as much
-/// is added at random, so that a backlog does not return as one.
-const LANE_FULL_MS: u64 = 2000;
+/// A message is offered again after this long when its lane is full, in milliseconds: the least at
+/// first, then twice as long each time, so that one stall costs little and a dead endpoint's backlog
+/// little work. Up to as much is added at random: a backlog must not return as one.
+const LANE_FULL_MS: (u64, u64) = (100, 2000);
 /// A burst waits this long for a place in its lane, in milliseconds: a healthy endpoint answers in
 /// a few, and must not meet the long delay above.
 const LANE_WAIT_MS: u64 = 1000;
@@ -96,6 +97,13 @@ fn nak_ms(ms: u64) -> AckKind {
     AckKind::Nak(Some(Duration::from_millis(ms)))
 }
 
+/// Delay of a message that met a full lane on its `delivered`th delivery, in milliseconds.
+fn lane_full_ms(delivered: i64) -> u64 {
+    let (least, most) = LANE_FULL_MS;
+    let doublings = delivered.saturating_sub(1).clamp(0, 16);
+    (least << doublings).min(most)
+}
+
 /// Up to `max` milliseconds at random.
 fn spread_ms(max: u64) -> u64 {
     u64::from(u16::from_be_bytes(clock::random())) * max / u64::from(u16::MAX)
@@ -146,7 +154,9 @@ impl Deliverer {
     async fn turn(&self, message: &Message) -> AckKind {
         let lanes = self.enter_soon(&message.subject).await;
         if lanes.is_none() && lane_keys(&message.subject).is_some() {
-            return nak_ms(LANE_FULL_MS + spread_ms(LANE_FULL_MS));
+            let delivered = message.info().map_or(1, |info| info.delivered);
+            let ms = lane_full_ms(delivered);
+            return nak_ms(ms + spread_ms(ms));
         }
         let opened = match self.open(message) {
             Ok(opened) => opened,
@@ -280,6 +290,12 @@ impl Deliverer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_lane_is_met_again_soon_and_then_later() {
+        let delays = [1, 2, 3, 4, 5, 6, 7, 1000, i64::MAX, 0, -1].map(lane_full_ms);
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 2000, 2000, 2000, 2000, 100, 100]);
+    }
 
     #[test]
     fn the_subject_names_the_lanes() {
