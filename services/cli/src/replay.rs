@@ -16,16 +16,11 @@ use hotcell_jail::{
     profile::Profile,
 };
 use hotcell_schemas::{
-    Digest, JobId,
+    JobId,
     argv::{INPUT, OUTPUT},
 };
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use std::{
-    fs::{self, File},
-    io,
-    path::Path,
-};
+use std::{fs, path::Path};
 use tokio_util::sync::CancellationToken;
 
 /// The one output's name in the cell; the record's name is a tenant's business.
@@ -111,20 +106,5 @@ async fn encode(
 }
 
 fn sha256(path: &Path) -> Result<String, Fail> {
-    let doing = format!("cannot read {}", path.display());
-    let (mut file, mut hash) = (File::open(path).or_fail(&doing)?, Sha256::new());
-    io::copy(&mut file, &mut HashWriter(&mut hash)).or_fail(&doing)?;
-    Ok(Digest::from_bytes(hash.finalize().into()).to_string())
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    hotcell_jail::program::sha256(path).or_fail(&format!("cannot read {}", path.display()))
 }

@@ -188,7 +188,10 @@ fn part(place: PathBuf, source: PathBuf) -> Result<Part, ProgramError> {
 }
 
 /// SHA-256 of a file, in hex.
-pub(crate) fn sha256(path: &Path) -> io::Result<String> {
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn sha256(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(path)?, &mut HashWriter(&mut hash))?;
     Ok(hex::encode(hash.finalize()))
