@@ -93,6 +93,9 @@ pub(crate) struct UpArgs {
     /// Slug of the first tenant.
     #[arg(long, default_value = "demo")]
     pub(crate) tenant: hotcell_schemas::TenantId,
+    /// Longest encode, in seconds of wall clock.
+    #[arg(long, value_name = "SECS", default_value_t = 3600)]
+    pub(crate) wall_secs: u32,
     /// Seconds between delivery attempts of webhooks, instead of 60,300,1800.
     #[arg(long, value_delimiter = ',', value_name = "SECS")]
     pub(crate) webhook_retry: Vec<u64>,

@@ -1,5 +1,6 @@
 //! Configuration of the validator.
 
+use crate::compile::WALL_SECS;
 use hotcell_stage::{
     NatsConfig, TelemetryConfig,
     config::ConfigError,
@@ -23,6 +24,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Inputs that are read at once.
     pub concurrency: usize,
+    /// Longest wall clock of an encode, in seconds.
+    pub wall_secs_max: u32,
 }
 
 impl ServiceConfig for Config {
@@ -34,10 +37,16 @@ impl ServiceConfig for Config {
 impl Config {
     /// Holds the values to their ranges; nothing has connected yet.
     pub(crate) fn check(&self) -> Result<(), ServiceError> {
-        if (1..=CONCURRENCY_MAX).contains(&self.concurrency) {
-            return Ok(());
+        let refuse = |key, max: &dyn std::fmt::Display| {
+            let rule = format!("must be 1 to {max}");
+            Err(ServiceError::Config(ConfigError::Value { key, rule }))
+        };
+        if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
+            return refuse("concurrency", &CONCURRENCY_MAX);
         }
-        let rule = format!("must be 1 to {CONCURRENCY_MAX}");
-        Err(ServiceError::Config(ConfigError::Value { key: "concurrency", rule }))
+        if !(1..=WALL_SECS).contains(&self.wall_secs_max) {
+            return refuse("wall_secs_max", &WALL_SECS);
+        }
+        Ok(())
     }
 }

@@ -39,6 +39,7 @@ const DURABLE: &str = "validator";
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     config.check()?;
     let bus = Bus::connect(Role::Validator, &config.nats).await?;
-    let stage = stage::Validator { bus: bus.clone(), blobs: Blobs::new() };
+    let (blobs, wall_secs_max) = (Blobs::new(), config.wall_secs_max);
+    let stage = stage::Validator { bus: bus.clone(), blobs, wall_secs_max };
     hotcell_stage::run::run(&bus, DURABLE, config.concurrency, stage, shutdown).await
 }

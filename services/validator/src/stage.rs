@@ -8,7 +8,7 @@
 use crate::{
     scan::Scanner,
     sniff::sniff,
-    verdict::{changed, is_pinned, nonsense, plan, settle},
+    verdict::{changed, is_pinned, nonsense, plan, settle, within},
 };
 use futures::StreamExt as _;
 use hotcell_schemas::{
@@ -52,6 +52,8 @@ pub enum ReadError {
 pub(crate) struct Validator {
     pub(crate) bus: Bus,
     pub(crate) blobs: Blobs,
+    /// See [`crate::Config`].
+    pub(crate) wall_secs_max: u32,
 }
 
 impl Stage for Validator {
@@ -76,6 +78,7 @@ impl Stage for Validator {
             warn!(job = %job.id, %error, "input not read");
             Halt::retry_ms(RETRY_MS, "the input cannot be read now")
         })?;
+        let verdict = verdict.map(|(sniffed, plan)| (sniffed, within(plan, self.wall_secs_max)));
         let code = verdict.as_ref().err().map(|failure| failure.code.as_str());
         let job = settle(job, verdict, clock::now());
         info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, code, "input judged");

@@ -2,7 +2,7 @@
 //!
 //! Promises: pure; the snapshot moves to `validated` with a plan, or to `rejected` with one reason.
 
-use crate::compile::compile;
+use crate::compile::{CPU_SECS, WALL_SECS, compile};
 use hotcell_schemas::{
     EventKind, Job, Plan, UnixMs,
     job::Input,
@@ -40,6 +40,15 @@ pub(crate) fn plan(
     Ok((sniffed, plan))
 }
 
+/// The plan with at most this much wall clock, and processor time in proportion. A limit is
+/// lowered, never raised.
+pub(crate) fn within(mut plan: Plan, wall_secs_max: u32) -> Plan {
+    let limits = &mut plan.limits;
+    limits.wall_secs = limits.wall_secs.min(wall_secs_max);
+    limits.cpu_secs = limits.cpu_secs.min(wall_secs_max.saturating_mul(CPU_SECS / WALL_SECS));
+    plan
+}
+
 /// The job's next snapshot.
 pub(crate) fn settle(mut job: Job, verdict: Result<(Sniffed, Plan), Failure>, at: UnixMs) -> Job {
     match verdict {
@@ -54,5 +63,39 @@ pub(crate) fn settle(mut job: Job, verdict: Result<(Sniffed, Plan), Failure>, at
             job.failure = Some(failure);
             job.moved(EventKind::Rejected, at)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotcell_schemas::plan::Container;
+
+    #[test]
+    fn a_configured_clock_lowers_a_plans_and_never_raises_it() {
+        let sniffed = Sniffed {
+            container: Container::Mp4,
+            content_type: "video/mp4".to_owned(),
+            width: Some(320),
+            height: Some(240),
+            has_video: Some(true),
+            has_audio: Some(true),
+            duration_ms: Some(1000),
+        };
+        let request = serde_json::json!({
+            "inputs": [{ "url": "upload:1-a.mp4" }],
+            "outputFormat": "mp4",
+            "preset": { "quality": "low", "resolution": "240p" },
+        });
+        let request = serde_json::from_value(request).unwrap();
+        let plan = compile(&request, &sniffed).unwrap();
+        let clocks = |max: u32| {
+            let limits = within(plan.clone(), max).limits;
+            (limits.wall_secs, limits.cpu_secs)
+        };
+        assert_eq!(clocks(15), (15, 60));
+        assert_eq!(clocks(WALL_SECS), (WALL_SECS, CPU_SECS));
+        assert_eq!(clocks(u32::MAX), (WALL_SECS, CPU_SECS));
+        assert_eq!(within(plan.clone(), 15).argv, plan.argv);
     }
 }

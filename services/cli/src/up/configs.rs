@@ -33,7 +33,7 @@ impl Plan<'_> {
         self.secrets()?;
         self.file("store", self.store())?;
         self.file("intake", self.intake())?;
-        self.file("validator", self.stage(Role::Validator))?;
+        self.file("validator", self.validator())?;
         self.file("hasher", self.stage(Role::Hasher))?;
         self.file("signer", self.signer())?;
         self.file("auditor", self.auditor())?;
@@ -74,6 +74,14 @@ impl Plan<'_> {
 
     fn stage(&self, role: Role) -> Value {
         json!({ "nats": self.nats(role), "telemetry": self.telemetry() })
+    }
+
+    fn validator(&self) -> Value {
+        json!({
+            "wall_secs_max": self.args.wall_secs,
+            "nats": self.nats(Role::Validator),
+            "telemetry": self.telemetry(),
+        })
     }
 
     fn durability(&self) -> &'static str {
