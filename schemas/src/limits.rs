@@ -76,6 +76,14 @@ pub const BEAT_MS: u64 = 4000;
 /// A worker's request for work is answered within this long, in milliseconds, with work or without.
 pub const NEXT_POLL_MS: u64 = 20_000;
 
+/// Deaths of a cell after which its input is given to no worker any more. One may be a worker's
+/// bad memory; two are the file.
+pub const POISON_STRIKES: usize = 2;
+
+/// Strikes that a poison record keeps, the first and the newest. Jobs of one file that ran at once
+/// when it was found out add theirs; under 300 bytes each.
+pub const POISON_STRIKES_KEPT: usize = 16;
+
 /// Delay before a failed attempt is offered again, in milliseconds.
 pub const ATTEMPT_RETRY_MS: u64 = 1000;
 

@@ -190,6 +190,10 @@ pub struct CellLimits {
     pub temp_bytes: u64,
     /// Processes and threads.
     pub procs: u32,
+    /// Seconds without progress after which the cell is ended.
+    pub stall_secs: u32,
+    /// Files in the output folder.
+    pub files: u32,
 }
 
 /// All that a job will make FFmpeg do.

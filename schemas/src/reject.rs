@@ -56,6 +56,8 @@ codes! {
     InputMalformed = "input_malformed", false;
     /// The input declares more pixels, streams, frames or seconds than the limits allow.
     InputTooComplex = "input_too_complex", false;
+    /// This very file killed its cell twice, so no worker is given it any more. An operator can look at it and release it with `hotcell poison release`.
+    InputPoisoned = "input_poisoned", false;
     /// The request asks for a combination that no encoder of ours makes, or a stream that the input does not have.
     RequestUnsupported = "request_unsupported", false;
     /// FFmpeg's prober could not read the input in its cell.
@@ -74,8 +76,14 @@ codes! {
     ResourceWall = "resource_wall", false;
     /// The output grew past the limit.
     ResourceOutput = "resource_output", false;
+    /// The cell started more processes or threads than the job may.
+    ResourcePids = "resource_pids", false;
+    /// The cell made no progress for too long: no output, no line, no work. The input or the request makes FFmpeg hang.
+    Stalled = "stalled", false;
     /// FFmpeg ended well but an output is missing, empty or not a regular file.
     OutputMissing = "output_missing", false;
+    /// FFmpeg ended well, but its output is not what was planned: another container, codec, size or duration, or it cannot be read. The sentence says what differs.
+    OutputInvalid = "output_invalid", false;
     /// The stored output is not the one that the worker reported. The worker, the store or the network is at fault.
     OutputMismatch = "output_mismatch", true;
     /// The worker could not fetch an input.

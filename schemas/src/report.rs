@@ -14,6 +14,14 @@ pub enum CellEnd {
     Signaled(i32),
     /// The wall clock ended it.
     WallClock,
+    /// The output folder held more bytes or files than the job may make.
+    OutputLimit,
+    /// It made no progress for too long.
+    Stalled,
+    /// The kernel ended it because it used more memory than it may.
+    Memory,
+    /// It was ended because it started more processes than it may.
+    Pids,
     /// The supervisor ended it because the job was stopped.
     Stopped,
     /// The launcher refused to start it.
@@ -21,17 +29,41 @@ pub enum CellEnd {
 }
 
 /// What one cell used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CellUse {
     /// How it ended.
     pub end: CellEnd,
     /// User and system CPU, in milliseconds.
     pub cpu_ms: u64,
-    /// Largest resident set, in bytes.
+    /// Peak memory, in bytes: of the whole cell where the host counts it, else the largest resident
+    /// set of one process.
     pub memory_bytes_max: u64,
     /// Start to exit, in milliseconds.
     pub wall_ms: u64,
+    /// Size of its inputs together, in bytes.
+    pub bytes_in: u64,
+    /// What its output folder held at its end, in bytes.
+    pub bytes_out: u64,
+    /// The system call that its profile refused, by its Linux name; `unknown` when only the signal
+    /// is known. `None` when nothing was refused.
+    pub violation: Option<String>,
+}
+
+impl CellUse {
+    /// A cell that ended so and used nothing: the launcher refused it, or a stand-in.
+    #[must_use]
+    pub const fn nothing(end: CellEnd) -> Self {
+        Self {
+            end,
+            cpu_ms: 0,
+            memory_bytes_max: 0,
+            wall_ms: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            violation: None,
+        }
+    }
 }
 
 /// What FFmpeg's prober said of one stream.
@@ -138,6 +170,8 @@ pub struct Report {
     pub probe: Option<CellUse>,
     /// The encode's cell.
     pub encode: Option<CellUse>,
+    /// The cell of the output's probe: the last one, when there are several outputs.
+    pub verify: Option<CellUse>,
     /// What the prober said of the input.
     pub input: Option<Probe>,
     /// What the prober said of the output.

@@ -76,6 +76,8 @@ pub const ROUTES: &[Route] = &[
         "the operator changed a tenant, a key or the broker"),
     row!("audit.reaped", [lit("audit"), Tenant, lit("reaped")], "audit", [Signer] => [Auditor], Stream(Jobs),
         "bytes were removed: unconfirmed or expired"),
+    row!("audit.violation", [lit("audit"), Tenant, lit("violation")], "audit", [Signer] => [Auditor], Stream(Jobs),
+        "a cell was killed for a refused system call: job, worker, call, input; sent before the report is taken"),
 
     row!("sign.upload", [lit("sign"), lit("intake"), lit("upload")], "sign_request", [Intake] => [Signer], Request,
         "a PUT URL for one declared upload"),
@@ -207,6 +209,13 @@ pub const BUCKETS: &[BucketRow] = &[
         readers: &[Role::Webhook],
         max_age_secs: 2_592_000,
         about: "webhook deliveries and their attempts",
+    },
+    BucketRow {
+        name: "poison",
+        writers: &[Role::Signer, Role::Provisioner],
+        readers: &[Role::Validator, Role::Signer, Role::Provisioner],
+        max_age_secs: 0,
+        about: "inputs that killed their cell, by SHA-256, and by tenant and SHA-256",
     },
     BucketRow {
         name: "audit",

@@ -33,6 +33,8 @@ pub enum AuditKind {
     Admin,
     /// Bytes were removed.
     Reaped,
+    /// A cell was killed for a refused system call.
+    Violation,
 }
 
 /// A request that a trusted service makes of the signer.
@@ -112,6 +114,7 @@ impl Subject {
             AuditKind::Webhook => "webhook",
             AuditKind::Admin => "admin",
             AuditKind::Reaped => "reaped",
+            AuditKind::Violation => "violation",
         };
         Self(format!("audit.{scope}.{kind}"))
     }

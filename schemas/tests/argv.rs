@@ -96,6 +96,8 @@ fn a_plan_with_another_command_line_does_not_agree() {
         output_bytes: 1,
         temp_bytes: 1,
         procs: 1,
+        stall_secs: 1,
+        files: 1,
     };
     let outputs = vec![output];
     let plan = Plan { input: Container::Mp4, outputs, argv: tokens, filters, limits };

@@ -177,6 +177,7 @@ fn constructors_build_subjects_of_their_rows() {
         AuditKind::Webhook,
         AuditKind::Admin,
         AuditKind::Reaped,
+        AuditKind::Violation,
     ];
     built.extend(kinds.map(|kind| Subject::audit(Some(&tenant), kind)));
     for subject in &built {
@@ -249,6 +250,7 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "audit.grant",
             "audit.refused",
             "audit.reaped",
+            "audit.violation",
         ],
     );
     check_publishes(

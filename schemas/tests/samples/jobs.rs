@@ -136,6 +136,8 @@ pub(crate) fn limits() -> CellLimits {
         output_bytes: 1 << 32,
         temp_bytes: 1 << 30,
         procs: 64,
+        stall_secs: 60,
+        files: 8,
     }
 }
 
@@ -256,6 +258,9 @@ pub(crate) fn report() -> Report {
         cpu_ms: 4321,
         memory_bytes_max: 210_763_776,
         wall_ms: 2500,
+        bytes_in: 1_048_576,
+        bytes_out: 524_288,
+        violation: None,
     };
     Report {
         provenance: provenance(),
@@ -266,7 +271,8 @@ pub(crate) fn report() -> Report {
             store: Some(at(8)),
             done: Some(at(9)),
         },
-        probe: Some(CellUse { cpu_ms: 40, wall_ms: 60, ..used }),
+        probe: Some(CellUse { cpu_ms: 40, wall_ms: 60, bytes_out: 0, ..used.clone() }),
+        verify: Some(CellUse { cpu_ms: 30, bytes_in: 524_288, bytes_out: 0, ..used.clone() }),
         encode: Some(used),
         input: Some(probed(1280, 720)),
         output: Some(probed(854, 480)),
@@ -298,12 +304,15 @@ pub(crate) fn produced() -> ProducedFile {
 
 /// The report of an attempt that ended as `end` says.
 pub(crate) fn failed_report(end: CellEnd, code: RejectCode) -> Report {
-    let encode = CellUse { end, cpu_ms: 1, memory_bytes_max: 2, wall_ms: 3 };
+    let violation = (end == CellEnd::Signaled(31)).then(|| "socket".to_owned());
+    let encode =
+        CellUse { cpu_ms: 1, memory_bytes_max: 2, wall_ms: 3, violation, ..CellUse::nothing(end) };
     Report {
         provenance: Provenance { degraded: vec!["landlock".to_owned()], ..provenance() },
         steps: Steps { fetch: Some(at(3)), ..Steps::default() },
         probe: None,
         encode: Some(encode),
+        verify: None,
         input: None,
         output: None,
         files: vec![],

@@ -5,14 +5,14 @@ use super::{
     upload_key, upload_name, worker,
 };
 use hotcell_schemas::{
-    Role,
+    RejectCode, Role,
     hook::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
     job::{Actor, Grant},
     records::{
-        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
-        UploadRecord,
+        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, PoisonRecord, Refusal, Strike,
+        TenantRecord, UploadRecord,
     },
     request::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
@@ -35,7 +35,7 @@ pub(crate) fn each(eye: &mut impl See) {
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
 
-fn acts() -> [Act; 7] {
+fn acts() -> [Act; 8] {
     let granted = AuditAct::Granted {
         to: Role::Encoder,
         worker: Some(worker()),
@@ -73,6 +73,14 @@ fn acts() -> [Act; 7] {
     let admin = AuditAct::Admin { action: "tenant_added".to_owned(), target: "acme".to_owned() };
     let reaped =
         AuditAct::Reaped { keys: vec![upload_key().digest()], why: "unconfirmed".to_owned() };
+    let violation = AuditAct::Violation {
+        job: job_id(),
+        attempt: 1,
+        worker: worker(),
+        call: "socket".to_owned(),
+        inputs: vec![digest("input")],
+        profile_digest: digest("profile"),
+    };
     [
         ("granted", "audit.grant", Some(tenant()), granted),
         ("refused", "audit.refused", None, refused),
@@ -81,6 +89,7 @@ fn acts() -> [Act; 7] {
         ("delivered", "audit.webhook", Some(tenant()), delivered),
         ("admin", "audit.admin", None, admin),
         ("reaped", "audit.reaped", Some(tenant()), reaped),
+        ("violation", "audit.violation", Some(tenant()), violation),
     ]
 }
 
@@ -127,6 +136,17 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         Pinned { sha256: digest("input"), etag: "\"9b2cf535\"".to_owned(), at: T0.plus_ms(1) };
     eye.look("upload", &upload);
     eye.look("upload.pinned", &UploadRecord { pinned: Some(pinned), ..upload.clone() });
+    let strike = Strike {
+        tenant: tenant(),
+        job: job_id(),
+        attempt: 1,
+        worker: worker(),
+        code: RejectCode::CellViolation,
+        at: T0,
+    };
+    let poison = PoisonRecord { sha256: digest("input"), tenant: None, strikes: vec![strike] };
+    eye.look("poison", &poison);
+    eye.look("poison.tenant", &PoisonRecord { tenant: Some(tenant()), ..poison.clone() });
     eye.look("idempotency", &IdempotencyRecord { body: digest("body"), job: job_id() });
     let endpoint = EndpointRecord {
         id: endpoint_id(),

@@ -108,6 +108,11 @@ fn done(eye: &mut impl See) {
         ("crashed", jobs::failed_report(CellEnd::Signaled(11), RejectCode::CellCrashed)),
         ("wall_clock", jobs::failed_report(CellEnd::WallClock, RejectCode::ResourceWall)),
         ("stopped", jobs::failed_report(CellEnd::Stopped, RejectCode::WorkerStopped)),
+        ("violation", jobs::failed_report(CellEnd::Signaled(31), RejectCode::CellViolation)),
+        ("output_limit", jobs::failed_report(CellEnd::OutputLimit, RejectCode::ResourceOutput)),
+        ("stalled", jobs::failed_report(CellEnd::Stalled, RejectCode::Stalled)),
+        ("memory", jobs::failed_report(CellEnd::Memory, RejectCode::ResourceMemory)),
+        ("pids", jobs::failed_report(CellEnd::Pids, RejectCode::ResourcePids)),
         ("refused", jobs::failed_report(CellEnd::Refused, RejectCode::CellUnavailable)),
     ];
     for (case, report) in reports {

@@ -174,7 +174,7 @@ impl<'a> Attempt<'a> {
         let probed = worker.cells.probe(&source, plan.input, limits, &self.stop).await;
         let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
         draft.note(&ran);
-        draft.probe = Some(ran.usage);
+        draft.probe = Some(ran.usage.clone());
         self.ended_well(Program::Prober, &ran, limits)?;
         let input = answer.map_err(|error| unreadable(error, RejectCode::InputTooComplex))?;
         let duration_ms = input.duration_ms;
@@ -186,7 +186,7 @@ impl<'a> Attempt<'a> {
         let ran = worker.cells.encode(plan, paths, duration_ms, &self.stop, note).await;
         let ran = ran.map_err(|error| unavailable(&error))?;
         draft.note(&ran);
-        draft.encode = Some(ran.usage);
+        draft.encode = Some(ran.usage.clone());
         self.ended_well(Program::Transcoder, &ran, &plan.limits)?;
         for output in &plan.outputs {
             let taken = store::take(&out, output, plan.limits.output_bytes);
@@ -199,6 +199,7 @@ impl<'a> Attempt<'a> {
                 (out.join(output.name.as_str()), output_container(output.format));
             let probed = worker.cells.probe(&path, container, limits, &self.stop).await;
             let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
+            draft.verify = Some(ran.usage.clone());
             self.ended_well(Program::Prober, &ran, limits)?;
             draft.output =
                 Some(answer.map_err(|error| unreadable(error, RejectCode::ProbeFailed))?);
@@ -211,7 +212,7 @@ impl<'a> Attempt<'a> {
         if self.stop.has_begun() {
             return Err(Halt::Stopped);
         }
-        match ending::failure(program, ran.usage, limits, ran.output_full) {
+        match ending::failure(program, &ran.usage, limits) {
             None => Ok(()),
             Some(failure) => Err(Halt::Failed(failure)),
         }

@@ -5,14 +5,14 @@
 //! read more of the program's output than its limits, and never lets it wait for a reader.
 
 use crate::{
-    ending::reported,
+    ending::{reported, violation},
     image::Image,
     probe::{self, ProbeError},
     progress::Progress,
 };
 use hotcell_jail::{
     capture::Stdout,
-    cell::{Cell, CellError, End, Outcome, run},
+    cell::{Cell, CellError, Outcome, run},
     limits::CellLimits as JailLimits,
     profile::Profile,
 };
@@ -34,8 +34,6 @@ const LINES_MAX: usize = 64;
 pub(crate) struct Ran {
     /// What goes into the report.
     pub(crate) usage: CellUse,
-    /// The output folder held more than allowed.
-    pub(crate) output_full: bool,
     /// Everything else that the launcher said.
     pub(crate) outcome: Outcome,
 }
@@ -130,14 +128,17 @@ fn fill(argv: &[String], output: Option<&FileName>) -> Vec<String> {
 }
 
 fn ran(outcome: Outcome) -> Ran {
-    let output_full = outcome.end == End::OutputLimit;
+    let end = reported(&outcome.end);
     let usage = CellUse {
-        end: reported(&outcome.end),
+        end,
         cpu_ms: outcome.cpu_ms,
         memory_bytes_max: outcome.max_rss_bytes,
         wall_ms: outcome.wall_ms,
+        bytes_in: 0,
+        bytes_out: 0,
+        violation: violation(end, None),
     };
-    Ran { usage, output_full, outcome }
+    Ran { usage, outcome }
 }
 
 #[cfg(test)]

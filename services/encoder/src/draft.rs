@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     pub(crate) probe: Option<CellUse>,
     /// The encode.
     pub(crate) encode: Option<CellUse>,
+    /// The output's probe.
+    pub(crate) verify: Option<CellUse>,
     /// What the prober said of the input.
     pub(crate) input: Option<Probe>,
     /// What the prober said of the output.
@@ -45,6 +47,7 @@ impl Draft {
             steps: Steps::default(),
             probe: None,
             encode: None,
+            verify: None,
             input: None,
             output: None,
             files: Vec::new(),
@@ -79,8 +82,9 @@ impl Draft {
         Report {
             provenance: self.provenance.clone(),
             steps: self.steps,
-            probe: self.probe,
-            encode: self.encode,
+            probe: self.probe.clone(),
+            encode: self.encode.clone(),
+            verify: self.verify.clone(),
             input: self.input.clone(),
             output: self.output.clone(),
             files: self.files.clone(),

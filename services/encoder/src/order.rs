@@ -99,6 +99,8 @@ pub(crate) mod tests {
             output_bytes: 64 << 20,
             temp_bytes: 1 << 20,
             procs: 64,
+            stall_secs: 30,
+            files: 8,
         };
         Plan { input: Container::Mp4, outputs: vec![output], argv, filters, limits }
     }

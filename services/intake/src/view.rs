@@ -141,6 +141,7 @@ fn report(report: &Report) -> Value {
         "steps": steps(&report.steps),
         "probeCell": report.probe.as_ref().map(cell),
         "encodeCell": report.encode.as_ref().map(cell),
+        "verifyCell": report.verify.as_ref().map(cell),
         "inputProbe": report.input.as_ref().map(camel),
         "outputProbe": report.output.as_ref().map(camel),
         "files": report.files.iter().map(file).collect::<Vec<_>>(),

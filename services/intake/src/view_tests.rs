@@ -20,6 +20,8 @@ fn plan() -> Plan {
         output_bytes: 4,
         temp_bytes: 5,
         procs: 6,
+        stall_secs: 7,
+        files: 8,
     };
     let argv = ["-i", "{in0}", "-vf", "scale=-2:480", "{out0}"].map(str::to_owned).to_vec();
     Plan {
@@ -32,7 +34,15 @@ fn plan() -> Plan {
 }
 
 fn a_report() -> Report {
-    let used = CellUse { end: CellEnd::Exited(0), cpu_ms: 7, memory_bytes_max: 8, wall_ms: 9 };
+    let used = CellUse {
+        end: CellEnd::Exited(0),
+        cpu_ms: 7,
+        memory_bytes_max: 8,
+        wall_ms: 9,
+        bytes_in: 10,
+        bytes_out: 11,
+        violation: None,
+    };
     let stream = ProbedStream {
         kind: "video".to_owned(),
         codec: "h264".to_owned(),
@@ -57,8 +67,9 @@ fn a_report() -> Report {
             cell: "ffmpeg".to_owned(),
         },
         steps: Steps { fetch: Some(UnixMs(1000)), ..Steps::default() },
-        probe: Some(used),
+        probe: Some(used.clone()),
         encode: Some(used),
+        verify: None,
         input: Some(probe.clone()),
         output: Some(probe),
         files: Vec::new(),

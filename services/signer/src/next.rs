@@ -30,6 +30,8 @@ const PROBE_LIMITS: CellLimits = CellLimits {
     output_bytes: 1 << 20,
     temp_bytes: 1 << 20,
     procs: 16,
+    stall_secs: 10,
+    files: 0,
 };
 
 /// 16 bytes in hex.

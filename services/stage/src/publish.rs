@@ -111,6 +111,7 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
         AuditAct::EndpointCreated { .. } | AuditAct::Delivered { .. } => AuditKind::Webhook,
         AuditAct::Admin { .. } => AuditKind::Admin,
         AuditAct::Reaped { .. } => AuditKind::Reaped,
+        AuditAct::Violation { .. } => AuditKind::Violation,
     }
 }
 

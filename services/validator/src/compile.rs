@@ -50,6 +50,13 @@ pub const TEMP_BYTES: u64 = 64 << 20;
 /// Processes and threads. FFmpeg with four decoder and encoder threads starts under 30.
 pub const PROCS: u32 = 64;
 
+/// Seconds without progress, after which an encode is ended. Moving the index to the front of the
+/// largest output takes minutes and says nothing meanwhile.
+pub const STALL_SECS: u32 = 300;
+
+/// Files in the output folder: as many as a job may list.
+pub const FILES: u32 = 64;
+
 /// Audio rate of an explicit output that names none, in bits per second.
 const AUDIO_BITRATE: u32 = 128_000;
 
@@ -115,6 +122,8 @@ pub fn compile(request: &TranscodeRequest, input: &Sniffed) -> Result<Plan, Fail
         output_bytes: OUTPUT_BYTES_MAX,
         temp_bytes: TEMP_BYTES,
         procs: PROCS,
+        stall_secs: STALL_SECS,
+        files: FILES,
     };
     Ok(Plan { input: input.container, outputs: vec![output], argv, filters, limits })
 }

@@ -200,6 +200,8 @@ pub(crate) const LIMITS: CellLimits = CellLimits {
     output_bytes: 64 << 20,
     temp_bytes: 1 << 20,
     procs: 64,
+    stall_secs: 30,
+    files: 8,
 };
 
 /// 120 lines of H.264 and AAC from an MP4.

@@ -77,6 +77,8 @@ pub(crate) fn plan() -> Plan {
         output_bytes: 1 << 20,
         temp_bytes: 1 << 20,
         procs: 16,
+        stall_secs: 30,
+        files: 8,
     };
     Plan { input: Container::Mp4, outputs: vec![output], argv, filters, limits }
 }
@@ -105,6 +107,7 @@ pub(crate) fn report(tag: &str) -> Report {
         steps: Steps::default(),
         probe: None,
         encode: None,
+        verify: None,
         input: None,
         output: None,
         files: vec![made()],
