@@ -112,6 +112,8 @@ impl Cells {
             procs: u64::from(limits.procs),
             tmp_bytes: limits.temp_bytes,
             nofile: JailLimits::of(profile).nofile,
+            stall_secs: u64::from(limits.stall_secs),
+            files: u64::from(limits.files),
         };
         cell
     }
@@ -134,9 +136,9 @@ fn ran(outcome: Outcome) -> Ran {
         cpu_ms: outcome.cpu_ms,
         memory_bytes_max: outcome.max_rss_bytes,
         wall_ms: outcome.wall_ms,
-        bytes_in: 0,
-        bytes_out: 0,
-        violation: violation(end, None),
+        bytes_in: outcome.bytes_in,
+        bytes_out: outcome.bytes_out,
+        violation: violation(end, outcome.violation.as_deref()),
     };
     Ran { usage, outcome }
 }

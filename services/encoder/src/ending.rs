@@ -45,6 +45,9 @@ pub(crate) fn reported(end: &End) -> CellEnd {
         End::Signaled(signal) => CellEnd::Signaled(*signal),
         End::WallClock => CellEnd::WallClock,
         End::OutputLimit => CellEnd::OutputLimit,
+        End::Stalled => CellEnd::Stalled,
+        End::Memory => CellEnd::Memory,
+        End::Pids => CellEnd::Pids,
         End::Cancelled => CellEnd::Stopped,
         End::LauncherRefused(_) => CellEnd::Refused,
     }
@@ -188,6 +191,9 @@ mod tests {
             (End::WallClock, CellEnd::WallClock),
             (End::Cancelled, CellEnd::Stopped),
             (End::OutputLimit, CellEnd::OutputLimit),
+            (End::Stalled, CellEnd::Stalled),
+            (End::Memory, CellEnd::Memory),
+            (End::Pids, CellEnd::Pids),
             (End::LauncherRefused("/host/path".to_owned()), CellEnd::Refused),
         ];
         for (end, expect) in rows {

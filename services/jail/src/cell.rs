@@ -71,6 +71,14 @@ pub struct Outcome {
     pub max_rss_bytes: u64,
     /// From the first process of the cell to the last.
     pub wall_ms: u64,
+    /// Size of all inputs together.
+    pub bytes_in: u64,
+    /// What the output folder held at the end.
+    pub bytes_out: u64,
+    /// Name of the system call that ended the payload; `unknown` when only the signal is known.
+    pub violation: Option<String>,
+    /// Which control groups bounded the cell; `None` when only rlimits did.
+    pub cgroup: Option<CgroupVersion>,
     /// SHA-256 of the system-call profile; empty if nothing was started.
     pub profile_hash: String,
     /// The Landlock ABI of the host; 0 if nothing was started.
@@ -90,6 +98,18 @@ impl Outcome {
     pub fn is_clean_success(&self) -> bool {
         self.end == End::Exited(0) && self.degraded.is_empty()
     }
+}
+
+/// Which of the kernel's two kinds of control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupVersion {
+    /// One hierarchy for each controller.
+    V1,
+    /// One hierarchy for all.
+    V2,
+    /// Some controllers here, some there.
+    Both,
 }
 
 /// What went wrong with us; what went wrong with the payload is an [`Outcome`].
@@ -148,20 +168,22 @@ impl Cell {
         }
     }
 
-    /// As root: the cell's user owns what it must reach. Otherwise it is this process's user already.
-    fn lend(&self) -> Result<(), Errno> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(());
-        }
+    /// As root: the cell's user owns what it must reach. Otherwise it is this process's user already. Returns the size
+    /// of the inputs.
+    fn lend(&self) -> Result<u64, Errno> {
+        let as_root = rustix::process::geteuid().is_root();
         let Identity { uid, gid } = self.identity;
-        for path in self.inputs.iter().chain(&self.out_dir) {
-            // Never the target of a link: the launcher refuses links anyway.
-            let itself = AtFlags::SYMLINK_NOFOLLOW;
-            if statat(CWD, path, itself)?.st_uid != uid {
+        // Never the target of a link: the launcher refuses links anyway.
+        let itself = AtFlags::SYMLINK_NOFOLLOW;
+        let lend = |path: &PathBuf| {
+            let stat = statat(CWD, path, itself)?;
+            if as_root && stat.st_uid != uid {
                 chownat(CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), itself)?;
             }
-        }
-        Ok(())
+            Ok(u64::try_from(stat.st_size).unwrap_or(0))
+        };
+        self.out_dir.iter().try_for_each(|path| lend(path).map(|_| ()))?;
+        self.inputs.iter().map(lend).sum()
     }
 }
 
@@ -174,7 +196,7 @@ pub async fn run(
     cancel: &CancellationToken,
     stdout: Stdout,
 ) -> Result<Outcome, CellError> {
-    cell.lend().map_err(CellError::Lend)?;
+    let bytes_in = cell.lend().map_err(CellError::Lend)?;
     let (mut child, control) = spawn(cell).map_err(CellError::Spawn)?;
     let missing = || CellError::Spawn(io::ErrorKind::BrokenPipe.into());
     let out = child.stdout.take().ok_or_else(missing)?;
@@ -214,7 +236,7 @@ pub async fn run(
             }
         }
     };
-    finish(child, stdout, stderr, report, why).await
+    finish(child, stdout, stderr, report, why, bytes_in).await
 }
 
 fn spawn(cell: &Cell) -> io::Result<(Child, UnixStream)> {
@@ -244,6 +266,7 @@ async fn finish(
     stderr: Stderr,
     report: Option<Report>,
     ours: Option<End>,
+    bytes_in: u64,
 ) -> Result<Outcome, CellError> {
     use std::os::unix::process::ExitStatusExt;
     let waited = timeout(GRACE, child.wait()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
@@ -258,6 +281,10 @@ async fn finish(
             cpu_ms,
             max_rss_bytes,
             wall_ms,
+            bytes_in,
+            bytes_out: 0,
+            violation: None,
+            cgroup: None,
             profile_hash,
             landlock_abi,
             degraded,
@@ -270,6 +297,10 @@ async fn finish(
         cpu_ms: report.cpu_ms,
         max_rss_bytes: report.max_rss_kib.saturating_mul(1024),
         wall_ms: report.wall_ms,
+        bytes_in,
+        bytes_out: report.bytes_out,
+        violation: report.violation,
+        cgroup: None,
         profile_hash: report.profile_hash,
         landlock_abi: report.landlock_abi,
         degraded: report.degraded,

@@ -3,8 +3,10 @@
 //! Usage: `hotcell-jail --root DIR --profile probe|transcode [--in FILE]... [--out DIR] [--uid N --gid N]
 //! [--LIMIT N]... [--layer-off NAME]... [--degraded] -- /bin/PROGRAM ARGS...`, or `hotcell-jail --preflight`.
 //! Standard input is the control socket: the report is written to it, and when the other side closes it, or half of
-//! it, the cell dies. The payload never sees it. Exit code: the payload's, 128 + its signal, 124 for the wall clock, 123
-//! when cancelled, 122 when the output folder is full, 125 when nothing was started.
+//! it, the cell dies. The payload never sees it. Exit code: the payload's, 128 + its signal, 125 when nothing was
+//! started, 124 for the wall clock, 123 when cancelled, 122 when the output folder is full. The supervisor, which keeps
+//! the cell's group and the clock of progress, makes of 123 and of the payload's end what it alone knows: stalled, out
+//! of memory, out of processes.
 //!
 //! Promises: one thread from start to end; when this process is gone, everything in the cell is. Refuses to start
 //! anything when a layer is missing, and says in one sentence what to change.
@@ -27,6 +29,7 @@ use thiserror::Error;
 
 use crate::inside::{self, Inside, Note};
 use crate::layers::{Layer, Offered, Unfit, decide};
+use crate::limits::CellLimits;
 use crate::mounts::{MountError, Tree};
 use crate::namespaces::{self, NamespaceError};
 use crate::plan::{Plan, PlanError};
@@ -41,6 +44,10 @@ const WALL_CLOCK: u8 = 124;
 const CANCELLED: u8 = 123;
 /// Exit code when the output folder held too much.
 const OUTPUT_LIMIT: u8 = 122;
+/// What the supervisor alone can find out, should a launcher ever say it.
+const STALLED: u8 = 121;
+const MEMORY: u8 = 120;
+const PIDS: u8 = 119;
 /// How often the output folder is counted: a fast disk takes 2 GB meanwhile, 20 000 files take 20 ms to count.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,6 +109,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             cpu_ms: 0,
             max_rss_kib: 0,
             wall_ms: ms(started.elapsed()),
+            bytes_out: 0,
+            violation: None,
             profile_hash: String::new(),
             landlock_abi: 0,
             degraded: Vec::new(),
@@ -122,6 +131,9 @@ fn exit_code(end: &End) -> u8 {
         End::WallClock => WALL_CLOCK,
         End::Cancelled => CANCELLED,
         End::OutputLimit => OUTPUT_LIMIT,
+        End::Stalled => STALLED,
+        End::Memory => MEMORY,
+        End::Pids => PIDS,
         End::LauncherRefused(_) => inside::REFUSED,
     }
 }
@@ -153,7 +165,8 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     // As root the sources are taken now, so that the cell's user needs no access to the folders above them.
     let tree =
         if rustix::process::geteuid().is_root() { Some(Tree::detach(&plan, &off)?) } else { None };
-    let tally = plan.out_dir.as_ref().map(|out| Tally::open(out, plan.limits.output_bytes));
+    let CellLimits { output_bytes, files, .. } = plan.limits;
+    let tally = plan.out_dir.as_ref().map(|out| Tally::open(out, output_bytes, files));
     let tally = tally.transpose().map_err(Refusal::Output)?;
     namespaces::enter(plan.identity, !off.contains(&Layer::Network))?;
 
@@ -176,11 +189,19 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     let mut bytes = Vec::new();
     reader.take(8192).read_to_end(&mut bytes).map_err(Refusal::Reap)?;
     let Reaped { status, cpu_ms, max_rss_kib } = reaped;
+    let mut end = end(cut, Note::parse(&bytes), status);
+    let (bytes_out, over) = tally.as_ref().map_or((0, false), last_count);
+    if over && matches!(end, End::Exited(_)) {
+        end = End::OutputLimit;
+    }
+    let violation = (end == End::Signaled(Signal::SYS.as_raw())).then(|| "unknown".to_owned());
     Ok(Report {
-        end: end(cut, Note::parse(&bytes), status),
+        end,
         cpu_ms,
         max_rss_kib,
         wall_ms,
+        bytes_out,
+        violation,
         profile_hash: plan.profile.hash(),
         landlock_abi: offered.landlock_abi,
         degraded: off,
@@ -236,8 +257,7 @@ fn watch(
             Woken::Ended => return Ok(None),
             Woken::Closed => break End::Cancelled,
             Woken::Late if deadline.is_some_and(|at| at <= Instant::now()) => break End::WallClock,
-            // A folder that cannot be counted is too full.
-            Woken::Late if tally.is_some_and(|tally| tally.exceeded().unwrap_or(true)) => {
+            Woken::Late if tally.is_some_and(|tally| last_count(tally).1) => {
                 break End::OutputLimit;
             }
             Woken::Late => {}
@@ -249,6 +269,12 @@ fn watch(
         pidfd_send_signal(&init, Signal::KILL).ok();
     }
     Ok(Some(cut))
+}
+
+/// Bytes in the output folder, and whether that, or the number of files, is too much; a folder that cannot be counted
+/// is too full.
+fn last_count(tally: &Tally) -> (u64, bool) {
+    tally.count().map_or((0, true), |held| (held.bytes, tally.is_over(held)))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -23,8 +23,6 @@ pub const GRACE_SECS: u64 = 5;
 pub(crate) const CPU_HARD_EXTRA_SECS: u64 = 2;
 /// glibc's default main-thread stack.
 pub(crate) const STACK_BYTES: u64 = 8 * MIB;
-/// Files in the output folder: HLS of four hours in 4-second segments for five renditions is 18 000.
-pub const OUTPUT_FILES_MAX: usize = 20_000;
 /// Files in `/tmp`: x264's two-pass statistics, libwebp and the like need fewer than ten.
 pub(crate) const TMP_FILES_MAX: u32 = 256;
 
@@ -48,6 +46,11 @@ pub struct CellLimits {
     pub procs: u64,
     /// Size of the `/tmp` of the cell, which lives in memory.
     pub tmp_bytes: u64,
+    /// Seconds without progress to SIGKILL of everything in the cell; kept by the supervisor, and only where it can
+    /// tell progress.
+    pub stall_secs: u64,
+    /// Most files in the output folder.
+    pub files: u64,
 }
 
 impl CellLimits {
@@ -61,10 +64,14 @@ impl CellLimits {
         nofile: 32,
         procs: 8,
         tmp_bytes: MIB,
+        stall_secs: 20,
+        files: 0,
     };
 
     /// A transcode: 4 GiB holds 2160p in x265 with its look-ahead; an hour of wall clock and four of processor is one
-    /// hour on four cores; 256 threads is x265's pools plus decoder on a 64-core host; 64 files is a 6-rung ladder.
+    /// hour on four cores; 256 threads is x265's pools plus decoder on a 64-core host; 64 descriptors is a 6-rung
+    /// ladder; five minutes without progress is what moving the index to the front of the largest file can take;
+    /// HLS of four hours in 4-second segments for five renditions is 18 000 files.
     pub const TRANSCODE: Self = Self {
         memory_bytes: 4 * GIB,
         cpu_secs: 4 * 3600,
@@ -73,6 +80,8 @@ impl CellLimits {
         nofile: 64,
         procs: 256,
         tmp_bytes: 64 * MIB,
+        stall_secs: 300,
+        files: 20_000,
     };
 
     /// The documented defaults of a profile.
@@ -84,8 +93,8 @@ impl CellLimits {
         }
     }
 
-    /// The launcher's flags, one for each limit.
-    pub(crate) const fn flags(&self) -> [(&'static str, u64); 7] {
+    /// The launcher's flags, one for each limit that it keeps.
+    pub(crate) const fn flags(&self) -> [(&'static str, u64); 8] {
         [
             ("--memory-bytes", self.memory_bytes),
             ("--cpu-secs", self.cpu_secs),
@@ -94,6 +103,7 @@ impl CellLimits {
             ("--nofile", self.nofile),
             ("--procs", self.procs),
             ("--tmp-bytes", self.tmp_bytes),
+            ("--files", self.files),
         ]
     }
 
@@ -107,6 +117,7 @@ impl CellLimits {
             "--nofile" => Some(&mut self.nofile),
             "--procs" => Some(&mut self.procs),
             "--tmp-bytes" => Some(&mut self.tmp_bytes),
+            "--files" => Some(&mut self.files),
             _ => None,
         }
     }

@@ -19,6 +19,12 @@ pub enum End {
     WallClock,
     /// The output folder held more bytes or files than allowed, and everything in the cell was killed.
     OutputLimit,
+    /// Nothing that the supervisor counts as progress came for the limit's time, and everything in the cell was killed.
+    Stalled,
+    /// The kernel killed a process of the cell because its group was out of memory.
+    Memory,
+    /// The kernel refused the cell a thread or process, and the payload did not end well after that.
+    Pids,
     /// The supervisor asked for the end, or died, and everything in the cell was killed.
     Cancelled,
     /// The launcher did not start the payload; one sentence saying what to change.
@@ -28,7 +34,7 @@ pub enum End {
 impl End {
     /// Whether it was our side that ended the cell.
     pub(crate) fn was_ours(&self) -> bool {
-        matches!(self, Self::WallClock | Self::OutputLimit | Self::Cancelled)
+        matches!(self, Self::WallClock | Self::OutputLimit | Self::Stalled | Self::Cancelled)
     }
 }
 
@@ -44,6 +50,10 @@ pub struct Report {
     pub max_rss_kib: u64,
     /// From the start of the first process of the cell to the end of the last.
     pub wall_ms: u64,
+    /// What the output folder held at the end, in bytes.
+    pub bytes_out: u64,
+    /// Name of the system call that ended the payload; `unknown` when only the signal is known.
+    pub violation: Option<String>,
     /// [`Profile::hash`](crate::profile::Profile::hash) of the rules in force.
     pub profile_hash: String,
     /// 0 if the launcher refused before it asked.
