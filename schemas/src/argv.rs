@@ -15,6 +15,7 @@
 
 use crate::{
     Plan,
+    decoders::{decoders, subtitle_decoders},
     limits::{PIXELS_MAX, STREAMS_MAX},
     plan::{AudioPlan, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
     request::{AudioCodec, Format, VideoCodec},
@@ -48,30 +49,17 @@ pub const CHANNELS: u32 = 2;
 /// 512 MiB is never honestly needed.
 pub const ALLOC_BYTES_MAX: u64 = 512 << 20;
 
-/// Decoders that may open a picture or sound track. What no accepted container commonly holds is
-/// left out: each decoder is attack surface. Names are FFmpeg's `-decoders`.
-const DECODERS: &str = "\
-h264,hevc,libdav1d,av1,vp8,vp9,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v2,msmpeg4,\
-h263,flv,vp6f,theora,prores,dnxhd,mjpeg,png,gif,rawvideo,aac,mp3,mp3float,mp2,mp2float,\
-ac3,eac3,opus,vorbis,flac,alac,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,\
-pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_alaw,pcm_mulaw,\
-adpcm_ima_wav,adpcm_ms";
-
-/// Subtitle decoders, for the prober only: it opens every track, and gives up when it may not open
-/// one.
-const SUBTITLE_DECODERS: &str =
-    "mov_text,subrip,srt,ass,ssa,webvtt,pgssub,dvdsub,dvbsub,cc_dec,text";
-
 /// Streams and pixels that the prober takes: more than the limits, or it would cut off what is over them (streams) or
 /// give up (pixels), and nobody could say that the input is too complex. Its cell's memory bounds the rest.
 const PROBED_STREAMS_MAX: usize = STREAMS_MAX + 1;
 /// See [`PROBED_STREAMS_MAX`].
 const PROBED_PIXELS_MAX: u64 = 2 * PIXELS_MAX;
 
-/// What the prober prints: numbers and FFmpeg's own names. No tags, which are text of the file.
+/// What the prober prints: numbers and FFmpeg's own names. No tags, which are text of the file, and
+/// no attachments or side data, which are its bytes.
 const PROBE_ENTRIES: &str = "format=format_name,duration,bit_rate,nb_streams:\
-stream=index,codec_type,codec_name,width,height,sample_rate,channels,duration:\
-stream_disposition=attached_pic";
+stream=index,codec_type,codec_name,width,height,sample_rate,channels,avg_frame_rate,duration,\
+nb_frames:stream_disposition=attached_pic";
 
 /// Scaler flags that make swscale give the same bytes with and without its SIMD paths.
 const SCALE_FLAGS: &str = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact";
@@ -84,7 +72,7 @@ pub fn argv(input: Container, output: &OutputPlan) -> (Vec<String>, Vec<String>)
     line.words(&["-progress", "pipe:1", "-stats_period", "1"]);
     line.number("-max_alloc", ALLOC_BYTES_MAX);
     line.words(&["-filter_threads", "1"]);
-    open(&mut line, input, DECODERS, STREAMS_MAX);
+    open(&mut line, input, &decoders(input), STREAMS_MAX);
     line.number("-max_pixels", PIXELS_MAX);
     line.number("-threads", THREADS);
     line.words(&["-i", INPUT]);
@@ -118,9 +106,20 @@ pub fn ffprobe_argv(input: Container) -> Vec<String> {
     let mut line = Line::default();
     line.words(&["-hide_banner", "-loglevel", "error"]);
     line.number("-max_alloc", ALLOC_BYTES_MAX);
-    open(&mut line, input, &format!("{DECODERS},{SUBTITLE_DECODERS}"), PROBED_STREAMS_MAX);
+    let mut names = decoders(input);
+    if !subtitle_decoders(input).is_empty() {
+        names = format!("{names},{}", subtitle_decoders(input));
+    }
+    open(&mut line, input, &names, PROBED_STREAMS_MAX);
     line.number("-max_pixels", PROBED_PIXELS_MAX);
-    line.words(&["-threads", "1", "-show_entries", PROBE_ENTRIES, "-print_format", "json"]);
+    line.words(&[
+        "-threads",
+        "1",
+        "-show_entries",
+        PROBE_ENTRIES,
+        "-print_format",
+        "json=compact=1",
+    ]);
     line.words(&["-i", INPUT]);
     line.0
 }

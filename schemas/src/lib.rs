@@ -5,6 +5,7 @@
 
 pub mod argv;
 pub mod blob;
+pub mod decoders;
 pub mod digest;
 pub mod docs;
 pub mod envelope;

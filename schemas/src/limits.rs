@@ -99,6 +99,20 @@ pub const PIXELS_MAX: u64 = 35_389_440;
 /// Streams of one input. Real recordings have fewer than ten.
 pub const STREAMS_MAX: usize = 32;
 
+/// Frames per second of one picture track, on average. Cameras end at 960; recordings of browsers
+/// claim 1000 because their clock ticks in milliseconds.
+pub const FRAME_RATE_MAX: u64 = 1000;
+
+/// Frames of one picture track: four hours at 300 a second. Beyond it the processor time of a cell
+/// would end the encode anyway, hours later.
+pub const FRAMES_MAX: u64 = 4_320_000;
+
+/// Audio samples per second; studios end at 384,000.
+pub const SAMPLE_RATE_MAX: u64 = 768_000;
+
+/// Channels of one sound track: FFmpeg's own codecs end here.
+pub const CHANNELS_MAX: u32 = 64;
+
 /// Largest output of one job, in bytes.
 pub const OUTPUT_BYTES_MAX: u64 = 1 << 32;
 

@@ -364,11 +364,8 @@ fn unavailable(error: &CellError) -> Halt {
 }
 
 fn unreadable(error: ProbeError, complex: RejectCode) -> Halt {
-    let code = match error {
-        ProbeError::TooComplex => complex,
-        ProbeError::Form | ProbeError::Nonsense | ProbeError::Empty => RejectCode::ProbeFailed,
-    };
-    Halt::failed(code, error.to_string())
+    let is_complex = error.code() == RejectCode::InputTooComplex;
+    Halt::failed(if is_complex { complex } else { error.code() }, error.to_string())
 }
 
 fn not_fetched(error: &FetchError) -> Halt {
@@ -407,7 +404,8 @@ mod tests {
         let check = |error, expect| {
             assert_eq!(code(unreadable(error, RejectCode::InputTooComplex)), Some(expect));
         };
-        check(ProbeError::TooComplex, RejectCode::InputTooComplex);
+        check(ProbeError::Streams(33), RejectCode::InputTooComplex);
+        check(ProbeError::Long, RejectCode::InputTooComplex);
         check(ProbeError::Form, RejectCode::ProbeFailed);
         check(ProbeError::Nonsense, RejectCode::ProbeFailed);
         check(ProbeError::Empty, RejectCode::ProbeFailed);

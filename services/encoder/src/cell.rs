@@ -69,7 +69,7 @@ impl Cells {
         cell.inputs = vec![file.to_owned()];
         let outcome = run(&cell, &stop.token(), Stdout::Bytes(probe::PROBE_BYTES_MAX)).await?;
         let answer = match outcome.stdout.cut {
-            true => Err(ProbeError::Form),
+            true => Err(ProbeError::Long),
             false => probe::parse(&outcome.stdout.bytes),
         };
         Ok((ran(outcome), answer))

@@ -1,14 +1,25 @@
 //! What ffprobe printed, made into a [`Probe`]. The printer is presumed hostile: text is kept only
 //! where it has the form of FFmpeg's own names, numbers only where they make sense.
+//!
+//! Promises: what passes is within every limit of streams, pixels, seconds, frame rate, frames,
+//! channels and sample rate, whatever of it the file's header had hidden; a refusal names the limit
+//! and the value. Tags, attachments' names and side data are not asked for, so a file with
+//! megabytes of them has the same short answer. Pure, and without the rest of this crate: the fuzz
+//! target `probe` compiles this very file.
 
 use hotcell_schemas::{
-    limits::{DURATION_SECS_MAX, PIXELS_MAX, STREAMS_MAX},
+    RejectCode,
+    limits::{
+        CHANNELS_MAX, DURATION_SECS_MAX, FRAME_RATE_MAX, FRAMES_MAX, PIXELS_MAX, SAMPLE_RATE_MAX,
+        STREAMS_MAX,
+    },
     report::{Probe, ProbedStream},
 };
 use serde::Deserialize;
 
-/// Bytes of ffprobe's answer that are read: 32 streams of under 400 bytes, and as much again.
-pub(crate) const PROBE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of ffprobe's answer that are read: 32 streams of under 500 bytes, each once more in the
+/// program of a broadcast that it belongs to, and as much again.
+pub(crate) const PROBE_BYTES_MAX: usize = 64 * 1024;
 
 /// FFmpeg's longest name of a codec or container (`mov,mp4,m4a,3gp,3g2,mj2`) has 23 bytes.
 const NAME_BYTES_MAX: usize = 48;
@@ -16,14 +27,10 @@ const NAME_BYTES_MAX: usize = 48;
 /// What stands where ffprobe gives no name.
 const UNKNOWN: &str = "unknown";
 
-/// Samples per second and channels beyond these are nonsense: FFmpeg's own codecs end below.
-const SAMPLE_RATE_MAX: u32 = 768_000;
-const CHANNELS_MAX: u32 = 64;
-
 /// Why an answer is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// Cut, no JSON, or not of the expected shape.
+    /// No JSON, or not of the expected shape.
     #[error("the prober's answer is not of the expected form")]
     Form,
     /// A name or a number that FFmpeg does not print.
@@ -32,9 +39,47 @@ pub(crate) enum ProbeError {
     /// No stream at all.
     #[error("the file has no streams")]
     Empty,
-    /// Beyond the limits of streams, pixels or seconds.
-    #[error("the file has more streams, pixels or seconds than the limits allow")]
-    TooComplex,
+    /// The answer is cut: only a file with hundreds of programs has such a long one.
+    #[error("the prober's answer about the file is over {PROBE_BYTES_MAX} bytes")]
+    Long,
+    /// Too many streams, with how many the prober counted before it stopped.
+    #[error("the file has {0} streams or more, {STREAMS_MAX} are allowed")]
+    Streams(usize),
+    /// Too large a picture, in pixels.
+    #[error("a picture of the file has {0} pixels, {PIXELS_MAX} are allowed")]
+    Pixels(u64),
+    /// Too long, in milliseconds.
+    #[error("the file lasts {0} ms, {DURATION_SECS_MAX} s are allowed")]
+    Duration(u64),
+    /// Too many frames a second.
+    #[error("the file has {0} frames a second, {FRAME_RATE_MAX} are allowed")]
+    FrameRate(u64),
+    /// Too many frames, as the file counts them or as duration and frame rate say.
+    #[error("the file has {0} frames, {FRAMES_MAX} are allowed")]
+    Frames(u64),
+    /// Too many audio samples a second.
+    #[error("the file has {0} audio samples a second, {SAMPLE_RATE_MAX} are allowed")]
+    SampleRate(u64),
+    /// Too many channels.
+    #[error("the file has a sound track of {0} channels, {CHANNELS_MAX} are allowed")]
+    Channels(u32),
+}
+
+impl ProbeError {
+    /// The stable code of this refusal, for an input; the sentence is the error's own.
+    pub(crate) const fn code(self) -> RejectCode {
+        match self {
+            Self::Form | Self::Nonsense | Self::Empty => RejectCode::ProbeFailed,
+            Self::Long
+            | Self::Streams(_)
+            | Self::Pixels(_)
+            | Self::Duration(_)
+            | Self::FrameRate(_)
+            | Self::Frames(_)
+            | Self::SampleRate(_)
+            | Self::Channels(_) => RejectCode::InputTooComplex,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -59,51 +104,96 @@ struct Stream {
     height: Option<u32>,
     sample_rate: Option<String>,
     channels: Option<u32>,
+    avg_frame_rate: Option<String>,
+    duration: Option<String>,
+    nb_frames: Option<String>,
 }
 
 /// Reads ffprobe's JSON.
 pub(crate) fn parse(json: &[u8]) -> Result<Probe, ProbeError> {
     if json.len() > PROBE_BYTES_MAX {
-        return Err(ProbeError::Form);
+        return Err(ProbeError::Long);
     }
     let answer: Answer = serde_json::from_slice(json).map_err(|_| ProbeError::Form)?;
     if answer.streams.is_empty() {
         return Err(ProbeError::Empty);
     }
     if answer.streams.len() > STREAMS_MAX {
-        return Err(ProbeError::TooComplex);
+        return Err(ProbeError::Streams(answer.streams.len()));
     }
-    let duration_ms = answer.format.duration.as_deref().map(milliseconds).transpose()?.flatten();
-    if duration_ms.is_some_and(|ms| ms > u64::from(DURATION_SECS_MAX) * 1000) {
-        return Err(ProbeError::TooComplex);
-    }
-    let bit_rate = answer.format.bit_rate.as_deref().map(number).transpose()?.flatten();
-    let streams = answer.streams.into_iter().map(stream).collect::<Result<_, _>>()?;
+    let duration_ms = duration(answer.format.duration.as_deref())?;
+    let bit_rate = maybe(answer.format.bit_rate.as_deref(), number)?;
+    let streams = answer.streams.into_iter().map(|from| stream(from, duration_ms));
+    let streams = streams.collect::<Result<_, _>>()?;
     Ok(Probe { format: name(answer.format.format_name)?, duration_ms, bit_rate, streams })
 }
 
-fn stream(from: Stream) -> Result<ProbedStream, ProbeError> {
+fn stream(from: Stream, file_ms: Option<u64>) -> Result<ProbedStream, ProbeError> {
     // 0 is what FFmpeg says of a picture that it could not size.
     let size = |side: Option<u32>| side.filter(|pixels| *pixels > 0);
     let (width, height) = (size(from.width), size(from.height));
     let pixels = u64::from(width.unwrap_or(0)) * u64::from(height.unwrap_or(0));
     if pixels > PIXELS_MAX {
-        return Err(ProbeError::TooComplex);
+        return Err(ProbeError::Pixels(pixels));
     }
-    let sample_rate = from.sample_rate.as_deref().map(number).transpose()?.flatten();
-    let sample_rate =
-        sample_rate.map(u32::try_from).transpose().map_err(|_| ProbeError::Nonsense)?;
-    if sample_rate > Some(SAMPLE_RATE_MAX) || from.channels > Some(CHANNELS_MAX) {
-        return Err(ProbeError::Nonsense);
+    let own_ms = duration(from.duration.as_deref())?;
+    let rate = maybe(from.avg_frame_rate.as_deref(), ratio)?;
+    let counted = maybe(from.nb_frames.as_deref(), number)?;
+    // Of sound it counts samples, millions of them, at no rate.
+    if from.codec_type.as_deref() == Some("video") {
+        frames(rate, counted, own_ms.max(file_ms))?;
+    }
+    let sample_rate = maybe(from.sample_rate.as_deref(), number)?.filter(|rate| *rate > 0);
+    let sample_rate = match sample_rate {
+        Some(rate) if rate > SAMPLE_RATE_MAX => return Err(ProbeError::SampleRate(rate)),
+        Some(rate) => Some(u32::try_from(rate).map_err(|_| ProbeError::Nonsense)?),
+        None => None,
+    };
+    if let Some(channels) = from.channels.filter(|channels| *channels > CHANNELS_MAX) {
+        return Err(ProbeError::Channels(channels));
     }
     Ok(ProbedStream {
         kind: from.codec_type.map_or(Ok(UNKNOWN.to_owned()), name)?,
         codec: from.codec_name.map_or(Ok(UNKNOWN.to_owned()), name)?,
         width,
         height,
-        sample_rate: sample_rate.filter(|rate| *rate > 0),
+        sample_rate,
         channels: from.channels.filter(|channels| *channels > 0),
     })
+}
+
+/// Holds the limits of frames to a picture track: `rate` is a fraction, `counted` the file's claim.
+fn frames(
+    rate: Option<(u64, u64)>,
+    counted: Option<u64>,
+    lasts_ms: Option<u64>,
+) -> Result<(), ProbeError> {
+    let mut count = counted.unwrap_or(0);
+    if let Some((above, below)) = rate {
+        let a_second = above.div_ceil(below);
+        if a_second > FRAME_RATE_MAX {
+            return Err(ProbeError::FrameRate(a_second));
+        }
+        // Rounded up twice: neither factor is above its limit, so the product fits easily.
+        count = count.max(a_second * lasts_ms.unwrap_or(0).div_ceil(1000));
+    }
+    if count > FRAMES_MAX { Err(ProbeError::Frames(count)) } else { Ok(()) }
+}
+
+/// A duration within the limit, in milliseconds.
+fn duration(text: Option<&str>) -> Result<Option<u64>, ProbeError> {
+    match maybe(text, milliseconds)? {
+        Some(ms) if ms > u64::from(DURATION_SECS_MAX) * 1000 => Err(ProbeError::Duration(ms)),
+        ms => Ok(ms),
+    }
+}
+
+/// What `read` makes of a text that is there.
+fn maybe<T>(
+    text: Option<&str>,
+    read: impl FnOnce(&str) -> Result<Option<T>, ProbeError>,
+) -> Result<Option<T>, ProbeError> {
+    text.map(read).transpose().map(Option::flatten)
 }
 
 /// FFmpeg names its codecs, kinds and containers in this alphabet.
@@ -119,6 +209,13 @@ fn number(text: &str) -> Result<Option<u64>, ProbeError> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| ProbeError::Nonsense)
+}
+
+/// A fraction, as in `30000/1001`; `0/0` is none.
+fn ratio(text: &str) -> Result<Option<(u64, u64)>, ProbeError> {
+    let (above, below) = text.split_once('/').ok_or(ProbeError::Nonsense)?;
+    let part = |text: &str| number(text)?.ok_or(ProbeError::Nonsense);
+    Ok(Some((part(above)?, part(below)?)).filter(|(_, below)| *below > 0))
 }
 
 /// Seconds in decimal with up to six places, as milliseconds; `N/A` and negative are none: some
@@ -212,21 +309,72 @@ mod tests {
         };
         let mov = r#""format_name":"mov""#;
         check(mov, "", ProbeError::Empty);
-        check(mov, r#"{"width":8192,"height":8192}"#, ProbeError::TooComplex);
         check(mov, r#"{"width":-1}"#, ProbeError::Form);
         check(mov, r#"{"codec_name":"<script>"}"#, ProbeError::Nonsense);
         check(mov, r#"{"codec_name":"a\u0000b"}"#, ProbeError::Nonsense);
-        check(mov, r#"{"sample_rate":"99999999999"}"#, ProbeError::Nonsense);
-        check(mov, r#"{"channels":65}"#, ProbeError::Nonsense);
-        check(r#""format_name":"mov","duration":"14400.001""#, VIDEO, ProbeError::TooComplex);
         check(r#""format_name":"mov","bit_rate":"-1""#, VIDEO, ProbeError::Nonsense);
         check(r#""format_name":"""#, VIDEO, ProbeError::Nonsense);
         let long = format!(r#""format_name":"{}""#, "x".repeat(NAME_BYTES_MAX + 1));
         check(&long, VIDEO, ProbeError::Nonsense);
-        check(mov, &vec!["{}"; STREAMS_MAX + 1].join(","), ProbeError::TooComplex);
-        assert!(with(mov, &vec!["{}"; STREAMS_MAX].join(",")).is_ok());
-        assert_eq!(parse(&vec![b' '; PROBE_BYTES_MAX + 1]), Err(ProbeError::Form));
+        for rate in ["", "/", "25", "1/-1", "25/1/1", "99999999999999999999/1", "N/A"] {
+            check(mov, &format!(r#"{{"avg_frame_rate":"{rate}"}}"#), ProbeError::Nonsense);
+        }
         assert_eq!(parse(b"["), Err(ProbeError::Form));
+    }
+
+    /// ZT-08: each limit at its edge, by its own name, with its code, its bound and the value.
+    #[test]
+    fn each_limit_refuses_the_first_value_beyond_it() {
+        let mov = r#""format_name":"mov""#;
+        let refused = |format: &str, stream: &str, expect: ProbeError, words: [&str; 2]| {
+            let error = with(format, stream).unwrap_err();
+            assert_eq!((error, error.code()), (expect, RejectCode::InputTooComplex));
+            let text = error.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}: {words:?}");
+        };
+        let streams = |count: usize| vec!["{}"; count].join(",");
+        assert!(with(mov, &streams(STREAMS_MAX)).is_ok());
+        refused(mov, &streams(STREAMS_MAX + 1), ProbeError::Streams(33), ["33", "32"]);
+        assert!(with(mov, r#"{"width":8192,"height":4320}"#).is_ok());
+        let pixels = ProbeError::Pixels(35_393_760);
+        refused(mov, r#"{"width":8193,"height":4320}"#, pixels, ["35393760", "35389440"]);
+        let lasts = |text: &str| format!(r#"{mov},"duration":"{text}""#);
+        assert!(with(&lasts("14400.000"), VIDEO).is_ok());
+        refused(&lasts("14400.001"), "{}", ProbeError::Duration(14_400_001), ["14400001", "14400"]);
+        let own = r#"{"duration":"14400.001"}"#;
+        refused(mov, own, ProbeError::Duration(14_400_001), ["14400001", "14400"]);
+        let rate = |rate: &str| format!(r#"{{"codec_type":"video","avg_frame_rate":"{rate}"}}"#);
+        for good in ["1000/1", "0/0", "30000/1001", "18446744073709551615/18446744073709551615"] {
+            assert!(with(mov, &rate(good)).is_ok(), "{good}");
+        }
+        refused(mov, &rate("10001/10"), ProbeError::FrameRate(1001), ["1001", "1000"]);
+        assert!(with(&lasts("14400"), &rate("300/1")).is_ok());
+        let frames = ProbeError::Frames(4_334_400);
+        refused(&lasts("14400"), &rate("3001/10"), frames, ["4334400", "4320000"]);
+        let count =
+            |kind: &str| format!(r#"{{"codec_type":"{kind}","nb_frames":"{}"}}"#, FRAMES_MAX + 1);
+        refused(mov, &count("video"), ProbeError::Frames(FRAMES_MAX + 1), ["4320001", "4320000"]);
+        assert!(with(mov, &count("audio")).is_ok(), "samples of sound");
+        let sound = r#"{"sample_rate":"768001"}"#;
+        refused(mov, sound, ProbeError::SampleRate(768_001), ["768001", "768000"]);
+        refused(mov, r#"{"channels":65}"#, ProbeError::Channels(65), ["65", "64"]);
+        let long = parse(&vec![b' '; PROBE_BYTES_MAX + 1]).unwrap_err();
+        assert_eq!((long, long.code()), (ProbeError::Long, RejectCode::InputTooComplex));
+    }
+
+    /// A broadcast of 32 tracks, each listed once more in its program, fits; ffprobe 5.1 prints
+    /// programs whether or not it is asked, with an empty object for each item of side data.
+    #[test]
+    fn the_longest_honest_answer_fits() {
+        let stream = r#"{ "index": 31, "codec_name": "adpcm_ima_wav", "codec_type": "attachment",
+            "width": 8192, "height": 4320, "sample_rate": "768000", "channels": 64,
+            "avg_frame_rate": "30000/1001", "duration": "14399.999999", "nb_frames": "4320000",
+            "disposition": { "attached_pic": 0 }, "side_data_list": [ { }, { }, { }, { } ] }"#;
+        let all = vec![stream; STREAMS_MAX].join(",");
+        let answer = format!(
+            r#"{{"programs":[{{"streams":[{all}]}}],"streams":[{all}],"format":{{"format_name":"mpegts"}}}}"#
+        );
+        assert_eq!(parse(answer.as_bytes()).unwrap().streams.len(), STREAMS_MAX);
     }
 
     proptest! {
@@ -234,9 +382,11 @@ mod tests {
         fn any_bytes_give_an_answer_within_the_limits(
             kind in ".*", codec in ".*", width: u32, height: u32, rate in "[0-9N/A.-]{0,12}",
             channels: u32, format in ".{0,60}", duration in "[0-9N/A.-]{0,12}",
+            frames in "[0-9]{0,4}/[0-9]{0,4}",
         ) {
             let stream = json!({"codec_type": kind, "codec_name": codec, "width": width,
-                "height": height, "sample_rate": rate, "channels": channels});
+                "height": height, "sample_rate": rate, "channels": channels,
+                "avg_frame_rate": frames, "nb_frames": rate});
             let answer = json!({"streams": [stream],
                 "format": {"format_name": format, "duration": duration}});
             if let Ok(probe) = parse(answer.to_string().as_bytes()) {

@@ -3,7 +3,7 @@
 #![no_main]
 #![allow(dead_code, reason = "each target uses one function")]
 
-#[path = "../../tests/hostile/mod.rs"]
+#[path = "../../schemas/tests/hostile/mod.rs"]
 mod hostile;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::lease(data));
