@@ -9,12 +9,14 @@ help: ## list the commands
 demo: setup build ## set up, build, run one clip through everything, show its timeline
 	.tools/venv/bin/python tools/demo.py --bin $(BIN)
 
-test: setup ## set up and run every test
+test: setup ## set up and run every test, then every fuzz target for a minute
 	cargo build --workspace --bins --tests --locked
 	cargo nextest run --workspace --locked
+	tools/fuzz
 
 check: setup ## before a commit: format, lints, unit and golden tests, dependencies, docs
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo deny --offline check bans licenses sources
 	tools/proofs.py --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -34,10 +36,8 @@ bench: setup build ## the numbers, into loadtest/results (8 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope
 	$(BIN)/loadtest all
 
-fuzz: ## fuzz targets, a minute each (needs nightly Rust and cargo-fuzz)
-	cd schemas && cargo +nightly fuzz run open -- -max_total_time=60
-	cd schemas && cargo +nightly fuzz run subject -- -max_total_time=60
-	cd schemas && cargo +nightly fuzz run lease -- -max_total_time=60
+fuzz: setup ## every fuzz target for FUZZ_SECS seconds (60), two at once; part of `make test`
+	tools/fuzz
 
 docs: ## rewrite the pages that are made from code
 	UPDATE_GOLDEN=1 cargo test --locked -p hotcell-schemas --test golden
