@@ -1,6 +1,7 @@
 //! Tests of the whole: pipeline, zero trust, kills, tenants, hostile input.
 
 pub mod api;
+pub mod corpus;
 pub mod hook;
 pub mod media;
 pub mod raw;
