@@ -38,6 +38,8 @@ pub struct TenantSpec {
     pub retention_secs: u64,
     /// Stored bytes allowed.
     pub stored_bytes_max: u64,
+    /// Whether requests may give FFmpeg's own arguments.
+    pub raw_arguments: bool,
 }
 
 impl TenantSpec {
@@ -50,6 +52,7 @@ impl TenantSpec {
             concurrency: TENANT_CONCURRENCY,
             retention_secs: RETENTION_SECS,
             stored_bytes_max: TENANT_STORED_BYTES_MAX,
+            raw_arguments: false,
         }
     }
 }
@@ -150,6 +153,7 @@ impl Admin {
             retention_secs: spec.retention_secs,
             stored_bytes_max: spec.stored_bytes_max,
             created_at,
+            raw_arguments: spec.raw_arguments,
         };
         if let Some(before) = &stored.value {
             if before.account != record.account {

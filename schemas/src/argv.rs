@@ -5,20 +5,26 @@
 //! x264, x265 and libvpx encode the same picture differently for different counts, and all muxers
 //! and codecs run bit-exact (no clock, no version, no random id). A replay can therefore be
 //! compared by hash.
-//! Refuses by construction: text of a tenant. Each token is a constant, a placeholder, or a number
-//! of a plan.
+//! Refuses by construction: text of a tenant that FFmpeg could read as anything else. Each token is a
+//! constant, a placeholder, a number within bounds, a listed word, or the text of a tag.
 //!
-//! Streams: the output's video is the input's first picture track that is not cover art, and is
-//! demanded. Its audio is the first sound track; beside video it is taken when there is one (`?`),
-//! without video it is demanded. The validator refuses what it can see to be missing, so that
-//! FFmpeg's error is the last resort.
+//! Streams, unless the tree names others: the output's video is the input's first picture track
+//! that is not cover art, and is demanded. Its audio is the first sound track; beside video it is
+//! taken when there is one (`?`), without video it is demanded. The validator refuses what it can
+//! see to be missing, so that FFmpeg's error is the last resort.
 
 use crate::{
     Plan,
     decoders::{decoders, subtitle_decoders},
     limits::{PIXELS_MAX, STREAMS_MAX},
-    plan::{AudioPlan, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
-    request::{AudioCodec, Format, VideoCodec},
+    plan::{
+        Container, OutputPlan, Tree,
+        encoder::{Options as _, VideoEncoder},
+        filter::{Filter, SCALE_EXACT, VideoFilter},
+        tree::{Audio, Video},
+        value::Value,
+    },
+    request::Format,
 };
 
 /// Stands for the path of the input inside the cell.
@@ -35,16 +41,6 @@ pub const THREADS: u32 = 4;
 /// count.
 pub const X265_FRAME_THREADS: u32 = 2;
 
-/// Frames from one key frame to the next, at most: eight seconds at 30 frames per second.
-pub const KEY_FRAME_INTERVAL_MAX: u32 = 240;
-
-/// Output samples per second: the one rate that AAC, Opus and MP3 all take.
-pub const SAMPLE_RATE: u32 = 48_000;
-
-/// Output channels: libopus refuses some surround layouts that AAC inputs have, stereo always
-/// works.
-pub const CHANNELS: u32 = 2;
-
 /// Largest single allocation in bytes: an 8192 x 4320 picture of four 16-bit planes is 270 MiB, so
 /// 512 MiB is never honestly needed.
 pub const ALLOC_BYTES_MAX: u64 = 512 << 20;
@@ -55,18 +51,26 @@ const PROBED_STREAMS_MAX: usize = STREAMS_MAX + 1;
 /// See [`PROBED_STREAMS_MAX`].
 const PROBED_PIXELS_MAX: u64 = 2 * PIXELS_MAX;
 
+/// Options that stand before an encoder's constants.
+const EFFORT: [&str; 5] = ["-preset", "-deadline", "-cpu-used", "-row-mt", "-tile-columns"];
+
 /// What the prober prints: numbers and FFmpeg's own names. No tags, which are text of the file, and
 /// no attachments or side data, which are its bytes.
 const PROBE_ENTRIES: &str = "format=format_name,duration,bit_rate,nb_streams:\
 stream=index,codec_type,codec_name,width,height,sample_rate,channels,avg_frame_rate,duration,\
 nb_frames:stream_disposition=attached_pic";
 
-/// Scaler flags that make swscale give the same bytes with and without its SIMD paths.
-const SCALE_FLAGS: &str = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact";
-
 /// FFmpeg's command line after the program's name, and the filters that it names, in order.
 #[must_use]
 pub fn argv(input: Container, output: &OutputPlan) -> (Vec<String>, Vec<String>) {
+    let tree = output.tree();
+    let filters = tree.filters().into_iter().map(str::to_owned).collect();
+    (line(input, &tree), filters)
+}
+
+/// The command line of a tree.
+#[must_use]
+pub fn line(input: Container, tree: &Tree) -> Vec<String> {
     let mut line = Line::default();
     line.words(&["-hide_banner", "-nostdin", "-loglevel", "level+info", "-nostats"]);
     line.words(&["-progress", "pipe:1", "-stats_period", "1"]);
@@ -75,28 +79,33 @@ pub fn argv(input: Container, output: &OutputPlan) -> (Vec<String>, Vec<String>)
     open(&mut line, input, &decoders(input), STREAMS_MAX);
     line.number("-max_pixels", PIXELS_MAX);
     line.number("-threads", THREADS);
+    line.value("-ss", tree.window.seek.as_ref());
+    line.value("-t", tree.window.duration.as_ref());
     line.words(&["-i", INPUT]);
-    if output.video.is_some() {
-        line.words(&["-map", "0:V:0"]);
-    }
-    match (output.audio, output.video) {
-        (Some(_), Some(_)) => line.words(&["-map", "0:a:0?"]),
-        (Some(_), None) => line.words(&["-map", "0:a:0"]),
-        (None, _) => {}
+    for map in &tree.maps {
+        line.value("-map", Some(map));
     }
     line.words(&["-map_metadata", "-1", "-map_chapters", "-1", "-sn", "-dn"]);
-    let filters = match &output.video {
-        Some(plan) => video(&mut line, output.format, plan),
-        None => Vec::new(),
-    };
-    if let Some(plan) = &output.audio {
-        audio(&mut line, plan);
+    if let Some(video) = &tree.video {
+        picture(&mut line, tree.muxer.format, video);
+    }
+    if let Some(audio) = &tree.audio {
+        sound(&mut line, audio);
+    }
+    for tag in &tree.tags {
+        let (option, value) = tag.tokens();
+        line.0.extend([option, value]);
     }
     line.words(&["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]);
-    line.words(muxer(output.format));
+    if !tree.muxer.flags.is_empty() {
+        let flags = tree.muxer.flags.iter().map(|flag| format!("+{}", flag.word()));
+        line.0.extend(["-movflags".to_owned(), flags.collect()]);
+    }
+    line.words(&["-f", muxer(tree.muxer.format)]);
+    line.value("-t", tree.duration.as_ref());
     // The work directory is new, so a file that is there already was not made by this command.
     line.words(&["-n", OUTPUT]);
-    (line.0, filters)
+    line.0
 }
 
 /// FFprobe's command line after the program's name. It prints one JSON object with `format` and
@@ -155,14 +164,16 @@ fn open(line: &mut Line, input: Container, decoders: &str, streams_max: usize) {
     line.words(&["-f", input.demuxer()]);
 }
 
-fn video(line: &mut Line, format: Format, plan: &VideoPlan) -> Vec<String> {
-    match plan.codec {
-        VideoCodec::H264 => {
-            line.words(&["-c:v", "libx264", "-preset", preset(plan.effort)]);
-            line.number("-threads:v", THREADS);
-        }
-        VideoCodec::H265 => {
-            line.words(&["-c:v", "libx265", "-preset", preset(plan.effort)]);
+fn picture(line: &mut Line, format: Format, video: &Video) {
+    line.words(&["-c:v", video.encoder.name()]);
+    let tokens = video.encoder.tokens();
+    // The order of the first command lines: replays compare them.
+    let (effort, rest): (Vec<_>, Vec<_>) =
+        tokens.into_iter().partition(|(option, _)| EFFORT.contains(option));
+    line.pairs(effort);
+    match video.encoder {
+        VideoEncoder::H264(_) => line.number("-threads:v", THREADS),
+        VideoEncoder::H265(_) => {
             let pools = format!("pools={THREADS}:frame-threads={X265_FRAME_THREADS}");
             line.words(&["-x265-params", &format!("{pools}:log-level=warning")]);
             if format == Format::Mp4 {
@@ -170,88 +181,51 @@ fn video(line: &mut Line, format: Format, plan: &VideoPlan) -> Vec<String> {
                 line.words(&["-tag:v", "hvc1"]);
             }
         }
-        VideoCodec::Vp9 => {
-            line.words(&["-c:v", "libvpx-vp9", "-deadline", "good", "-cpu-used"]);
-            line.words(&[cpu_used(plan.effort), "-row-mt", "1", "-tile-columns", "1"]);
-            line.number("-threads:v", THREADS);
-        }
+        VideoEncoder::Vp9(_) => line.number("-threads:v", THREADS),
     }
-    match plan.rate {
-        // No buffer model beside the target: x265's is not repeatable with several frame threads.
-        Rate::Bitrate(bits) => line.number("-b:v", bits),
-        Rate::Crf(crf) => {
-            line.number("-crf", crf);
-            if plan.codec == VideoCodec::Vp9 {
-                line.words(&["-b:v", "0"]);
-            }
-        }
+    line.pairs(rest);
+    if !video.filters.is_empty() {
+        line.number("-vf", chain(&video.filters));
     }
-    let (chain, filters) = scale(plan.scale);
-    line.words(&["-vf", &chain, "-pix_fmt", "yuv420p"]);
-    line.number("-g", KEY_FRAME_INTERVAL_MAX);
+    let exact = |filter: &VideoFilter| {
+        matches!(filter, VideoFilter::Scale { .. } | VideoFilter::SetSar { .. })
+    };
+    if !video.filters.iter().all(exact) || video.filters.is_empty() {
+        // FFmpeg puts a scaler of its own where pixel formats differ.
+        line.number("-sws_flags", format!("bicubic{SCALE_EXACT}"));
+    }
+    line.pairs(video.picture.tokens());
     // `cfr` would fill a forged gap in the timestamps with millions of frames.
     line.words(&["-fps_mode", "vfr"]);
-    filters.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The filter chain and the names of its filters.
-fn scale(scale: Scale) -> (String, &'static [&'static str]) {
-    const SCALE: &[&str] = &["scale"];
-    match scale {
-        Scale::Source => {
-            let even = |side: &str| format!("'max(2,trunc({side}/2)*2)'");
-            (format!("scale=w={}:h={}:{SCALE_FLAGS}", even("iw"), even("ih")), SCALE)
-        }
-        Scale::Height(height) => (format!("scale=w=-2:h={height}:{SCALE_FLAGS}"), SCALE),
-        Scale::Width(width) => (format!("scale=w={width}:h=-2:{SCALE_FLAGS}"), SCALE),
-        Scale::Exact(width, height) => {
-            // Square pixels: who asks for exactly this size does not want it bent back on display.
-            (format!("scale=w={width}:h={height}:{SCALE_FLAGS},setsar=1"), &["scale", "setsar"])
-        }
+fn sound(line: &mut Line, audio: &Audio) {
+    line.words(&["-c:a", audio.encoder.name()]);
+    line.pairs(audio.encoder.tokens());
+    line.pairs(audio.sound.tokens());
+    if !audio.filters.is_empty() {
+        line.number("-af", chain(&audio.filters));
     }
 }
 
-fn audio(line: &mut Line, plan: &AudioPlan) {
-    let encoder = match plan.codec {
-        AudioCodec::Aac => "aac",
-        AudioCodec::Opus => "libopus",
-        AudioCodec::Mp3 => "libmp3lame",
-    };
-    line.words(&["-c:a", encoder]);
-    line.number("-b:a", plan.bitrate);
-    line.number("-ac", CHANNELS);
-    line.number("-ar", SAMPLE_RATE);
+/// A chain of filters. No part of it needs an escape: values are numbers and listed words.
+fn chain<F: Filter>(filters: &[F]) -> String {
+    filters.iter().map(Filter::write).collect::<Vec<_>>().join(",")
 }
 
-/// x264's and x265's name for an effort.
-const fn preset(effort: Effort) -> &'static str {
-    match effort {
-        Effort::Fast => "fast",
-        Effort::Medium => "medium",
-        Effort::Slow => "slow",
-    }
-}
-
-/// libvpx's number for an effort, near the time that x264 takes at the same one.
-const fn cpu_used(effort: Effort) -> &'static str {
-    match effort {
-        Effort::Fast => "5",
-        Effort::Medium => "4",
-        Effort::Slow => "2",
-    }
-}
-
-const fn muxer(format: Format) -> &'static [&'static str] {
+/// The value of FFmpeg's output option `-f`.
+#[must_use]
+pub const fn muxer(format: Format) -> &'static str {
     match format {
-        Format::Mp4 => &["-movflags", "+faststart", "-f", "mp4"],
-        Format::M4a => &["-movflags", "+faststart", "-f", "ipod"],
-        Format::Webm => &["-f", "webm"],
-        Format::Mkv => &["-f", "matroska"],
-        Format::Mp3 => &["-f", "mp3"],
+        Format::Mp4 => "mp4",
+        Format::M4a => "ipod",
+        Format::Webm => "webm",
+        Format::Mkv => "matroska",
+        Format::Mp3 => "mp3",
     }
 }
 
-/// A command line that grows by constants and numbers.
+/// A command line that grows by constants, numbers and written values.
 #[derive(Default)]
 struct Line(Vec<String>);
 
@@ -262,5 +236,17 @@ impl Line {
 
     fn number(&mut self, option: &str, value: impl ToString) {
         self.0.extend([option.to_owned(), value.to_string()]);
+    }
+
+    fn value(&mut self, option: &str, value: Option<&impl Value>) {
+        if let Some(value) = value {
+            self.0.extend([option.to_owned(), value.write()]);
+        }
+    }
+
+    fn pairs(&mut self, pairs: Vec<(&'static str, String)>) {
+        for (option, value) in pairs {
+            self.0.extend([option.to_owned(), value]);
+        }
     }
 }

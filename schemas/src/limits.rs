@@ -46,6 +46,22 @@ pub const INPUTS_MAX: usize = 1;
 /// Outputs that one request may ask for.
 pub const OUTPUTS_MAX: usize = 1;
 
+/// FFmpeg arguments of one output, when a request gives them itself; a long hand-written command
+/// has under 60.
+pub const RAW_ARGUMENTS_MAX: usize = 128;
+
+/// Longest of them, in bytes: a chain of sixteen filters, each with all its parameters.
+pub const RAW_ARGUMENT_BYTES_MAX: usize = 1024;
+
+/// Filters of one chain.
+pub const FILTERS_MAX: usize = 16;
+
+/// Streams that one output takes from its input: one picture and eight sound tracks.
+pub const MAPS_MAX: usize = 9;
+
+/// Tags of one output.
+pub const TAGS_MAX: usize = 16;
+
 /// Files that a job snapshot lists.
 pub const FILES_MAX: usize = 64;
 

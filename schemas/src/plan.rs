@@ -1,6 +1,15 @@
 //! The typed plan of a job: all that FFmpeg will be told, before it is argv. Nothing from a tenant
 //! reaches a command line except through these types.
 
+pub mod encoder;
+pub mod filter;
+mod preset;
+pub mod tree;
+pub mod value;
+
+pub use preset::maps;
+pub use tree::Tree;
+
 use crate::{
     FileName,
     request::{AudioCodec, Format, VideoCodec},
@@ -168,10 +177,14 @@ pub struct OutputPlan {
     pub format: Format,
     /// Its MIME type.
     pub content_type: String,
-    /// Video part.
+    /// Video part; absent beside `raw`.
     pub video: Option<VideoPlan>,
-    /// Audio part.
+    /// Audio part; absent beside `raw`.
     pub audio: Option<AudioPlan>,
+    /// The whole of it, where the request gave FFmpeg's own arguments. [`OutputPlan::tree`] is
+    /// the tree of either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Tree>,
 }
 
 /// What one cell may use.

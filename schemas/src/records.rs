@@ -28,6 +28,15 @@ pub struct TenantRecord {
     pub stored_bytes_max: u64,
     /// When it was made.
     pub created_at: UnixMs,
+    /// Whether its requests may give FFmpeg's own arguments.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub raw_arguments: bool,
+}
+
+/// A right that is not given is not written: records of before read the same.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_off(right: &bool) -> bool {
+    !*right
 }
 
 /// An API key; bucket `keys`, key `<key id>`.

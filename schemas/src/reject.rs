@@ -60,6 +60,8 @@ codes! {
     InputPoisoned = "input_poisoned", false;
     /// The request asks for a combination that no encoder of ours makes, or a stream that the input does not have.
     RequestUnsupported = "request_unsupported", false;
+    /// The request gives FFmpeg's own arguments, and the tenant's record does not permit them.
+    RequestForbidden = "request_forbidden", false;
     /// FFmpeg's prober could not read the input in its cell.
     ProbeFailed = "probe_failed", false;
     /// FFmpeg ended with an error. The job's stderr says which.

@@ -150,7 +150,7 @@ pub struct AudioRequest {
     pub bitrate: Option<u32>,
 }
 
-/// One explicit output.
+/// One explicit output: `video`, `audio` or both, or `ffmpegArgs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OutputRequest {
@@ -162,6 +162,10 @@ pub struct OutputRequest {
     /// Audio settings; no audio when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<AudioRequest>,
+    /// FFmpeg's own arguments, where the tenant may give them: `{in0}` and `{out0}` are the only
+    /// file names, and what is not on the list of accepted ones is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ffmpeg_args: Vec<String>,
 }
 
 /// `POST /v1/transcodes`: either `outputFormat` with `preset`, or `outputs`.
@@ -182,6 +186,14 @@ pub struct TranscodeRequest {
     /// The tenant's own name for the work, kept in every record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
+}
+
+impl TranscodeRequest {
+    /// Whether it gives FFmpeg's own arguments.
+    #[must_use]
+    pub fn has_raw_arguments(&self) -> bool {
+        self.outputs.iter().any(|output| !output.ffmpeg_args.is_empty())
+    }
 }
 
 /// What a tenant's program asks over the broker to read a job.

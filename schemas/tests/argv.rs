@@ -22,7 +22,7 @@ fn golden(name: &str, tokens: &[String]) {
 
 fn output(format: Format, video: Option<VideoPlan>, audio: Option<AudioPlan>) -> OutputPlan {
     let name = "out0.bin".parse().unwrap();
-    OutputPlan { name, format, content_type: "video/mp4".to_owned(), video, audio }
+    OutputPlan { name, format, content_type: "video/mp4".to_owned(), video, audio, raw: None }
 }
 
 const VIDEO: VideoPlan = VideoPlan {

@@ -83,6 +83,7 @@ pub(crate) fn explicit_request() -> TranscodeRequest {
             format: Format::Webm,
             video: Some(video),
             audio: Some(audio),
+            ffmpeg_args: Vec::new(),
         }],
         workflow: None,
         ..preset_request()
@@ -155,6 +156,7 @@ fn plan_with(rate: Rate, scale: Scale, effort: Effort) -> Plan {
             content_type: "video/mp4".to_owned(),
             video: Some(VideoPlan { codec: VideoCodec::H264, rate, effort, scale }),
             audio: Some(AudioPlan { codec: AudioCodec::Aac, bitrate: 128_000 }),
+            raw: None,
         }],
         argv: argv.map(str::to_owned).into(),
         filters: vec!["scale".to_owned()],
@@ -242,6 +244,9 @@ pub(crate) fn report() -> Report {
                 height: Some(height),
                 sample_rate: None,
                 channels: None,
+                duration_ms: Some(10_000),
+                frames: Some(300),
+                attached: false,
             },
             ProbedStream {
                 kind: "audio".to_owned(),
@@ -250,6 +255,9 @@ pub(crate) fn report() -> Report {
                 height: None,
                 sample_rate: Some(48_000),
                 channels: Some(2),
+                duration_ms: Some(10_000),
+                frames: None,
+                attached: false,
             },
         ],
     };

@@ -112,6 +112,7 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         retention_secs: 86_400,
         stored_bytes_max: 64 << 30,
         created_at: T0,
+        raw_arguments: false,
     };
     eye.look("tenant", &tenant_record);
     let key = KeyRecord {

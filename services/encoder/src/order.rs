@@ -90,6 +90,7 @@ pub(crate) mod tests {
             content_type: "video/mp4".to_owned(),
             video: Some(video),
             audio: Some(AudioPlan { codec: AudioCodec::Aac, bitrate: 64_000 }),
+            raw: None,
         };
         let (argv, filters) = argv::argv(Container::Mp4, &output);
         let limits = CellLimits {

@@ -169,6 +169,7 @@ mod tests {
             content_type: "audio/mpeg".to_owned(),
             video: None,
             audio: None,
+            raw: None,
         }
     }
 

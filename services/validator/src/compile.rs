@@ -179,7 +179,7 @@ fn output(format: Format, video: Option<VideoPlan>, audio: Option<AudioPlan>) ->
         (Format::M4a, _) => ("m4a", "audio/mp4"),
     };
     let name: FileName = format!("out0.{extension}").parse().expect("a constant of safe letters");
-    OutputPlan { name, format, content_type: content_type.to_owned(), video, audio }
+    OutputPlan { name, format, content_type: content_type.to_owned(), video, audio, raw: None }
 }
 
 /// Refuses what the input is known not to have.

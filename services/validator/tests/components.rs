@@ -86,6 +86,7 @@ fn outputs() -> Vec<OutputPlan> {
                     content_type: String::new(),
                     video: *video,
                     audio: *audio,
+                    raw: None,
                 });
             }
         }

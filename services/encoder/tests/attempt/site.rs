@@ -123,7 +123,9 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let slow = dir.path().join(format!("hotcell-stub-fixed-{ms}"));
         std::fs::copy(program("hotcell-stub"), &slow).unwrap();
-        (Self::start(&slow, &program("hotcell-stub")).await, dir)
+        let mut site = Self::start(&slow, &program("hotcell-stub")).await;
+        site.config.cell = format!("fixed:{ms}");
+        (site, dir)
     }
 
     /// Puts `input` into the store, and an order to encode it into the queue.
@@ -218,6 +220,7 @@ fn plan() -> Plan {
         content_type: "video/mp4".to_owned(),
         video: Some(video),
         audio: Some(AudioPlan { codec: AudioCodec::Aac, bitrate: 64_000 }),
+        raw: None,
     };
     let (argv, filters) = argv::argv(Container::Mp4, &output);
     Plan { input: Container::Mp4, outputs: vec![output], argv, filters, limits: LIMITS }

@@ -68,6 +68,7 @@ pub(crate) fn plan() -> Plan {
         content_type: "video/mp4".to_owned(),
         video: None,
         audio: None,
+        raw: None,
     };
     let (argv, filters) = argv::argv(Container::Mp4, &output);
     let limits = CellLimits {
