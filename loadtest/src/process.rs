@@ -4,10 +4,16 @@
 //! does for nobody in particular (removing a network namespace, writing back pages) is in no
 //! process; [`busy_ms`] has it.
 
+use anyhow::Result;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::{TimeVal, TimeValLike as _},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// What the programs in a worker's cells, and their launchers, are called.
@@ -120,6 +126,24 @@ pub(crate) fn since(
         (name.clone(), (ms - before.get(name).copied().unwrap_or(0.0)).max(0.0))
     };
     after.iter().map(used).collect()
+}
+
+/// Processor time of this process's children, and of theirs, that have been waited for.
+///
+/// # Errors
+/// What getrusage(2) says.
+pub(crate) fn children_cpu() -> Result<Duration> {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    Ok(Duration::from_micros(micros(used.user_time()) + micros(used.system_time())))
+}
+
+/// Descriptors that this process has open.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub(crate) fn descriptors() -> Result<usize> {
+    Ok(fs::read_dir("/proc/self/fd")?.count())
 }
 
 /// Milliseconds that all processors were busy since boot, with everything (proc_stat(5)).

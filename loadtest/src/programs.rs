@@ -30,13 +30,28 @@ impl Programs {
         self.0.join(name)
     }
 
+    /// Folders called `.tools` above this folder and above our programs, the nearest first.
+    fn tools(&self) -> impl Iterator<Item = PathBuf> {
+        let here = env::current_dir().into_iter();
+        let above = here.chain([self.0.clone()]);
+        let above = above.flat_map(|dir| {
+            dir.ancestors().map(|dir| dir.join(".tools")).collect::<Vec<_>>().into_iter()
+        });
+        above.filter(|dir| dir.is_dir())
+    }
+
+    /// `HOTCELL_FFMPEG`, or the one that set-up builds.
+    pub(crate) fn ffmpeg(&self) -> Result<PathBuf> {
+        let named = env::var_os("HOTCELL_FFMPEG").map(PathBuf::from);
+        let mut built = self.tools().map(|tools| tools.join("ffmpeg").join("bin").join("ffmpeg"));
+        let found = named.or_else(|| built.find(|path| path.is_file()));
+        found.context("there is no .tools/ffmpeg: run tools/ffmpeg, or set HOTCELL_FFMPEG")
+    }
+
     /// `HOTCELL_NATS_SERVER`, or the pinned one of the checkout.
     pub(crate) fn nats_server(&self) -> Result<PathBuf> {
         let named = env::var_os(hotcell_nats_config::binary::OVERRIDE).map(PathBuf::from);
-        let here = env::current_dir().ok();
-        let above = here.iter().flat_map(|dir| dir.ancestors()).chain(self.0.ancestors());
-        let tools = above.map(|dir| dir.join(".tools")).find(|dir| dir.is_dir());
-        let tools = tools.unwrap_or_else(|| PathBuf::from(".tools"));
+        let tools = self.tools().next().unwrap_or_else(|| PathBuf::from(".tools"));
         Ok(hotcell_nats_config::find_nats_server(named, &tools)?)
     }
 }

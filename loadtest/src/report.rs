@@ -109,9 +109,24 @@ fn columns(kind: Kind) -> &'static [&'static str] {
             "median ms",
             "p90 ms",
             "p99 ms",
+            "CPU ms",
             "over spawn",
             "over unshare",
+            "goal",
         ],
+        Kind::Starts => &[
+            "start to exit",
+            "min ms",
+            "p50 ms",
+            "p90 ms",
+            "p99 ms",
+            "max ms",
+            "CPU ms/cell",
+            "cells/s",
+        ],
+        Kind::Encode => {
+            &["encode", "wall s", "CPU s", "CPU ratio", "half of all", "all pairs", "goal"]
+        }
         Kind::Micro => &["loop", "per second", "us each"],
         Kind::Batch => &["batch", "wall s", "clips/s", "CPU s", "over xargs", "goal"],
     }
@@ -122,6 +137,8 @@ const fn title(kind: Kind) -> &'static str {
         Kind::Throughput => "Throughput: a no-op program in real cells, against bare publishes",
         Kind::Latency => "Latency: submit to webhook received, open loop",
         Kind::Cell => "Cell: start to exit of a trivial program",
+        Kind::Starts => "Cells: one at a time, and several at once",
+        Kind::Encode => "Encode: processor time in the cell, against the same program by itself",
         Kind::Micro => "Signatures: one thread, in process",
         Kind::Batch => "Batch: two-second clips, against xargs ffmpeg on local files",
     }

@@ -26,8 +26,12 @@ pub enum Kind {
     Throughput,
     /// From submit to webhook at a steady rate.
     Latency,
-    /// Start to exit of a cell, against plain spawn and `unshare`.
+    /// Start to exit of a cell, against plain spawn, `unshare` and `bwrap`.
     Cell,
+    /// Start to exit of cells, several at once.
+    Starts,
+    /// Processor time of an encode, in and out of a cell.
+    Encode,
     /// Seal, open, presign: loops on one thread.
     Micro,
     /// Real encodes, against `xargs` on local files.
@@ -36,8 +40,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the report.
-    pub const ALL: [Self; 5] =
-        [Self::Throughput, Self::Latency, Self::Cell, Self::Micro, Self::Batch];
+    pub const ALL: [Self; 7] = [
+        Self::Throughput,
+        Self::Latency,
+        Self::Cell,
+        Self::Starts,
+        Self::Encode,
+        Self::Micro,
+        Self::Batch,
+    ];
 
     /// Its name.
     #[must_use]
@@ -46,6 +57,8 @@ impl Kind {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
             Self::Cell => "cell",
+            Self::Starts => "starts",
+            Self::Encode => "encode",
             Self::Micro => "micro",
             Self::Batch => "batch",
         }
@@ -60,7 +73,8 @@ impl Kind {
             Self::Latency => {
                 &["rate", "seconds", "encoders", "slots", "tenants", "durability", "cell"]
             }
-            Self::Cell => &["jobs"],
+            Self::Cell | Self::Starts => &["jobs"],
+            Self::Encode => &["jobs", "seconds"],
             Self::Micro => &["seconds"],
         }
     }
@@ -102,7 +116,7 @@ pub struct Scenario {
     pub name: String,
     /// What is measured.
     pub kind: Kind,
-    /// Jobs, rounds or clips.
+    /// Jobs, rounds, cells at each parallelism, pairs or clips.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub jobs: u32,
     /// Jobs on their way at once, in a closed loop.
@@ -111,7 +125,7 @@ pub struct Scenario {
     /// Jobs per second, in an open loop.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rate: u32,
-    /// How long it runs.
+    /// How long it runs, or its clip is.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seconds: u32,
     /// Workers.
@@ -182,8 +196,9 @@ impl Scenario {
     pub fn quick(mut self) -> Self {
         let jobs = match self.kind {
             Kind::Throughput => 24,
-            Kind::Cell => 10,
+            Kind::Cell | Kind::Starts => 10,
             Kind::Batch => 2,
+            Kind::Encode => 1,
             Kind::Latency | Kind::Micro => 0,
         };
         self.jobs = self.jobs.min(jobs);
@@ -208,6 +223,8 @@ pub fn built_in() -> Result<Vec<Scenario>> {
         include_str!("../scenarios/latency-1s.toml"),
         include_str!("../scenarios/latency-always.toml"),
         include_str!("../scenarios/cell.toml"),
+        include_str!("../scenarios/starts.toml"),
+        include_str!("../scenarios/encode.toml"),
         include_str!("../scenarios/micro.toml"),
         include_str!("../scenarios/batch.toml"),
     ];

@@ -67,3 +67,18 @@ fn millis(micros: u64) -> f64 {
 pub fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
+
+/// The value under which this share of all lie, between two of them where it falls there; 0 when
+/// there are none.
+#[must_use]
+pub fn within(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let at = number(last as u64) * share.clamp(0.0, 1.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to last")]
+    let below = at as usize;
+    let of = |index: usize| sorted.get(index.min(last)).copied().unwrap_or_default();
+    let (low, high) = (of(below), of(below + 1));
+    low + (high - low) * at.fract()
+}

@@ -1,13 +1,13 @@
 //! The command line, and runs of scenarios one after another.
 
 use crate::{
-    batch, cell, latency,
+    batch, cell, encode, latency,
     machine::{self, Machine, Source},
     micro,
     programs::Programs,
     report::{Entry, Measured, Report},
     scenario::{Kind, Scenario, built_in},
-    throughput,
+    starts, throughput,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -21,7 +21,7 @@ use std::{
 /// machine. Only loopback; every run ends by itself.
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:
-  loadtest all                              every scenario, under 8 minutes
+  loadtest all                              every scenario, under 12 minutes
   loadtest all --quick                      a smoke run; its numbers mean nothing
   loadtest throughput                       the scenarios of one kind
   loadtest run loadtest/scenarios/cell.toml one scenario")]
@@ -50,8 +50,10 @@ enum Command {
     Throughput,
     /// From submit to webhook at a steady rate, and CPU per job.
     Latency,
-    /// Start to exit of a cell, against plain spawn and unshare.
+    /// Start to exit of a cell, against plain spawn, unshare and bwrap; and of thousands.
     Cell,
+    /// Processor time of an encode, in and out of a cell.
+    Encode,
     /// Seal, open and presign per second.
     Micro,
     /// Real encodes, against xargs ffmpeg on local files.
@@ -73,7 +75,8 @@ impl Command {
             Self::All => built_in(),
             Self::Throughput => of(Kind::Throughput),
             Self::Latency => of(Kind::Latency),
-            Self::Cell => of(Kind::Cell),
+            Self::Cell => Ok([of(Kind::Cell)?, of(Kind::Starts)?].concat()),
+            Self::Encode => of(Kind::Encode),
             Self::Micro => of(Kind::Micro),
             Self::Batch => of(Kind::Batch),
             Self::Run { file } => {
@@ -134,6 +137,8 @@ async fn one(
         Kind::Throughput => throughput::run(programs, &scenario, dir, quick).await,
         Kind::Latency => latency::run(programs, &scenario, dir).await,
         Kind::Cell => cell::run(programs, &scenario).await,
+        Kind::Starts => starts::run(programs, &scenario).await,
+        Kind::Encode => encode::run(programs, &scenario, dir).await,
         Kind::Micro => micro::run(&scenario),
         Kind::Batch => batch::run(programs, &scenario, dir).await,
     };

@@ -6,7 +6,7 @@
 use hotcell_loadtest::{
     report::{Report, aligned},
     scenario::{Durability, Kind, Scenario, built_in},
-    stats::{Times, ratio},
+    stats::{Times, ratio, within},
 };
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -39,6 +39,16 @@ fn times_beyond_the_bounds_are_counted_at_the_bounds() {
     times.record(Duration::from_secs(86_400));
     assert_eq!(times.count(), 2);
     near(times.ms_max(), 600_000.0);
+}
+
+#[test]
+fn shares_of_values_lie_between_them() {
+    let values = [4.0, 1.0, 3.0, 2.0];
+    for (share, expect) in [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (1.0, 4.0), (9.0, 4.0)] {
+        near(within(&values, share), expect);
+    }
+    near(within(&[7.0], 0.3), 7.0);
+    near(within(&[], 0.5), 0.0);
 }
 
 #[test]
@@ -150,7 +160,15 @@ fn every_kind_runs_ends_and_is_in_the_report_once() {
         assert!(!entry.rows.is_empty() && !entry.numbers.is_null(), "{}", entry.scenario.name);
         assert!(text.contains(&entry.rows[0][1..].join(" | ")), "{}", entry.scenario.name);
     }
-    for row in ["hotcell cell", "seal a job", "hotcell, upload to webhook", "not measured here"] {
+    for row in [
+        "hotcell cell",
+        "bwrap",
+        "8 at once",
+        "in the cell",
+        "seal a job",
+        "hotcell, upload to webhook",
+        "not measured here",
+    ] {
         assert!(told.contains(row) && text.contains(row), "{row}: {told}");
     }
 }
