@@ -135,10 +135,9 @@ fn cell(root: &Root, out: &Path) -> (Command, UnixStream) {
 
 /// Runs a program to its end with one kill in it.
 fn run(mut command: Command, kill: Kill, gone_within: Duration) -> Ran {
-    let child = trace::start(&mut command, Follow::All).unwrap();
+    let launcher = trace::start(&mut command, Follow::All).unwrap();
     // It holds the far end of the control socket.
     drop(command);
-    let launcher = Pid::try_from(child.id()).unwrap();
     let mut followed = Followed {
         alive: BTreeMap::from([(launcher, LAUNCHER_ITSELF)]),
         held: None,

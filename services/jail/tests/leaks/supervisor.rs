@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{PROBE, launcher, marker, words};
 use crate::kept::{files_in, mounts_in};
-use crate::trace::{self, Event, Follow, Pid};
+use crate::trace::{self, Event, Follow};
 
 /// `CACHE OUT ATTACK [ARGUMENT...]`: makes this program the supervisor of one such cell.
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
@@ -27,7 +27,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
     let root = Root::prepare(cache, &[Program::resolve(PROBE.as_ref()).unwrap()]).unwrap();
-    let mut cell = Cell::new(launcher(), &root, "hotcell-cell-probe", Profile::Transcode);
+    let mut cell = Cell::new(launcher(), &root, "hotcell-hostile", Profile::Transcode);
     cell.args = args;
     cell.out_dir = Some(out.to_owned());
     cell
@@ -57,8 +57,7 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = trace::start(&mut command, Follow::Threads).unwrap();
-    let supervisor = Pid::try_from(child.id()).unwrap();
+    let supervisor = trace::start(&mut command, Follow::Threads).unwrap();
     trace::go_on(supervisor, true, 0);
     let (mut counts, mut calls, mut last, mut waits) = (false, 0, Instant::now(), false);
     loop {

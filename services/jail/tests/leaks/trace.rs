@@ -6,7 +6,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::ptr;
 
 /// A process that is followed.
@@ -44,11 +44,11 @@ fn ask(request: libc::c_uint, pid: Pid, data: usize) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Starts a program that stands at its first instruction, followed by this thread.
-pub(crate) fn start(command: &mut Command, follow: Follow) -> io::Result<Child> {
+/// Starts a program that stands at its first instruction, followed by this thread. Its end is an event like any other.
+pub(crate) fn start(command: &mut Command, follow: Follow) -> io::Result<Pid> {
     // SAFETY: ptrace(2) is a bare system call, and may be called between fork and exec.
-    let child = unsafe { command.pre_exec(|| ask(libc::PTRACE_TRACEME, 0, 0)) }.spawn()?;
-    let pid = Pid::try_from(child.id()).unwrap();
+    let begun = unsafe { command.pre_exec(|| ask(libc::PTRACE_TRACEME, 0, 0)) };
+    let pid = Pid::try_from(begun.spawn()?.id()).unwrap();
     assert_eq!(wait(Some(pid), true)?, Some((pid, Event::Signalled(libc::SIGTRAP))));
     let followed = match follow {
         Follow::Threads => libc::PTRACE_O_TRACECLONE,
@@ -60,7 +60,7 @@ pub(crate) fn start(command: &mut Command, follow: Follow) -> io::Result<Child> 
     let options =
         libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL | followed;
     ask(libc::PTRACE_SETOPTIONS, pid, usize::try_from(options).unwrap())?;
-    Ok(child)
+    Ok(pid)
 }
 
 /// Lets a process go on to its next system call, or run freely; a process that is gone meanwhile is gone.
