@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, statat};
@@ -19,10 +20,13 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Captured, Stderr, Stdout};
+pub use crate::cgroup::CgroupVersion;
+use crate::cgroup::{GroupError, Slot, Used};
 use crate::layers::Layer;
 use crate::limits::{CellLimits, GRACE_SECS, REPORT_BYTES_MAX};
 use crate::plan::{Identity, Plan};
@@ -52,6 +56,10 @@ pub struct Cell {
     pub out_dir: Option<PathBuf>,
     /// What it may use.
     pub limits: CellLimits,
+    /// Where its control groups are; without, only rlimits bound it. Runs one cell at a time.
+    pub slot: Option<Arc<Slot>>,
+    /// Notified by the supervisor whenever the payload got on; with it, `limits.stall_secs` counts.
+    pub pulse: Option<Arc<Notify>>,
     /// Who it is on the host. When this process is root, inputs and `out_dir` are handed to this user first.
     pub identity: Identity,
     /// For tests: defences to leave out. The launcher refuses them without `degraded`.
@@ -67,7 +75,8 @@ pub struct Outcome {
     pub end: End,
     /// User and system time of everything in the cell.
     pub cpu_ms: u64,
-    /// The largest resident set of one process in the cell.
+    /// Most memory at once: what its control group counted (page cache and kernel memory too), or else the largest
+    /// resident set of one process.
     pub max_rss_bytes: u64,
     /// From the first process of the cell to the last.
     pub wall_ms: u64,
@@ -100,24 +109,15 @@ impl Outcome {
     }
 }
 
-/// Which of the kernel's two kinds of control groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CgroupVersion {
-    /// One hierarchy for each controller.
-    V1,
-    /// One hierarchy for all.
-    V2,
-    /// Some controllers here, some there.
-    Both,
-}
-
 /// What went wrong with us; what went wrong with the payload is an [`Outcome`].
 #[derive(Debug, Error)]
 pub enum CellError {
     /// An input or the output folder could not be handed to the cell's user.
     #[error("cannot hand a file to the cell's user")]
     Lend(#[source] Errno),
+    /// Its control groups could not be made ready, or emptied.
+    #[error("cannot use the slot's control groups")]
+    Group(#[from] GroupError),
     /// No socket pair, or no process.
     #[error("cannot start the launcher")]
     Spawn(#[source] io::Error),
@@ -147,13 +147,15 @@ impl Cell {
             inputs: Vec::new(),
             out_dir: None,
             limits: CellLimits::of(profile),
+            slot: None,
+            pulse: None,
             identity: Identity::for_this_process(),
             layers_off: Vec::new(),
             degraded: false,
         }
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self, cgroup: Option<PathBuf>) -> Plan {
         let program = OsString::from(format!("/bin/{}", self.program));
         Plan {
             root: self.root.path().to_owned(),
@@ -161,7 +163,8 @@ impl Cell {
             inputs: self.inputs.clone(),
             out_dir: self.out_dir.clone(),
             identity: self.identity,
-            limits: self.limits,
+            limits: self.slot.as_ref().map_or(self.limits, |slot| slot.rlimits(self.limits)),
+            cgroup,
             layers_off: self.layers_off.clone(),
             degraded: self.degraded,
             argv: [program].into_iter().chain(self.args.iter().map(OsString::from)).collect(),
@@ -197,7 +200,33 @@ pub async fn run(
     stdout: Stdout,
 ) -> Result<Outcome, CellError> {
     let bytes_in = cell.lend().map_err(CellError::Lend)?;
-    let (mut child, control) = spawn(cell).map_err(CellError::Spawn)?;
+    let Some(slot) = cell.slot.as_deref() else {
+        let ended = attend(cell, None, cancel, stdout).await?;
+        return ended.outcome(bytes_in, Used::default(), None);
+    };
+    let held = slot.hold(&cell.limits).await?;
+    let ended = attend(cell, Some((slot, held.group())), cancel, stdout).await?;
+    let used = held.end().await?;
+    ended.outcome(bytes_in, used, slot.version())
+}
+
+/// A launcher that is gone, and what is known of it.
+struct Ended {
+    status: ExitStatus,
+    stdout: Captured,
+    stderr: Stderr,
+    report: Option<Report>,
+    /// Why this side ended the cell, if it did.
+    why: Option<End>,
+}
+
+async fn attend(
+    cell: &Cell,
+    slot: Option<(&Slot, Option<PathBuf>)>,
+    cancel: &CancellationToken,
+    stdout: Stdout,
+) -> Result<Ended, CellError> {
+    let (mut child, control) = spawn(cell, slot).await.map_err(CellError::Spawn)?;
     let missing = || CellError::Spawn(io::ErrorKind::BrokenPipe.into());
     let out = child.stdout.take().ok_or_else(missing)?;
     let err = child.stderr.take().ok_or_else(missing)?;
@@ -218,15 +247,12 @@ pub async fn run(
     let wall = Duration::from_secs(cell.limits.wall_secs).saturating_add(GRACE);
     let (now, mut lifeline, mut why) = (Instant::now(), Some(lifeline), None);
     let mut deadline = now.checked_add(wall).unwrap_or(now);
+    let mut stalled = std::pin::pin!(stall(cell));
     let (stdout, stderr, report) = loop {
-        tokio::select! {
+        let asked = tokio::select! {
             read = &mut readers => break read,
-            () = cancel.cancelled(), if lifeline.is_some() => {
-                // Closing our half is the request; the report still comes back.
-                drop(lifeline.take());
-                why = Some(End::Cancelled);
-                deadline = deadline.min(Instant::now() + GRACE);
-            }
+            () = cancel.cancelled(), if lifeline.is_some() => End::Cancelled,
+            () = &mut stalled, if lifeline.is_some() => End::Stalled,
             () = sleep_until(deadline) => {
                 why = why.or(Some(End::WallClock));
                 stop.cancel();
@@ -234,23 +260,45 @@ pub async fn run(
                 // With the cell dead, all pipes end.
                 break timeout(GRACE, readers).await.unwrap_or_default();
             }
-        }
+        };
+        // Closing our half is the request; the report still comes back.
+        drop(lifeline.take());
+        why = Some(asked);
+        deadline = deadline.min(Instant::now() + GRACE);
     };
-    finish(child, stdout, stderr, report, why, bytes_in).await
+    let waited = timeout(GRACE, child.wait()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+    Ok(Ended { status: waited.map_err(CellError::Wait)?, stdout, stderr, report, why })
 }
 
-fn spawn(cell: &Cell) -> io::Result<(Child, UnixStream)> {
+/// Returns when the payload has not got on for the limit's time; never where nobody would say so.
+async fn stall(cell: &Cell) {
+    let Some(pulse) = &cell.pulse else { return std::future::pending().await };
+    let patience = Duration::from_secs(cell.limits.stall_secs);
+    while timeout(patience, pulse.notified()).await.is_ok() {}
+}
+
+async fn spawn(
+    cell: &Cell,
+    slot: Option<(&Slot, Option<PathBuf>)>,
+) -> io::Result<(Child, UnixStream)> {
     // The far end becomes the launcher's standard input; all else is close-on-exec, so no other child holds it.
     let (near, far) = StdUnixStream::pair()?;
     near.set_nonblocking(true)?;
-    let child = Command::new(&cell.launcher)
-        .args(cell.plan().render())
-        .env_clear()
+    let (slot, group) = slot.unzip();
+    let mut command = Command::new(&cell.launcher);
+    if !cell.layers_off.contains(&Layer::Spawn) {
+        command.env_clear();
+    }
+    command
+        .args(cell.plan(group.flatten()).render())
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(far)))
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    let child = match slot {
+        Some(slot) => slot.spawn(command).await?,
+        None => command.spawn()?,
+    };
     Ok((child, UnixStream::from_std(near)?))
 }
 
@@ -260,51 +308,39 @@ async fn read_report(from: impl tokio::io::AsyncRead + Unpin) -> Option<Report> 
     serde_json::from_slice(&line).ok()
 }
 
-async fn finish(
-    mut child: Child,
-    stdout: Captured,
-    stderr: Stderr,
-    report: Option<Report>,
-    ours: Option<End>,
-    bytes_in: u64,
-) -> Result<Outcome, CellError> {
-    use std::os::unix::process::ExitStatusExt;
-    let waited = timeout(GRACE, child.wait()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
-    let status = waited.map_err(CellError::Wait)?;
-    let Some(report) = report else {
+impl Ended {
+    fn outcome(
+        self,
+        bytes_in: u64,
+        used: Used,
+        cgroup: Option<CgroupVersion>,
+    ) -> Result<Outcome, CellError> {
+        use std::os::unix::process::ExitStatusExt;
+        let Self { status, stdout, stderr, report, why } = self;
         let (code, signal) = (status.code(), status.signal());
-        let Some(end) = ours else { return Err(CellError::NoReport { code, signal }) };
-        let (profile_hash, degraded) = (String::new(), Vec::new());
-        let (cpu_ms, max_rss_bytes, wall_ms, landlock_abi) = (0, 0, 0, 0);
-        return Ok(Outcome {
+        // The launcher is small, and the last of the group that the kernel kills; but it may.
+        let why = why.or_else(|| (used.oom_kills > 0).then_some(End::Memory));
+        let end = match (&report, why) {
+            (Some(Report { end: End::Cancelled, .. }) | None, Some(why)) => why,
+            (Some(report), _) => used.name(report.end.clone()),
+            (None, None) => return Err(CellError::NoReport { code, signal }),
+        };
+        let report = report.unwrap_or_else(|| Report::refused(String::new()));
+        let max_rss_bytes = report.max_rss_kib.saturating_mul(1024);
+        Ok(Outcome {
             end,
-            cpu_ms,
-            max_rss_bytes,
-            wall_ms,
+            cpu_ms: report.cpu_ms.max(used.cpu_ms.unwrap_or(0)),
+            max_rss_bytes: used.memory_peak.unwrap_or(max_rss_bytes),
+            wall_ms: report.wall_ms,
             bytes_in,
-            bytes_out: 0,
-            violation: None,
-            cgroup: None,
-            profile_hash,
-            landlock_abi,
-            degraded,
+            bytes_out: report.bytes_out,
+            violation: report.violation,
+            cgroup,
+            profile_hash: report.profile_hash,
+            landlock_abi: report.landlock_abi,
+            degraded: report.degraded,
             stderr,
             stdout,
-        });
-    };
-    Ok(Outcome {
-        end: report.end,
-        cpu_ms: report.cpu_ms,
-        max_rss_bytes: report.max_rss_kib.saturating_mul(1024),
-        wall_ms: report.wall_ms,
-        bytes_in,
-        bytes_out: report.bytes_out,
-        violation: report.violation,
-        cgroup: None,
-        profile_hash: report.profile_hash,
-        landlock_abi: report.landlock_abi,
-        degraded: report.degraded,
-        stderr,
-        stdout,
-    })
+        })
+    }
 }

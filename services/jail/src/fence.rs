@@ -31,10 +31,11 @@ pub(crate) enum FenceError {
     Partly,
 }
 
-/// Fences the calling process and all its children in. `executable` and its `interpreter` are the only files that can
-/// be executed; `writable_out` says that there is an output folder.
+/// Fences the calling process and all its children in. `top` is the cell's root, `executable` and its `interpreter` are
+/// the only files that can be executed; `writable_out` says that there is an output folder.
 pub(crate) fn raise(
     abi: u32,
+    top: &Path,
     executable: &Path,
     interpreter: Option<&Path>,
     writable_out: bool,
@@ -62,12 +63,13 @@ pub(crate) fn raise(
     for file in [Some(executable), interpreter].into_iter().flatten() {
         rules = allow(rules, file, AccessFs::ReadFile | AccessFs::Execute)?;
     }
-    rules = allow(rules, Path::new(IN), read)?;
-    rules = allow(rules, Path::new(TMP), write | AccessFs::RemoveFile)?;
+    let beneath = |folder: &str| top.join(folder.trim_start_matches('/'));
+    rules = allow(rules, &beneath(IN), read)?;
+    rules = allow(rules, &beneath(TMP), write | AccessFs::RemoveFile)?;
     if writable_out {
         // Nothing is removed or replaced here: a file that is open and has no name fills the disk, and the tally of
         // the folder does not see it. Scratch files belong into /tmp, which is a file system with a size.
-        rules = allow(rules, Path::new(OUT), write)?;
+        rules = allow(rules, &beneath(OUT), write)?;
     }
     let status = rules.restrict_self()?;
     if status.ruleset == RulesetStatus::FullyEnforced { Ok(()) } else { Err(FenceError::Partly) }

@@ -13,11 +13,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, write};
 use rustix::process::{
-    DumpableBehavior, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open,
-    pidfd_send_signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid,
+    DumpableBehavior, Resource, Rlimit, Signal, getrlimit, pidfd_send_signal,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid,
 };
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
+    clear_ambient_capability_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
     set_no_new_privs,
 };
@@ -27,9 +28,10 @@ use crate::fence::FenceError;
 use crate::layers::{Layer, Offered};
 use crate::limits::{CPU_HARD_EXTRA_SECS, CellLimits, STACK_BYTES};
 use crate::mounts::{self, MountError, Tree};
-use crate::plan::Plan;
+use crate::namespaces::NamespaceError;
+use crate::plan::{Identity, Plan};
 use crate::profile::{EXEC_FD, Filters};
-use crate::{elf, fence, sys};
+use crate::{elf, fence, namespaces, sys};
 
 /// The exit code of a process that could not become, or wait for, the payload.
 pub(crate) const REFUSED: u8 = 125;
@@ -48,6 +50,8 @@ pub(crate) enum InsideError {
     Detach(#[source] Errno),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    Namespaces(#[from] NamespaceError),
     #[error("cannot open the payload in the cell: is it part of this root folder")]
     Payload(#[source] io::Error),
     #[error("descriptor {EXEC_FD} is taken")]
@@ -103,6 +107,8 @@ pub(crate) enum Note {
     Refused(String),
     /// Its wait status.
     Ended(i32),
+    /// It was killed for a named call of this number.
+    Violated(u32),
 }
 
 impl Note {
@@ -114,6 +120,7 @@ impl Note {
                 Some(Self::Refused(String::from_utf8_lossy(text).into_owned()))
             }
             (b'S', status) => Some(Self::Ended(i32::from_le_bytes(status.try_into().ok()?))),
+            (b'V', call) => Some(Self::Violated(u32::from_le_bytes(call.try_into().ok()?))),
             _ => None,
         }
     }
@@ -122,6 +129,7 @@ impl Note {
         let mut bytes = match self {
             Self::Refused(text) => [b"R", text.as_bytes()].concat(),
             Self::Ended(status) => [b"S".as_slice(), &status.to_le_bytes()].concat(),
+            Self::Violated(call) => [b"V".as_slice(), &call.to_le_bytes()].concat(),
         };
         bytes.truncate(NOTE_BYTES_MAX);
         if matches!(self, Self::Refused(_)) {
@@ -149,45 +157,48 @@ pub(crate) fn run(inside: Inside<'_>) -> ! {
 
 fn start(mut inside: Inside<'_>) -> Result<std::convert::Infallible, InsideError> {
     follow_launcher(inside.leash.as_fd())?;
+    // Rust's handlers too: what has none in process 1, nobody in the cell can send it.
+    sys::default_signals();
     rustix::stdio::dup2_stdin(inside.null).map_err(InsideError::Detach)?;
     setsid().map_err(InsideError::Detach)?;
     let (plan, off) = (inside.plan, inside.off);
 
+    namespaces::enter_groups()?;
     mounts::make_private()?;
     let tree = match inside.tree.take() {
         Some(tree) => tree,
         None => Tree::detach(plan, off)?,
     };
-    tree.enter(&plan.root, plan.limits.tmp_bytes)?;
+    tree.enter(&plan.root, plan.limits.tmp_bytes, off)?;
     rustix::system::sethostname(b"cell").map_err(InsideError::Detach)?;
 
-    let path = Path::new(plan.argv.first().ok_or(InsideError::Argument)?);
+    let top = mounts::top(&plan.root, off);
+    let program = Path::new(plan.argv.first().ok_or(InsideError::Argument)?);
+    let path = &top.join(program.strip_prefix("/").unwrap_or(program));
     let interpreter = elf::interpreter(path).map_err(InsideError::Payload)?;
     let executable = executable(path)?;
 
-    drop_capabilities()?;
-    set_no_new_privs(true).map_err(InsideError::NoNewPrivs)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(InsideError::Dumpable)?;
+    give_up_rights(plan.identity, off)?;
     if !off.contains(&Layer::Mdwe) {
         sys::refuse_writable_code().map_err(InsideError::Mdwe)?;
     }
     if !off.contains(&Layer::Landlock) {
         let abi = inside.offered.landlock_abi;
-        fence::raise(abi, path, interpreter.as_deref(), plan.out_dir.is_some())?;
+        fence::raise(abi, top, path, interpreter.as_deref(), plan.out_dir.is_some())?;
     }
 
     let seccomp = !off.contains(&Layer::Seccomp);
-    let execs = seccomp.then(sys::ask_before_exec).transpose().map_err(InsideError::Listen)?;
-    match sys::fork().map_err(InsideError::Fork)? {
+    let calls = seccomp.then(|| sys::listen(inside.filters.watch));
+    let calls = calls.transpose().map_err(InsideError::Listen)?;
+    match sys::fork_watched().map_err(InsideError::Fork)? {
         None => become_payload(&inside, &executable),
-        Some(payload) => {
+        Some((number, payload)) => {
             drop(executable);
-            let payload = pidfd_open(payload, PidfdFlags::empty()).map_err(InsideError::Watch)?;
-            if let Some(execs) = &execs {
-                let_it_start(&payload, &inside.leash, execs)?;
+            if let Some(calls) = &calls {
+                let_it_start(&payload, &inside.leash, calls)?;
                 sys::add_filter(inside.filters.init).map_err(InsideError::Filter)?;
             }
-            wait_for_payload(&payload, &inside.leash, execs.as_ref(), &inside.notes)
+            wait_for_payload((&payload, number), &inside.leash, calls.as_ref(), &inside.notes)
         }
     }
 }
@@ -208,6 +219,40 @@ fn executable(path: &Path) -> Result<OwnedFd, InsideError> {
     let file = open(path, flags, Mode::empty()).map_err(failed)?;
     let numbered = fcntl_dupfd_cloexec(&file, EXEC_FD).map_err(failed)?;
     if numbered.as_raw_fd() == EXEC_FD { Ok(numbered) } else { Err(InsideError::ExecFd) }
+}
+
+fn give_up_rights(identity: Identity, off: &[Layer]) -> Result<(), InsideError> {
+    if off.contains(&Layer::UserNamespace) {
+        namespaces::become_late(identity, off)?;
+    }
+    if off.contains(&Layer::Capabilities) {
+        keep_capabilities()?;
+    } else {
+        drop_capabilities()?;
+    }
+    // The two filters cannot be added without this.
+    let needed = [Layer::Seccomp, Layer::Landlock, Layer::NoNewPrivs];
+    if needed.iter().any(|layer| !off.contains(layer)) {
+        set_no_new_privs(true).map_err(InsideError::NoNewPrivs)?;
+    }
+    let hidden = !off.contains(&Layer::Hidden);
+    let behavior = if hidden { DumpableBehavior::NotDumpable } else { DumpableBehavior::Dumpable };
+    set_dumpable_behavior(behavior).map_err(InsideError::Dumpable)
+}
+
+/// With that layer switched off: the payload gets every capability that process 1 has.
+fn keep_capabilities() -> Result<(), InsideError> {
+    let failed = InsideError::Capabilities;
+    let held = capabilities(None).map_err(failed)?.permitted;
+    let sets = CapabilitySets { effective: held, permitted: held, inheritable: held };
+    set_capabilities(None, sets).map_err(failed)?;
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        if held.contains(one) {
+            configure_capability_in_ambient_set(one, true).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Empties every capability set, and makes sure that no exec and no change of user id could fill one again.
@@ -268,30 +313,47 @@ fn become_payload(
     let argv: Result<Vec<CString>, _> =
         inside.plan.argv.iter().map(|arg| CString::new(arg.as_bytes())).collect();
     let argv = argv.map_err(|_| InsideError::Argument)?;
-    let environment = [c"LC_ALL=C".to_owned()];
-    set_limits(&inside.plan.limits)?;
-    sys::default_signals();
+    let environment = environment(inside.off);
+    if !inside.off.contains(&Layer::Limits) {
+        set_limits(&inside.plan.limits)?;
+    }
     if !inside.off.contains(&Layer::Seccomp) {
         sys::add_filter(inside.filters.payload).map_err(InsideError::Filter)?;
     }
     Err(InsideError::Exec(sys::exec(executable.as_fd(), &argv, &environment)))
 }
 
+/// A constant: the launcher's own is the payload's only with that layer switched off.
+fn environment(off: &[Layer]) -> Vec<CString> {
+    if !off.contains(&Layer::Environment) {
+        return vec![c"LC_ALL=C".to_owned()];
+    }
+    let entries = std::env::vars_os();
+    let text = entries.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+    text.filter_map(|entry| CString::new(entry).ok()).collect()
+}
+
 /// Lets the payload's first exec go on. Returns too when there will be none: who waits next sees why.
-fn let_it_start(payload: &OwnedFd, leash: &OwnedFd, execs: &OwnedFd) -> Result<(), InsideError> {
+fn let_it_start(payload: &OwnedFd, leash: &OwnedFd, calls: &OwnedFd) -> Result<(), InsideError> {
     let mut fds = [
-        PollFd::new(execs, PollFlags::IN),
+        PollFd::new(calls, PollFlags::IN),
         PollFd::new(payload, PollFlags::IN),
         PollFd::new(leash, PollFlags::empty()),
     ];
     poll(&mut fds, None).map_err(InsideError::Watch)?;
-    match fds.map(|fd| !fd.revents().is_empty()) {
-        [true, false, false] => match sys::let_exec(execs.as_fd()) {
-            // Killed while it waited.
-            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
-            other => other.map_err(InsideError::Listen),
-        },
-        _ => Ok(()),
+    if fds.map(|fd| !fd.revents().is_empty()) != [true, false, false] {
+        return Ok(());
+    }
+    let first = sys::asked(calls.as_fd());
+    let answered = first.and_then(|asked| match asked.is_exec() {
+        true => sys::let_go_on(calls.as_fd(), asked),
+        // Until its exec the payload is this program, which makes no other such call.
+        false => Err(io::ErrorKind::InvalidData.into()),
+    });
+    match answered {
+        // Killed while it waited.
+        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+        other => other.map_err(InsideError::Listen),
     }
 }
 
@@ -300,33 +362,35 @@ fn let_it_start(payload: &OwnedFd, leash: &OwnedFd, execs: &OwnedFd) -> Result<(
 /// The launcher ends a cell by letting go of the leash, and not by killing this process: the kernel adds up the time
 /// and memory of a child only if its parent lives to reap it.
 ///
-/// A second exec waits at `execs` for an answer that never comes, and the payload is told of as ended by its filter:
-/// that filter sees descriptor numbers but no paths, and an absolute path makes the kernel ignore the descriptor.
+/// A named call, or a second exec, waits at `calls` for an answer that never comes: the filter that is added before
+/// this allows reading the question and forbids answering. The payload dies while it waits, with all its threads. A
+/// call that a signal interrupts before it was read has not happened, and counts all the same.
 fn wait_for_payload(
-    payload: &OwnedFd,
+    (payload, number): (&OwnedFd, i32),
     leash: &OwnedFd,
-    execs: Option<&OwnedFd>,
+    calls: Option<&OwnedFd>,
     notes: &OwnedFd,
 ) -> ! {
-    /// This process is 1 and its only child is the next.
-    const PAYLOAD: i32 = 2;
     let mut fds = [
         PollFd::new(payload, PollFlags::IN),
         PollFd::new(leash, PollFlags::empty()),
-        PollFd::new(execs.unwrap_or(leash), PollFlags::IN),
+        PollFd::new(calls.unwrap_or(leash), PollFlags::IN),
     ];
-    let watched = if execs.is_some() { &mut fds[..] } else { &mut fds[..2] };
+    let watched = if calls.is_some() { &mut fds[..] } else { &mut fds[..2] };
     // Any signal or error counts as "let go": the payload must not outlive the watch.
     let failed = poll(watched, None).is_err();
-    let [ended, let_go, again] = fds.map(|fd| !fd.revents().is_empty());
+    let [ended, let_go, asks] = fds.map(|fd| !fd.revents().is_empty());
+    let mut refused = None;
     if failed || !ended {
+        if let Some(calls) = calls.filter(|_| asks && !failed && !let_go) {
+            refused = Some(sys::asked(calls.as_fd()).map_or(u32::MAX, |asked| asked.call));
+        }
         pidfd_send_signal(payload, Signal::KILL).ok();
     }
-    let forbidden = !failed && !ended && !let_go && again;
     while let Ok((pid, status)) = sys::reap_any() {
-        if pid == PAYLOAD {
-            let status = if forbidden { Signal::SYS.as_raw() } else { status };
-            Note::Ended(status).send(notes);
+        if pid == number {
+            let note = refused.map_or(Note::Ended(status), Note::Violated);
+            note.send(notes);
             break;
         }
     }
@@ -348,6 +412,8 @@ mod tests {
         check(b"S\x09\0\0\0", Some(Note::Ended(9)));
         check(b"Rno\0", Some(Note::Refused("no".to_owned())));
         check(b"Rno\0S\0\x7d\0\0", Some(Note::Refused("no".to_owned())));
+        check(b"V\x29\0\0\0", Some(Note::Violated(41)));
+        check(b"V\x29", None);
         check(b"x", None);
     }
 }

@@ -1,8 +1,8 @@
 //! The launcher: one plan in, one cell, one report out.
 //!
 //! Usage: `hotcell-jail --root DIR --profile probe|transcode [--in FILE]... [--out DIR] [--uid N --gid N]
-//! [--LIMIT N]... [--layer-off NAME]... [--degraded] -- /bin/PROGRAM ARGS...`, or `hotcell-jail --preflight`.
-//! Standard input is the control socket: the report is written to it, and when the other side closes it, or half of
+//! [--LIMIT N]... [--cgroup DIR] [--layer-off NAME]... [--degraded] -- /bin/PROGRAM ARGS...`, or
+//! `hotcell-jail --preflight`. Standard input is the control socket: the report is written to it, and when the other side closes it, or half of
 //! it, the cell dies. The payload never sees it. Exit code: the payload's, 128 + its signal, 125 when nothing was
 //! started, 124 for the wall clock, 123 when cancelled, 122 when the output folder is full. The supervisor, which keeps
 //! the cell's group and the clock of progress, makes of 123 and of the payload's end what it alone knows: stalled, out
@@ -13,8 +13,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, PipeWriter, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,11 @@ use crate::limits::CellLimits;
 use crate::mounts::{MountError, Tree};
 use crate::namespaces::{self, NamespaceError};
 use crate::plan::{Plan, PlanError};
-use crate::profile::{EXEC_FD, ProfileError};
+use crate::profile::{EXEC_FD, Filters, ProfileError, UNKNOWN};
 use crate::report::{End, Report};
 use crate::sys::{self, Reaped};
 use crate::tally::Tally;
+use crate::variant;
 
 /// Exit code when the wall clock ended the cell; timeout(1) uses the same.
 const WALL_CLOCK: u8 = 124;
@@ -75,6 +77,13 @@ enum Refusal {
     Mount(#[from] MountError),
     #[error("cannot open the output folder")]
     Output(#[source] Errno),
+    #[error("cannot open the cell's control group")]
+    Group(#[source] Errno),
+    #[error(
+        "cannot start process 1 in the cell's control group: start the supervisor in a group beside it that is owned by \
+         the cell's user"
+    )]
+    StartInGroup(#[source] io::Error),
     #[error("cannot start process 1 of the cell")]
     Start(#[source] io::Error),
     #[error("cannot watch process 1 of the cell")]
@@ -97,24 +106,24 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
 /// The whole program: `args` without the program's own name; returns the exit code.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    run(args, None)
+}
+
+/// With the filters of the plan's profile, or with a test's.
+pub(crate) fn run(
+    args: impl IntoIterator<Item = OsString>,
+    variant: Option<&'static Filters>,
+) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     if args == ["--preflight"] {
         return crate::preflight::answer();
     }
     let started = Instant::now();
-    let report = match launch(args) {
+    let report = match launch(args, variant) {
         Ok(report) => report,
-        Err(refusal) => Report {
-            end: End::LauncherRefused(sentence(&refusal)),
-            cpu_ms: 0,
-            max_rss_kib: 0,
-            wall_ms: ms(started.elapsed()),
-            bytes_out: 0,
-            violation: None,
-            profile_hash: String::new(),
-            landlock_abi: 0,
-            degraded: Vec::new(),
-        },
+        Err(refusal) => {
+            Report { wall_ms: ms(started.elapsed()), ..Report::refused(sentence(&refusal)) }
+        }
     };
     if let End::LauncherRefused(why) = &report.end {
         // If standard error is closed there is nobody to tell; the exit code still says it.
@@ -151,13 +160,15 @@ fn tell(report: &Report) {
     }
 }
 
-fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
+fn launch(args: Vec<OsString>, variant: Option<&'static Filters>) -> Result<Report, Refusal> {
     let plan = Plan::parse(args)?;
-    sys::close_on_exec_from(3).map_err(Refusal::Descriptors)?;
+    if !plan.layers_off.contains(&Layer::Descriptors) {
+        sys::close_on_exec_from(3).map_err(Refusal::Descriptors)?;
+    }
     umask(Mode::from_raw_mode(0o077));
-    let offered = Offered::here();
+    let offered = Offered::here(plan.degraded.then_some(plan.identity));
     let off = decide(offered, &plan.layers_off, plan.degraded)?;
-    let filters = plan.profile.filters()?;
+    let filters = variant.map_or_else(|| plan.profile.filters(), Ok)?;
     make_room_for_exec_fd()?;
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let null = null.map_err(Refusal::Null)?;
@@ -166,14 +177,18 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     let tree =
         if rustix::process::geteuid().is_root() { Some(Tree::detach(&plan, &off)?) } else { None };
     let CellLimits { output_bytes, files, .. } = plan.limits;
-    let tally = plan.out_dir.as_ref().map(|out| Tally::open(out, output_bytes, files));
+    let watched = !off.contains(&Layer::Watch);
+    let counted = plan.out_dir.as_ref().filter(|_| watched);
+    let tally = counted.map(|out| Tally::open(out, output_bytes, files));
     let tally = tally.transpose().map_err(Refusal::Output)?;
-    namespaces::enter(plan.identity, !off.contains(&Layer::Network))?;
+    let group = plan.cgroup.as_deref().map(open_group).transpose().map_err(Refusal::Group)?;
+    prefer_in_oom();
+    namespaces::enter(plan.identity, &off)?;
 
     let (reader, notes) = io::pipe().map_err(Refusal::Start)?;
     let (leash, hand) = io::pipe().map_err(Refusal::Start)?;
     let start = Instant::now();
-    let Some(pid) = sys::fork().map_err(Refusal::Start)? else {
+    let Some(pid) = start_first(group.as_ref())? else {
         drop((reader, hand));
         let (notes, leash) = (notes.into(), leash.into());
         let (plan, off, null) = (&plan, off.as_slice(), &null);
@@ -181,6 +196,7 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     };
     drop((notes, leash, tree));
     let deadline = start.checked_add(Duration::from_secs(plan.limits.wall_secs));
+    let deadline = deadline.filter(|_| watched);
     let cut = watch(pid, deadline, tally.as_ref(), hand)?;
     let reaped = sys::reap(pid).map_err(Refusal::Reap)?;
     let wall_ms = ms(start.elapsed());
@@ -189,12 +205,17 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
     let mut bytes = Vec::new();
     reader.take(8192).read_to_end(&mut bytes).map_err(Refusal::Reap)?;
     let Reaped { status, cpu_ms, max_rss_kib } = reaped;
-    let mut end = end(cut, Note::parse(&bytes), status);
+    let note = Note::parse(&bytes);
+    let refused = match &note {
+        Some(Note::Violated(call)) => filters.name(*call),
+        _ => UNKNOWN,
+    };
+    let mut end = end(cut, note, status);
     let (bytes_out, over) = tally.as_ref().map_or((0, false), last_count);
     if over && matches!(end, End::Exited(_)) {
         end = End::OutputLimit;
     }
-    let violation = (end == End::Signaled(Signal::SYS.as_raw())).then(|| "unknown".to_owned());
+    let violation = (end == End::Signaled(Signal::SYS.as_raw())).then(|| refused.to_owned());
     Ok(Report {
         end,
         cpu_ms,
@@ -202,25 +223,55 @@ fn launch(args: Vec<OsString>) -> Result<Report, Refusal> {
         wall_ms,
         bytes_out,
         violation,
-        profile_hash: plan.profile.hash(),
+        profile_hash: match variant {
+            Some(_) => variant::HASH.to_owned(),
+            None => plan.profile.hash(),
+        },
         landlock_abi: offered.landlock_abi,
         degraded: off,
     })
 }
 
+/// Before the namespaces: afterwards the path may lead nowhere.
+fn open_group(dir: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open(dir, flags, Mode::empty())
+}
+
+fn start_first(group: Option<&OwnedFd>) -> Result<Option<Pid>, Refusal> {
+    match group {
+        Some(group) => sys::fork_into(group.as_fd()).map_err(Refusal::StartInGroup),
+        None => sys::fork().map_err(Refusal::Start),
+    }
+}
+
+/// A host that runs out of memory shall kill a cell, and nothing that other jobs need. Best effort: without it, the
+/// kernel goes by size.
+fn prefer_in_oom() {
+    drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
+}
+
 /// `cut` says that we ended the cell; a payload that ended by itself just before keeps its own end.
 fn end(cut: Option<End>, note: Option<Note>, init: ExitStatus) -> End {
     match (note, cut) {
+        // It did what it may not: nothing that it said counts.
+        (_, _) if init.signal() == Some(Signal::SYS.as_raw()) => broke(init),
         (Some(Note::Refused(why)), None) => End::LauncherRefused(why),
         // Let go while it was still starting.
         (Some(Note::Refused(_)), Some(cut)) => cut,
         (Some(Note::Ended(raw)), Some(cut)) if raw == Signal::KILL.as_raw() => cut,
         (Some(Note::Ended(raw)), _) => ended(ExitStatus::from_raw(raw)),
+        // As if the profile's default had ended it: SIGSYS is the end of every refused call.
+        (Some(Note::Violated(_)), _) => End::Signaled(Signal::SYS.as_raw()),
         (None, Some(cut)) => cut,
         // Somebody outside killed process 1, for example for memory.
         (None, None) if init.signal() == Some(Signal::KILL.as_raw()) => ended(init),
-        (None, None) => End::LauncherRefused(format!("process 1 of the cell broke: {init}")),
+        (None, None) => broke(init),
     }
+}
+
+fn broke(init: ExitStatus) -> End {
+    End::LauncherRefused(format!("process 1 of the cell broke: {init}"))
 }
 
 fn ended(status: ExitStatus) -> End {

@@ -27,6 +27,13 @@ pub(crate) const IN: &str = "/in";
 /// Where the payload may leave scratch files.
 pub(crate) const TMP: &str = "/tmp";
 
+/// On every mount of the cell.
+const FIXED: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+/// On those whose content the payload, or whoever sent the job, chooses.
+const DATA: MountAttrFlags =
+    FIXED.union(MountAttrFlags::MOUNT_ATTR_NOEXEC).union(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW);
+
 #[derive(Debug, Error)]
 pub(crate) enum MountError {
     #[error("cannot take {0:?} into the cell")]
@@ -55,8 +62,9 @@ impl Tree {
     /// Takes every source, restricted, out of the tree that this process sees.
     pub(crate) fn detach(plan: &Plan, off: &[Layer]) -> Result<Self, MountError> {
         use MountAttrFlags as Attr;
-        let fixed = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
-        let data = fixed | Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_NOSYMFOLLOW;
+        let flags = !off.contains(&Layer::MountFlags);
+        let fixed = if flags { FIXED } else { Attr::empty() };
+        let data = if flags { DATA } else { Attr::empty() };
         let read_only = Attr::MOUNT_ATTR_RDONLY;
         let root = if off.contains(&Layer::ReadOnly) { fixed } else { fixed | read_only };
         let mut beneath = Vec::new();
@@ -71,19 +79,32 @@ impl Tree {
     }
 
     /// Builds the cell's tree over `root` (its own path on the host), makes it `/` and forgets the host's.
-    pub(crate) fn enter(self, root: &Path, tmp_bytes: u64) -> Result<(), MountError> {
+    pub(crate) fn enter(
+        self,
+        root: &Path,
+        tmp_bytes: u64,
+        off: &[Layer],
+    ) -> Result<(), MountError> {
         let place = |path: &str| root.join(path.trim_start_matches('/'));
         attach(&self.root, root)?;
         for (mount, path) in &self.beneath {
             attach(mount, &place(path))?;
         }
-        attach(&tmpfs(tmp_bytes).map_err(MountError::Tmp)?, &place(TMP))?;
+        attach(&tmpfs(tmp_bytes, off).map_err(MountError::Tmp)?, &place(TMP))?;
+        if off.contains(&Layer::Root) {
+            return chdir(root).map_err(MountError::Pivot);
+        }
         chdir(root)
             .and_then(|()| pivot_root(".", "."))
             .and_then(|()| unmount(".", UnmountFlags::DETACH))
             .and_then(|()| chdir("/"))
             .map_err(MountError::Pivot)
     }
+}
+
+/// What `/` of the cell is called within it: another name than `/` only while the host's tree is still there.
+pub(crate) fn top<'a>(root: &'a Path, off: &[Layer]) -> &'a Path {
+    if off.contains(&Layer::Root) { root } else { Path::new("/") }
 }
 
 /// Nothing that is mounted from here on can show up outside, nor the other way round.
@@ -113,17 +134,17 @@ fn attach(mount: &OwnedFd, place: &Path) -> Result<(), MountError> {
         .map_err(|errno| MountError::Attach(place.to_owned(), errno))
 }
 
-fn tmpfs(bytes: u64) -> Result<OwnedFd, Errno> {
+fn tmpfs(bytes: u64, off: &[Layer]) -> Result<OwnedFd, Errno> {
     // A tmpfs of size 0 is unlimited, so nothing below one page is asked for.
     let size = bytes.max(4096).to_string();
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "size", size.as_str())?;
-    fsconfig_set_string(context.as_fd(), "nr_inodes", TMP_FILES_MAX.to_string().as_str())?;
+    if !off.contains(&Layer::Limits) {
+        fsconfig_set_string(context.as_fd(), "size", size.as_str())?;
+        fsconfig_set_string(context.as_fd(), "nr_inodes", TMP_FILES_MAX.to_string().as_str())?;
+    }
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC
-        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
+    let flags = !off.contains(&Layer::MountFlags);
+    let attributes = if flags { DATA } else { MountAttrFlags::empty() };
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

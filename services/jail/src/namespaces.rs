@@ -1,4 +1,5 @@
-//! Leaving the host's view of the world: user, mount, network, process, IPC, host name and cgroup namespaces.
+//! Leaving the host's view of the world: user, mount, network, process, IPC and host name namespaces, and for process 1
+//! that of control groups.
 //!
 //! Promises: afterwards this process is one unprivileged user on the host. Refuses to run as root's user id, or as
 //! somebody whom it cannot become.
@@ -9,10 +10,12 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
 use rustix::thread::{
-    Gid, Uid, UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    Gid, Uid, UnshareFlags, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 use thiserror::Error;
 
+use crate::layers::Layer;
 use crate::plan::Identity;
 use crate::sys;
 
@@ -43,25 +46,21 @@ pub(crate) enum NamespaceError {
     Map(#[source] io::Error),
 }
 
-/// Becomes `identity` for good, then enters new namespaces. `network` is false only with that layer switched off.
-pub(crate) fn enter(identity: Identity, network: bool) -> Result<(), NamespaceError> {
+/// Becomes `identity` for good, then enters new namespaces, without those that are switched off.
+pub(crate) fn enter(identity: Identity, off: &[Layer]) -> Result<(), NamespaceError> {
     let Identity { uid, gid } = identity;
-    if uid == 0 || gid == 0 {
+    if (uid == 0 || gid == 0) && !off.contains(&Layer::User) {
         return Err(NamespaceError::Root);
+    }
+    let flags = flags(off);
+    if !flags.contains(UnshareFlags::NEWUSER) {
+        // Only root can; process 1 becomes `identity` once it has mounted everything.
+        return sys::unshare(flags).map_err(NamespaceError::Unshare);
     }
     if geteuid().is_root() {
         drop_root(Uid::from_raw(uid), Gid::from_raw(gid)).map_err(NamespaceError::Become)?;
     } else if (geteuid().as_raw(), getegid().as_raw()) != (uid, gid) {
         return Err(NamespaceError::NotOurs);
-    }
-    let mut flags = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    if network {
-        flags |= UnshareFlags::NEWNET;
     }
     // A process that changed its user is not dumpable, and then may not write its own maps.
     set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(NamespaceError::Become)?;
@@ -71,6 +70,49 @@ pub(crate) fn enter(identity: Identity, network: bool) -> Result<(), NamespaceEr
     map("uid_map", format!("{INSIDE_ID} {uid} 1")).map_err(NamespaceError::Map)?;
     map("gid_map", format!("{INSIDE_ID} {gid} 1")).map_err(NamespaceError::Map)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(NamespaceError::Become)
+}
+
+fn flags(off: &[Layer]) -> UnshareFlags {
+    let switched = [
+        (Layer::UserNamespace, UnshareFlags::NEWUSER),
+        (Layer::Pid, UnshareFlags::NEWPID),
+        (Layer::Ipc, UnshareFlags::NEWIPC),
+        (Layer::Network, UnshareFlags::NEWNET),
+    ];
+    let always = UnshareFlags::NEWNS | UnshareFlags::NEWUTS;
+    let on = switched.into_iter().filter(|(layer, _)| !off.contains(layer));
+    on.fold(always, |flags, (_, flag)| flags | flag)
+}
+
+/// For process 1 of a cell without a user namespace: becomes `identity`.
+pub(crate) fn become_late(identity: Identity, off: &[Layer]) -> Result<(), NamespaceError> {
+    let keep = off.contains(&Layer::Capabilities);
+    set_keep_capabilities(keep).map_err(NamespaceError::Become)?;
+    drop_root(Uid::from_raw(identity.uid), Gid::from_raw(identity.gid))
+        .map_err(NamespaceError::Become)
+}
+
+/// Whether this host keeps ordinary users from user namespaces; tried in a process of its own. What else may be wrong
+/// is for [`enter`] to say.
+pub(crate) fn are_denied(identity: Identity) -> io::Result<bool> {
+    const DENIED: u8 = 2;
+    let Some(pid) = sys::fork()? else {
+        sys::exit_now(match enter(identity, &[]) {
+            Err(NamespaceError::Unshare(_)) => DENIED,
+            // AppArmor lets a process in, and takes its rights away.
+            Err(NamespaceError::Map(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                DENIED
+            }
+            _ => 0,
+        })
+    };
+    Ok(sys::reap(pid)?.status.code() == Some(DENIED.into()))
+}
+
+/// Makes the group that this process is in the root of what it can see. For process 1: with `nsdelegate`, the kernel
+/// lets nobody fork into a group that is not below the root of his own namespace.
+pub(crate) fn enter_groups() -> Result<(), NamespaceError> {
+    sys::unshare(UnshareFlags::NEWCGROUP).map_err(NamespaceError::Unshare)
 }
 
 /// Groups first: without root's user id they could not be dropped.

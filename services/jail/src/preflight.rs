@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::launcher::sentence;
-use crate::layers::{Offered, decide};
+use crate::layers::{Layer, Offered, Unfit};
 use crate::plan::Identity;
 use crate::profile::{Profile, ProfileError};
 use crate::{inside, namespaces, sys};
@@ -18,13 +18,24 @@ use crate::{inside, namespaces, sys};
 /// The answer is one line of JSON with at most one sentence in it.
 const ANSWER_BYTES_MAX: u64 = 4096;
 
-/// What this host offers to cells; all that is needed is there.
+/// What this host offers to cells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preflight {
     /// Release of the running kernel.
     pub kernel: String,
-    /// Layers, as the kernel reports them. Namespaces are not listed: without them there is no `Preflight`.
+    /// Layers, as the kernel reports them. Other namespaces are not listed: without them there is no `Preflight`.
     pub offered: Offered,
+    /// What it lacks; empty on a host that is fit. A cell starts without these only if it is degraded.
+    pub missing: Vec<Missing>,
+}
+
+/// A layer that a host lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The layer.
+    pub layer: Layer,
+    /// One sentence that says what to change.
+    pub change: String,
 }
 
 /// Why this host cannot run cells, or why nobody knows.
@@ -41,11 +52,25 @@ pub enum PreflightError {
     Answer(#[source] io::Error),
 }
 
-/// Asks the launcher, which tries everything and returns within milliseconds. Blocks; for start-up.
+/// Whether this host is fit: [`inspect`], and nothing is missing.
 ///
 /// # Errors
-/// [`PreflightError::Unfit`] with one sentence saying what to change; the others when the launcher itself is missing.
+/// As [`inspect`]; [`PreflightError::Unfit`] also for a layer that is missing.
 pub fn preflight(launcher: &Path) -> Result<Preflight, PreflightError> {
+    let found = inspect(launcher)?;
+    match found.missing.first() {
+        Some(missing) => Err(PreflightError::Unfit(missing.change.clone())),
+        None => Ok(found),
+    }
+}
+
+/// Asks the launcher, which tries everything and returns within milliseconds; for who may do without what is missing.
+/// Blocks; for start-up.
+///
+/// # Errors
+/// [`PreflightError::Unfit`] with one sentence saying what to change, when no cell can start here, not even a degraded
+/// one; the others when the launcher itself is missing.
+pub fn inspect(launcher: &Path) -> Result<Preflight, PreflightError> {
     let named = || launcher.display().to_string();
     let mut child = Command::new(launcher)
         .arg("--preflight")
@@ -68,7 +93,8 @@ pub fn preflight(launcher: &Path) -> Result<Preflight, PreflightError> {
 /// The launcher's side: prints the answer; returns the exit code.
 pub(crate) fn answer() -> u8 {
     let answer = try_all();
-    let code = if answer.is_ok() { 0 } else { inside::REFUSED };
+    let fit = answer.as_ref().is_ok_and(|found| found.missing.is_empty());
+    let code = if fit { 0 } else { inside::REFUSED };
     let line = serde_json::to_string(&answer).unwrap_or_default();
     match writeln!(io::stdout(), "{line}") {
         Ok(()) => code,
@@ -77,18 +103,48 @@ pub(crate) fn answer() -> u8 {
 }
 
 fn try_all() -> Result<Preflight, String> {
-    let offered = Offered::here();
-    decide(offered, &[], false).map_err(|unfit| sentence(&unfit))?;
+    let identity = Identity::for_this_process();
+    let offered = Offered::here(Some(identity));
     let compiles = |profile: Profile| profile.filters().map(|_| ());
     let compiled: Result<(), ProfileError> =
         compiles(Profile::Probe).and_then(|()| compiles(Profile::Transcode));
     compiled.map_err(|error| sentence(&error))?;
+    let missing = offered.missing();
+    let off: Vec<Layer> = missing.iter().map(|(layer, _)| *layer).collect();
     // This process has nothing to lose, so it enters the namespaces itself. A fork shows that process 1 can start.
-    namespaces::enter(Identity::for_this_process(), true).map_err(|error| sentence(&error))?;
+    namespaces::enter(identity, &off).map_err(|error| sentence(&error))?;
     match sys::fork().map_err(|error| sentence(&error))? {
-        None => sys::exit_now(0),
-        Some(pid) => sys::reap(pid).map_err(|error| sentence(&error))?,
-    };
+        None => sys::exit_now(u8::from(namespaces::enter_groups().is_err())),
+        Some(pid) => match sys::reap(pid).map_err(|error| sentence(&error))?.status.success() {
+            true => {}
+            false => {
+                return Err(
+                    "cgroup namespaces are not available: run Linux 4.6 or later".to_owned()
+                );
+            }
+        },
+    }
+    let change = |unfit: &Unfit| format!("{}{}", sentence(unfit), knobs(unfit));
+    let missing =
+        missing.iter().map(|(layer, unfit)| Missing { layer: *layer, change: change(unfit) });
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    Ok(Preflight { kernel, offered })
+    Ok(Preflight { kernel, offered, missing: missing.collect() })
+}
+
+/// Which setting of this host is at fault, where one can be read.
+fn knobs(unfit: &Unfit) -> String {
+    /// With the value that forbids.
+    const KNOBS: [(&str, &str); 3] = [
+        ("user/max_user_namespaces", "0"),
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ];
+    if *unfit != Unfit::UserNamespace {
+        return String::new();
+    }
+    let set = |(name, bad): &(&str, &str)| {
+        let value = std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        (value.trim() == *bad).then(|| format!(" (here {} is {bad})", name.replace('/', ".")))
+    };
+    KNOBS.iter().find_map(set).unwrap_or_default()
 }

@@ -110,15 +110,15 @@ async fn other_layers_hold_without_seccomp() {
 #[tokio::test]
 async fn exec_of_anything_else() {
     assert!(outside(&format!("exec {PROBE}")).status.success());
-    assert_eq!(inside("exec /bin/hotcell-cell-probe").await.0, Signaled(SIGSYS));
-    let end = inside_without("exec /bin/hotcell-cell-probe", &[Layer::Seccomp]).await;
+    assert_eq!(inside("exec /bin/hotcell-hostile").await.0, Signaled(SIGSYS));
+    let end = inside_without("exec /bin/hotcell-hostile", &[Layer::Seccomp]).await;
     assert_eq!(end, Exited(0), "with seccomp off it is the fenced program itself");
 }
 
 /// BRK-35: the launcher's exec is the only one, also by the very numbers that its filter allows.
 #[tokio::test]
 async fn exec_happens_once() {
-    let line = "exec_again /bin/hotcell-cell-probe";
+    let line = "exec_again /bin/hotcell-hostile";
     assert_eq!(inside_without(line, &[Layer::Seccomp]).await, Exited(0), "the attack");
     assert_eq!(inside(line).await.0, Signaled(SIGSYS));
     assert_eq!(inside("exec_again /lib64/ld-linux-x86-64.so.2").await.0, Signaled(SIGSYS));
@@ -153,7 +153,7 @@ async fn files_of_the_host() {
 #[tokio::test]
 async fn read_only_root() {
     const EROFS: &str = "refused errno=30\n";
-    for path in ["/x", "/etc/x", "/usr/x", "/bin/x", "/in/x", "/lib/x", "/bin/hotcell-cell-probe"] {
+    for path in ["/x", "/etc/x", "/usr/x", "/bin/x", "/in/x", "/lib/x", "/bin/hotcell-hostile"] {
         assert_eq!(inside(&format!("create {path}")).await, (Exited(1), EROFS.into()), "{path}");
     }
     assert_eq!(inside("create /tmp/x").await.0, Exited(0));
@@ -212,7 +212,7 @@ async fn secrets_of_the_parent() {
     let (cell, _out) = hostile("hold");
     let root = cell.root.path().to_str().unwrap();
     let launch = |attack: &[&str]| {
-        let fixed = ["--root", root, "--profile", "transcode", "--", "/bin/hotcell-cell-probe"];
+        let fixed = ["--root", root, "--profile", "transcode", "--", "/bin/hotcell-hostile"];
         let mut command = Command::new(LAUNCHER);
         command.args(fixed).args(attack).env("HOTCELL_CANARY", "secret").output().unwrap()
     };
@@ -257,7 +257,7 @@ async fn seen_from_the_host() {
         // The payload has changed its arguments only when exec is done, that is with all filters on.
         let exec_done = |pid: i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with(b"/bin/hotcell-cell-probe")
+            line.starts_with(b"/bin/hotcell-hostile")
         };
         until("payload", || find("2").is_some_and(exec_done) && find("1").is_some()).await;
         let (init, payload) = (find("1").unwrap(), find("2").unwrap());

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const LAUNCHER: &str = env!("CARGO_BIN_EXE_hotcell-jail");
-pub(crate) const PROBE: &str = env!("CARGO_BIN_EXE_hotcell-cell-probe");
+pub(crate) const PROBE: &str = env!("CARGO_BIN_EXE_hotcell-hostile");
 pub(crate) const STUB: &str = env!("CARGO_BIN_EXE_hotcell-stub");
 /// Some user that is neither root nor `nobody`.
 pub(crate) const USER: u32 = 4321;
@@ -49,7 +49,7 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 pub(crate) fn hostile(line: &str) -> (Cell, TempDir) {
     let out = tempfile::tempdir().unwrap();
     let root = root_of(&[Path::new(PROBE)]);
-    let mut cell = Cell::new(launcher(), &root, "hotcell-cell-probe", Profile::Transcode);
+    let mut cell = Cell::new(launcher(), &root, "hotcell-hostile", Profile::Transcode);
     cell.args = words(line);
     cell.out_dir = Some(out.path().to_owned());
     cell.limits.wall_secs = 20;

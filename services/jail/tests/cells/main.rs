@@ -4,6 +4,7 @@
 
 mod arguments;
 mod attacks;
+mod cgroups;
 mod encode;
 mod fixture;
 mod lifetime;

@@ -152,7 +152,7 @@ fn every_missing_layer_refuses() {
         let filter = without_call(call, errno, args);
         let mut command = Command::new(LAUNCHER);
         command.arg("--root").arg(root).args(["--profile", "transcode", "--"]);
-        command.args(["/bin/hotcell-cell-probe", "environment"]);
+        command.args(["/bin/hotcell-hostile", "environment"]);
         // SAFETY: between fork and exec only system calls are made: the filter was compiled before.
         unsafe { command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other)) };
         let output = command.output().unwrap();
