@@ -17,6 +17,7 @@ pub mod job;
 pub mod lease;
 pub mod limits;
 pub mod plan;
+pub mod poison;
 pub mod records;
 pub mod reject;
 pub mod report;
@@ -26,6 +27,7 @@ pub mod secret;
 pub mod subject;
 pub mod time;
 pub mod trust;
+pub mod verify;
 pub mod work;
 
 pub use blob::{BlobKey, FileName};

@@ -6,7 +6,6 @@ use crate::{
     envelope::Message,
     hook::DeliveryState,
     job::{Actor, Grant},
-    reject::RejectCode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,37 +94,6 @@ pub struct IdempotencyRecord {
     pub body: Digest,
     /// The job that it made.
     pub job: JobId,
-}
-
-/// One death of a cell that is held against its input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Strike {
-    /// Whose job it was.
-    pub tenant: TenantId,
-    /// The job.
-    pub job: JobId,
-    /// The attempt: one attempt is one strike, however often it is reported.
-    pub attempt: u32,
-    /// Who ran it.
-    pub worker: WorkerId,
-    /// How the cell died.
-    pub code: RejectCode,
-    /// When the report came.
-    pub at: UnixMs,
-}
-
-/// An input that killed its cell; bucket `poison`. Key `<SHA-256>` counts for every tenant, key
-/// `<tenant>.<SHA-256>` for one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoisonRecord {
-    /// SHA-256 of the input.
-    pub sha256: Digest,
-    /// For whom it counts; every tenant when absent.
-    pub tenant: Option<TenantId>,
-    /// Its strikes, oldest first, at most [`crate::limits::POISON_STRIKES_KEPT`].
-    pub strikes: Vec<Strike>,
 }
 
 /// Why something was not believed.

@@ -82,6 +82,12 @@ pub struct ProbedStream {
     pub sample_rate: Option<u32>,
     /// Audio channels.
     pub channels: Option<u32>,
+    /// The track's own length, where its container says it, in milliseconds.
+    pub duration_ms: Option<u64>,
+    /// Frames of a picture track, where its container counts them.
+    pub frames: Option<u64>,
+    /// Whether it is a cover or another attached picture, which is no track of the film.
+    pub attached: bool,
 }
 
 /// What FFmpeg's prober said of one file, from inside a cell.
@@ -182,4 +188,13 @@ pub struct Report {
     pub stderr: Option<StderrFile>,
     /// Why there is no output.
     pub failure: Option<Failure>,
+}
+
+impl Report {
+    /// The system call for which one of the cells was killed.
+    #[must_use]
+    pub fn violation(&self) -> Option<&str> {
+        let cells = [&self.probe, &self.encode, &self.verify];
+        cells.into_iter().flatten().find_map(|cell| cell.violation.as_deref())
+    }
 }

@@ -10,9 +10,10 @@ use hotcell_schemas::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
     job::{Actor, Grant},
+    poison::{PoisonRecord, Strike},
     records::{
-        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, PoisonRecord, Refusal, Strike,
-        TenantRecord, UploadRecord,
+        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
+        UploadRecord,
     },
     request::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,

@@ -20,8 +20,10 @@ use hotcell_jail::cell::CellError;
 use hotcell_schemas::{
     RejectCode,
     argv::output_container,
-    plan::CellLimits,
+    plan::{CellLimits, Container, OutputPlan},
     reject::Failure,
+    report::Probe,
+    verify,
     work::{
         DoneReply, DoneRequest, InputsReply, LeaseRequest, OrderInput, Stop, UrlsReply,
         UrlsRequest, WorkOrder,
@@ -34,7 +36,7 @@ use hotcell_stage::{
     retry::{Policy, retry},
     service::describe,
 };
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 use tracing::{debug, error, info, warn};
 
 /// Tries of one download: a store that restarts is back within half a minute.
@@ -64,6 +66,13 @@ impl Halt {
     fn failed(code: RejectCode, message: impl AsRef<str>) -> Self {
         Self::Failed(Failure::new(code, message))
     }
+}
+
+/// What a prober looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Input,
+    Output,
 }
 
 /// One attempt.
@@ -165,46 +174,99 @@ impl<'a> Attempt<'a> {
     }
 
     async fn make(&self, dir: &JobDir, draft: &mut Draft) -> Result<(), Halt> {
-        let (plan, worker) = (&self.order.plan, self.worker);
+        let plan = &self.order.plan;
         draft.steps.fetch = Some(clock::now());
         self.until_stopped(self.fetch_all(dir)).await??;
 
         draft.steps.probe = Some(clock::now());
-        let (limits, source) = (&self.order.probe_limits, dir.input(0));
-        let probed = worker.cells.probe(&source, plan.input, limits, &self.stop).await;
-        let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
-        draft.note(&ran);
-        draft.probe = Some(ran.usage.clone());
-        self.ended_well(Program::Prober, &ran, limits)?;
-        let input = answer.map_err(|error| unreadable(error, RejectCode::InputTooComplex))?;
-        let duration_ms = input.duration_ms;
-        draft.input = Some(input);
+        let probed = self.probe(&dir.input(0), plan.input, draft, Subject::Input).await?;
+        let input = probed.map_err(|error| Halt::failed(error.code(), error.to_string()))?;
+        draft.input = Some(input.clone());
 
         draft.steps.encode = Some(clock::now());
-        let (out, note) = (dir.out(), |permille| self.lease.note(permille));
+        self.encode(dir, draft, input.duration_ms).await?;
+        for output in &plan.outputs {
+            self.take(dir, output, &input, draft).await?;
+        }
+        Ok(())
+    }
+
+    /// Probes a file in a cell of its own.
+    async fn probe(
+        &self,
+        file: &Path,
+        container: Container,
+        draft: &mut Draft,
+        subject: Subject,
+    ) -> Result<Result<Probe, ProbeError>, Halt> {
+        let limits = &self.order.probe_limits;
+        let probed = self.worker.cells.probe(file, container, limits, &self.stop).await;
+        let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
+        let ended = self.ended_well(Program::Prober, &ran, limits);
+        let used = Some(ran.usage.clone());
+        match subject {
+            Subject::Input => draft.probe = used,
+            Subject::Output => draft.verify = used,
+        }
+        // The encode's words stay, unless it is the prober that has something to say.
+        if subject == Subject::Input || ended.is_err() {
+            draft.note(&ran);
+        }
+        ended.map(|()| answer)
+    }
+
+    async fn encode(
+        &self,
+        dir: &JobDir,
+        draft: &mut Draft,
+        duration_ms: Option<u64>,
+    ) -> Result<(), Halt> {
+        let plan = &self.order.plan;
+        let (source, out, note) = (dir.input(0), dir.out(), |permille| self.lease.note(permille));
         let paths = (source.as_path(), out.as_path());
-        let ran = worker.cells.encode(plan, paths, duration_ms, &self.stop, note).await;
+        let ran = self.worker.cells.encode(plan, paths, duration_ms, &self.stop, note).await;
         let ran = ran.map_err(|error| unavailable(&error))?;
         draft.note(&ran);
         draft.encode = Some(ran.usage.clone());
-        self.ended_well(Program::Transcoder, &ran, &plan.limits)?;
-        for output in &plan.outputs {
-            let taken = store::take(&out, output, plan.limits.output_bytes);
-            let file = self.until_stopped(taken).await?.map_err(|error| {
-                debug!(error = describe(&error), "output not taken");
-                let text = format!("{} is missing, empty or not a regular file", output.name);
-                Halt::failed(RejectCode::OutputMissing, text)
-            })?;
-            let (path, container) =
-                (out.join(output.name.as_str()), output_container(output.format));
-            let probed = worker.cells.probe(&path, container, limits, &self.stop).await;
-            let (ran, answer) = probed.map_err(|error| unavailable(&error))?;
-            draft.verify = Some(ran.usage.clone());
-            self.ended_well(Program::Prober, &ran, limits)?;
-            draft.output =
-                Some(answer.map_err(|error| unreadable(error, RejectCode::ProbeFailed))?);
-            draft.files.push(file);
+        self.ended_well(Program::Transcoder, &ran, &plan.limits)
+    }
+
+    /// Takes one output out of the folder that a hostile program wrote, and holds it to the plan.
+    async fn take(
+        &self,
+        dir: &JobDir,
+        output: &OutputPlan,
+        input: &Probe,
+        draft: &mut Draft,
+    ) -> Result<(), Halt> {
+        let (plan, out) = (&self.order.plan, dir.out());
+        let taken = store::take(&out, output, plan.limits.output_bytes);
+        let file = self.until_stopped(taken).await?.map_err(|error| {
+            debug!(error = describe(&error), "output not taken");
+            let text = format!("{} is missing, empty or not a regular file", output.name);
+            Halt::failed(RejectCode::OutputMissing, text)
+        })?;
+        let path = out.join(output.name.as_str());
+        let invalid =
+            |why: String| Halt::failed(RejectCode::OutputInvalid, format!("{} {why}", output.name));
+        let probed = self.probe(&path, output_container(output.format), draft, Subject::Output);
+        let found = match probed.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(invalid(format!("cannot be taken: {error}"))),
+            // The prober ran well enough to say that this is no media file.
+            Err(Halt::Failed(failure)) if failure.code == RejectCode::ProbeFailed => {
+                return Err(invalid(format!("cannot be read: {}", failure.message)));
+            }
+            Err(halt) => return Err(halt),
+        };
+        draft.output = Some(found.clone());
+        // A stand-in for FFmpeg writes no media.
+        if self.worker.makes_media() {
+            let expected = verify::expected(plan, output, input);
+            verify::compare(&expected, &found)
+                .map_err(|difference| invalid(difference.to_string()))?;
         }
+        draft.files.push(file);
         Ok(())
     }
 
@@ -363,11 +425,6 @@ fn unavailable(error: &CellError) -> Halt {
     )
 }
 
-fn unreadable(error: ProbeError, complex: RejectCode) -> Halt {
-    let is_complex = error.code() == RejectCode::InputTooComplex;
-    Halt::failed(if is_complex { complex } else { error.code() }, error.to_string())
-}
-
 fn not_fetched(error: &FetchError) -> Halt {
     let code = match error {
         FetchError::Store(BlobError::Missing) => RejectCode::InputMissing,
@@ -397,18 +454,6 @@ mod tests {
         check(FetchError::Store(BlobError::Denied), RejectCode::DownloadFailed);
         check(FetchError::Store(BlobError::Unreachable(None)), RejectCode::DownloadFailed);
         check(FetchError::Disk(std::io::ErrorKind::StorageFull.into()), RejectCode::DownloadFailed);
-    }
-
-    #[test]
-    fn every_probe_error_has_its_code() {
-        let check = |error, expect| {
-            assert_eq!(code(unreadable(error, RejectCode::InputTooComplex)), Some(expect));
-        };
-        check(ProbeError::Streams(33), RejectCode::InputTooComplex);
-        check(ProbeError::Long, RejectCode::InputTooComplex);
-        check(ProbeError::Form, RejectCode::ProbeFailed);
-        check(ProbeError::Nonsense, RejectCode::ProbeFailed);
-        check(ProbeError::Empty, RejectCode::ProbeFailed);
     }
 
     #[test]

@@ -107,6 +107,14 @@ struct Stream {
     avg_frame_rate: Option<String>,
     duration: Option<String>,
     nb_frames: Option<String>,
+    #[serde(default)]
+    disposition: Disposition,
+}
+
+#[derive(Default, Deserialize)]
+struct Disposition {
+    #[serde(default)]
+    attached_pic: u8,
 }
 
 /// Reads ffprobe's JSON.
@@ -140,7 +148,8 @@ fn stream(from: Stream, file_ms: Option<u64>) -> Result<ProbedStream, ProbeError
     let rate = maybe(from.avg_frame_rate.as_deref(), ratio)?;
     let counted = maybe(from.nb_frames.as_deref(), number)?;
     // Of sound it counts samples, millions of them, at no rate.
-    if from.codec_type.as_deref() == Some("video") {
+    let is_video = from.codec_type.as_deref() == Some("video");
+    if is_video {
         frames(rate, counted, own_ms.max(file_ms))?;
     }
     let sample_rate = maybe(from.sample_rate.as_deref(), number)?.filter(|rate| *rate > 0);
@@ -159,6 +168,9 @@ fn stream(from: Stream, file_ms: Option<u64>) -> Result<ProbedStream, ProbeError
         height,
         sample_rate,
         channels: from.channels.filter(|channels| *channels > 0),
+        duration_ms: own_ms,
+        frames: counted.filter(|_| is_video),
+        attached: from.disposition.attached_pic != 0,
     })
 }
 
@@ -251,7 +263,7 @@ mod tests {
     use serde_json::json;
 
     const VIDEO: &str = r#"{"index":0,"codec_name":"h264","codec_type":"video","width":1280,
-        "height":720,"duration":"10.000000","disposition":{"attached_pic":0}}"#;
+        "height":720,"duration":"10.000000","nb_frames":"300","disposition":{"attached_pic":0}}"#;
 
     fn with(format: &str, streams: &str) -> Result<Probe, ProbeError> {
         parse(format!(r#"{{"streams":[{streams}],"format":{{{format}}}}}"#).as_bytes())
@@ -275,6 +287,11 @@ mod tests {
             ("h264", Some(1280), Some(720))
         );
         assert_eq!((audio.sample_rate, audio.channels), (Some(48_000), Some(2)));
+        assert_eq!((video.duration_ms, video.frames), (Some(10_000), Some(300)));
+        assert_eq!((audio.duration_ms, audio.frames), (None, None));
+        let cover = VIDEO.replace(r#""attached_pic":0"#, r#""attached_pic":1"#);
+        let probe = with(format, &format!("{cover},{VIDEO}")).unwrap();
+        assert_eq!([true, false], [0, 1].map(|at| probe.streams[at].attached));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::{
     ask::Ask,
     attempt::Attempt,
     cell::Cells,
+    config::CellKind,
     order::{self, OrderFault},
     workspace::Workspace,
 };
@@ -18,15 +19,16 @@ use hotcell_stage::{
     retry::{Delays, Policy},
     service::describe,
 };
+use std::sync::Arc;
 use tracing::{Instrument as _, error, info_span, warn};
 
-/// Everything that an attempt needs.
-#[derive(Debug)]
+/// Everything that an attempt in one slot needs; all but the place of its cells is every slot's.
+#[derive(Debug, Clone)]
 pub(crate) struct Worker {
     pub(crate) ask: Ask,
     pub(crate) cells: Cells,
     pub(crate) blobs: Blobs,
-    pub(crate) workspace: Workspace,
+    pub(crate) workspace: Arc<Workspace>,
     pub(crate) provenance: Provenance,
 }
 
@@ -42,6 +44,11 @@ enum IdleError {
 }
 
 impl Worker {
+    /// Whether the cells' programs are FFmpeg's, and not a stand-in's.
+    pub(crate) fn makes_media(&self) -> bool {
+        self.provenance.cell == CellKind::Ffmpeg.to_string()
+    }
+
     /// Works until shutdown.
     pub(crate) async fn slot(&self, shutdown: &Shutdown) {
         let mut delays = Policy::FOREVER.delays();

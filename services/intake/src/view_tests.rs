@@ -50,6 +50,9 @@ fn a_report() -> Report {
         height: Some(720),
         sample_rate: None,
         channels: None,
+        duration_ms: Some(10_000),
+        frames: Some(300),
+        attached: false,
     };
     let probe = Probe {
         format: "mov".to_owned(),

@@ -11,6 +11,7 @@ mod leases;
 mod meter;
 mod mint;
 mod next;
+mod poison;
 pub mod presign;
 mod queue;
 mod quota;

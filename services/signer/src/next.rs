@@ -148,7 +148,18 @@ impl Signer {
             self.give_up(transitions::exhausted(job, now), seq, &ack).await;
             return None;
         }
-        self.order(spoken, pool, job, seq, ack).await
+        match self.bus.quarantine(&job.tenant, &job.inputs).await {
+            Ok(None) => self.order(spoken, pool, job, seq, ack).await,
+            Ok(Some(record)) => {
+                self.give_up(transitions::withheld(job, &record, now), seq, &ack).await;
+                None
+            }
+            Err(error) => {
+                warn!(%error, job = %id, "quarantine not read; the job will be offered again");
+                settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
+                None
+            }
+        }
     }
 
     async fn give_up(&self, job: Job, after: u64, ack: &str) {

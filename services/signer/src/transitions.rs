@@ -4,6 +4,7 @@ use hotcell_schemas::{
     BlobKey, EventKind, Job, PoolId, RejectCode, UnixMs, WorkerId,
     job::{Attempt, Grant, Output, ReportSeal},
     limits::{ATTEMPTS_MAX, FILES_MAX, LEASE_SECS},
+    poison::PoisonRecord,
     reject::Failure,
     report::{ProducedFile, Report},
 };
@@ -107,9 +108,23 @@ pub fn is_planned(job: &Job, files: &[ProducedFile]) -> bool {
         })
 }
 
-/// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`.
+/// A job whose input is in quarantine: it gets no attempt any more.
 #[must_use]
-pub fn reported(mut job: Job, report: Report, seal: ReportSeal, now: UnixMs) -> Job {
+pub fn withheld(mut job: Job, quarantine: &PoisonRecord, now: UnixMs) -> Job {
+    job.failure = Some(quarantine.refusal());
+    job.moved(EventKind::Failed, now)
+}
+
+/// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`. An input that is in
+/// quarantine since this report gets no further attempt, so the job ends with the report's own code.
+#[must_use]
+pub fn reported(
+    mut job: Job,
+    report: Report,
+    seal: ReportSeal,
+    quarantined: bool,
+    now: UnixMs,
+) -> Job {
     // The worker's sentence is cut to the length of ours; its report keeps it whole.
     let stated = report.failure.as_ref().map(|stated| Failure::new(stated.code, &stated.message));
     let failure = stated.or_else(|| {
@@ -139,7 +154,7 @@ pub fn reported(mut job: Job, report: Report, seal: ReportSeal, now: UnixMs) -> 
             .collect();
         return job.moved(EventKind::Encoded, now);
     };
-    if !failure.code.is_retryable() {
+    if quarantined || !failure.code.is_retryable() {
         job.failure = Some(failure);
         return job.moved(EventKind::Failed, now);
     }

@@ -19,7 +19,7 @@ use hotcell_schemas::{
         PutUrl, Stop, UrlsReply, UrlsRequest,
     },
 };
-use hotcell_stage::{Incoming, Outgoing, PublishError, clock};
+use hotcell_stage::{Incoming, Outgoing, PublishError, clock, service::describe};
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -141,16 +141,14 @@ impl Signer {
             self.refused(Refusal::Lease, incoming.subject(), "the report is of another job").await;
             return Some(DoneReply::Refused { reason: Stop::BadLease });
         }
-        let envelope = incoming.envelope().ok()?;
-        let seal = ReportSeal {
-            key: envelope.key.clone(),
-            msg_id: envelope.msg_id.clone(),
-            time: envelope.time,
-            body_digest: Digest::of(&envelope.body),
-            sig: hex::encode(&envelope.sig),
-        };
-        let now = clock::now();
-        let next = transitions::reported(held.job, request.report.clone(), seal, now);
+        let (now, seal) = (clock::now(), seal(incoming)?);
+        let charged = self.charge(&held.job, &spoken.worker, &request.report, now).await;
+        let quarantined = charged
+            .inspect_err(|error| {
+                warn!(error = describe(error), job = %request.job, "report not taken; the worker will repeat it");
+            })
+            .ok()?;
+        let next = transitions::reported(held.job, request.report.clone(), seal, quarantined, now);
         let (id, state) = (next.id.clone(), next.state);
         match self.bus.publish(&Outgoing::job(next, held.seq)).await {
             Ok(published) if !published.duplicate => {
@@ -204,4 +202,16 @@ impl Signer {
         };
         self.record_grant(&held.lease.tenant, act).await.map_err(|_| NotHeld::Unread)
     }
+}
+
+/// The worker's signature over its report.
+fn seal(incoming: &Incoming) -> Option<ReportSeal> {
+    let envelope = incoming.envelope().ok()?;
+    Some(ReportSeal {
+        key: envelope.key.clone(),
+        msg_id: envelope.msg_id.clone(),
+        time: envelope.time,
+        body_digest: Digest::of(&envelope.body),
+        sig: hex::encode(&envelope.sig),
+    })
 }

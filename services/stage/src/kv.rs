@@ -83,9 +83,21 @@ impl Bucket {
     /// # Errors
     /// `Unread`, `Malformed`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Entry<T>>, KvError> {
+        Ok(self.look(key).await?.0)
+    }
+
+    /// The record at `key`, and the revision that a write must name whether there is one or not: a
+    /// removed record leaves a mark, which has a revision of its own.
+    ///
+    /// # Errors
+    /// `Unread`, `Malformed`.
+    pub async fn look<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<(Option<Entry<T>>, u64), KvError> {
         match self.stream().await.direct_get_last_for_subject(self.subject(key)).await {
-            Ok(message) => entry(key, &message),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Ok(message) => Ok((entry(key, &message)?, message.sequence)),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((None, 0)),
             Err(error) => Err(KvError::Unread(error)),
         }
     }
@@ -131,7 +143,27 @@ impl Bucket {
         revision: u64,
     ) -> Result<u64, KvError> {
         let payload = rmp_serde::to_vec_named(value).map_err(KvError::Encode)?;
+        self.write(key, payload, HeaderMap::new(), revision).await
+    }
+
+    /// Removes the record at `key` if it is still at `revision`; the bucket keeps a mark that it is
+    /// gone.
+    ///
+    /// # Errors
+    /// `Conflict`; `Unwritten`.
+    pub async fn remove(&self, key: &str, revision: u64) -> Result<u64, KvError> {
         let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        self.write(key, Vec::new(), headers, revision).await
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        payload: Vec<u8>,
+        mut headers: HeaderMap,
+        revision: u64,
+    ) -> Result<u64, KvError> {
         headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string().as_str());
         let sent =
             self.bus.jetstream.publish_with_headers(self.subject(key), headers, payload.into());

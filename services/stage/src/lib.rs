@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 pub mod kv;
+mod poison;
 pub mod publish;
 pub mod read;
 pub mod request;

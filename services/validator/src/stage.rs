@@ -6,6 +6,7 @@
 //! compare-and-set.
 
 use crate::{
+    check::RAW_FORBIDDEN,
     scan::Scanner,
     sniff::sniff,
     verdict::{changed, is_pinned, nonsense, plan, settle, within},
@@ -16,6 +17,7 @@ use hotcell_schemas::{
     job::Input,
     limits::SERVICE_URL_TTL_SECS,
     plan::Sniffed,
+    records::TenantRecord,
     reject::{Failure, RejectCode},
     subject::SignVerb,
     work::{SignReply, SignRequest, SignedUrl},
@@ -73,6 +75,17 @@ impl Stage for Validator {
         if !self.is_last(&job, after).await? {
             return Ok(Vec::new());
         }
+        if let Some(refused) = self.quarantined(&job).await? {
+            let job = settle(job, Err(refused), clock::now());
+            info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, "input in quarantine");
+            return Ok(vec![Outgoing::job(job, after)]);
+        }
+        if job.request.has_raw_arguments() && !self.permits(&job).await? {
+            let refused = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
+            let job = settle(job, Err(refused), clock::now());
+            info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, "arguments refused");
+            return Ok(vec![Outgoing::job(job, after)]);
+        }
         let url = self.url(&job).await?;
         let verdict = judge(&self.blobs, &job, &url).await.map_err(|error| {
             warn!(job = %job.id, %error, "input not read");
@@ -94,6 +107,26 @@ impl Validator {
             warn!(job = %job.id, %error, "state of the job not read");
             Halt::retry_ms(RETRY_MS, "the state of the job cannot be read")
         })
+    }
+
+    /// Why the job's input is not to be opened by anybody, if it killed its cells before.
+    async fn quarantined(&self, job: &Job) -> Result<Option<Failure>, Halt> {
+        let found = self.bus.quarantine(&job.tenant, &job.inputs).await.map_err(|error| {
+            warn!(job = %job.id, %error, "quarantine not read");
+            Halt::retry_ms(RETRY_MS, "the quarantine cannot be read")
+        })?;
+        Ok(found.map(|record| record.refusal()))
+    }
+
+    /// Whether the tenant's record permits FFmpeg's own arguments, now. Intake asked before; a right
+    /// that was taken away since, and an intake that was taken over, meet this.
+    async fn permits(&self, job: &Job) -> Result<bool, Halt> {
+        let bucket = self.bus.bucket("tenants");
+        let found = bucket.get::<TenantRecord>(job.tenant.as_str()).await.map_err(|error| {
+            warn!(job = %job.id, %error, "record of the tenant not read");
+            Halt::retry_ms(RETRY_MS, "the record of the tenant cannot be read")
+        })?;
+        Ok(found.is_some_and(|entry| entry.value.raw_arguments))
     }
 
     /// A URL for the job's one input.

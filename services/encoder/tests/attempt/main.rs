@@ -8,3 +8,4 @@ mod encode;
 mod orders;
 mod site;
 mod stop;
+mod verify;

@@ -102,6 +102,10 @@ impl Site {
         let config = Config {
             pool: "cpu".to_owned(),
             slots: 1,
+            first_uid: 64_100,
+            cgroup: "required".to_owned(),
+            cgroup_folders: Vec::new(),
+            cell_cpu_percent: 0,
             cell: "ffmpeg".to_owned(),
             launcher: program("hotcell-jail"),
             ffmpeg: ffmpeg.to_owned(),

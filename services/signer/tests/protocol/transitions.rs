@@ -86,7 +86,7 @@ fn attempts_are_counted_but_not_those_that_a_stopped_worker_gave_back() {
 fn a_report_becomes_the_next_state() {
     use EventKind::{AttemptFailed, Encoded, Failed};
     let check = |before: &[RejectCode], report, state, code: Option<RejectCode>| {
-        let job = reported(given(after(before), 5), report, seal(), at(9));
+        let job = reported(given(after(before), 5), report, seal(), false, at(9));
         assert_eq!(job.state, state);
         assert_eq!(job.failure.as_ref().map(|failure| failure.code), code);
         let last = job.attempts.last().unwrap();
