@@ -1,15 +1,19 @@
 //! The file tree of cells: programs, their libraries, and empty mount points. Nothing else, so nothing else to find.
 //!
 //! Promises: the folder's name is the digest of its content; it appears at once and complete, or not at all; any
-//! number of services may share it. Refuses to mix two versions of one library.
+//! number of services may share it, one builds and the others wait; what a builder that was killed left behind is removed
+//! by the next. Refuses to mix two versions of one library.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -20,6 +24,12 @@ use crate::program::{Part, Program, sha256};
 const LAYOUT: &str = "hotcell root 1";
 /// `/etc` and `/usr` are there so that a write to them meets a read-only file system, and nothing else.
 const FOLDERS: [&str; 6] = ["bin", "in", "out", "tmp", "etc", "usr"];
+/// What the name of an unfinished root begins with. Nothing looks for such a name.
+const UNFINISHED: &str = ".root.";
+/// How long another service may build: 240 MB take seconds to copy, and a minute on a disk that is busy.
+const OTHER_BUILDS_MAX: Duration = Duration::from_secs(120);
+/// Pause between two tries of the lock: flock(2) itself would wait without end.
+const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// A root folder that is ready for cells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +50,9 @@ pub enum RootError {
     /// A file changed between being listed and being copied.
     #[error("{0:?} changed meanwhile")]
     Changed(PathBuf),
+    /// Another process has built for too long.
+    #[error("another process builds in {0:?} and does not finish: end it")]
+    Busy(PathBuf),
 }
 
 impl Root {
@@ -64,7 +77,12 @@ impl Root {
         let digest = hex::encode(hash.finalize());
         let path = cache_dir.join(&digest);
         if !path.is_dir() {
-            build(cache_dir, &path, parts.into_values())?;
+            // Held until the end of this block, or of this process.
+            let _building = lock(cache_dir)?;
+            sweep(cache_dir)?;
+            if !path.is_dir() {
+                build(cache_dir, &path, parts.into_values())?;
+            }
         }
         Ok(Self { path, digest })
     }
@@ -82,23 +100,41 @@ impl Root {
     }
 }
 
+/// Whoever has it is the only one that builds here.
+fn lock(cache_dir: &Path) -> Result<File, RootError> {
+    let folder = File::open(cache_dir).map_err(made(cache_dir))?;
+    let deadline = Instant::now() + OTHER_BUILDS_MAX;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(folder),
+            Err(Errno::AGAIN) if Instant::now() < deadline => thread::sleep(TRY_EVERY),
+            Err(Errno::AGAIN) => return Err(RootError::Busy(cache_dir.to_owned())),
+            Err(errno) => return Err(made(cache_dir)(errno.into())),
+        }
+    }
+}
+
+/// Removes what builders left that were killed: nobody builds but us.
+fn sweep(cache_dir: &Path) -> Result<(), RootError> {
+    for entry in fs::read_dir(cache_dir).map_err(made(cache_dir))? {
+        let entry = entry.map_err(made(cache_dir))?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_dir_all(entry.path()).map_err(made(&entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 fn build<'a>(
     cache_dir: &Path,
     path: &Path,
     parts: impl Iterator<Item = &'a Part>,
 ) -> Result<(), RootError> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let temporary = cache_dir.join(format!(".root.{}.{number}", std::process::id()));
-    let result = fill(&temporary, parts).and_then(|()| {
-        // rename(2) refuses to replace a folder that is not empty: then somebody else was faster, with the same bytes.
-        match fs::rename(&temporary, path) {
-            Err(_) if path.is_dir() => Ok(()),
-            other => other.map_err(made(path)),
-        }
-    });
+    let temporary = cache_dir.join(format!("{UNFINISHED}{}", std::process::id()));
+    let result =
+        fill(&temporary, parts).and_then(|()| fs::rename(&temporary, path).map_err(made(path)));
     if temporary.exists() {
-        // What is left behind has a name that nothing looks for.
+        // The next build tries again.
         drop(fs::remove_dir_all(&temporary));
     }
     result
@@ -166,6 +202,8 @@ mod tests {
     #[test]
     fn a_root_is_named_by_its_content_and_made_once() {
         let cache = tempfile::tempdir().unwrap();
+        // Of a builder that was killed.
+        std::fs::create_dir_all(cache.path().join(".root.1.0/bin")).unwrap();
         let mut program = Program::resolve(Path::new("/usr/bin/env")).unwrap();
         let root = Root::prepare(cache.path(), std::slice::from_ref(&program)).unwrap();
         assert!(root.path().join("bin/env").is_file() && root.path().join("in/0").is_file());

@@ -1,5 +1,6 @@
-//! ZT-07: the supervisor is killed before each of its system calls while it runs a cell, from lending the files to
-//! reading the report. Nothing of the cell outlives it.
+//! ZT-07: the supervisor is killed before each of its system calls: while it makes the root folder of its cells, and
+//! while it runs a cell, from lending the files to reading the report. Nothing of the cell outlives it, and the next one
+//! removes what it left.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -8,29 +9,42 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hotcell_jail::capture::Stdout;
-use hotcell_jail::cell::{Cell, run};
+use hotcell_jail::cell::{Cell, End, run};
 use hotcell_jail::profile::Profile;
 use hotcell_jail::program::Program;
 use hotcell_jail::root::Root;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{PROBE, launcher, marker, words};
 use crate::kept::{files_in, mounts_in};
 use crate::trace::{self, Event, Follow};
 
-/// `CACHE OUT ATTACK [ARGUMENT...]`: makes this program the supervisor of one such cell.
+/// `CACHE [OUT ATTACK [ARGUMENT...]]`: makes this program the supervisor of one such cell, or, with the cache alone, one
+/// that makes the root.
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
+/// A program that is not ours, and not made anew while tests run.
+const SMALL: &str = "/usr/bin/env";
 /// A supervisor that does nothing for so long waits for its cell, which runs.
 const QUIET: Duration = Duration::from_millis(300);
 /// All must be gone so soon after the kill.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
+fn name() -> String {
+    Path::new(PROBE).file_name().unwrap().to_str().unwrap().to_owned()
+}
+
 fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
     let root = Root::prepare(cache, &[Program::resolve(PROBE.as_ref()).unwrap()]).unwrap();
-    let mut cell = Cell::new(launcher(), &root, "hotcell-hostile", Profile::Transcode);
+    let mut cell = Cell::new(launcher(), &root, &name(), Profile::Transcode);
     cell.args = args;
     cell.out_dir = Some(out.to_owned());
     cell
+}
+
+/// A root of few and small files: nothing is written anew by reading one.
+fn small_root(cache: &Path) -> Root {
+    Root::prepare(cache, &[Program::resolve(SMALL.as_ref()).unwrap()]).unwrap()
 }
 
 /// Not a test but, when its parent says so, the supervisor that the tests kill.
@@ -38,16 +52,32 @@ fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
 fn this_program_as_supervisor() {
     let Ok(line) = std::env::var(ROLE) else { return };
     let mut line = words(&line).into_iter();
-    let (cache, out) = (line.next().unwrap(), line.next().unwrap());
+    let cache = line.next().unwrap();
+    let Some(out) = line.next() else {
+        assert!(rustix::process::getppid().is_some());
+        return drop(small_root(cache.as_ref()));
+    };
     let cell = cell_of(cache.as_ref(), out.as_ref(), line.collect());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // The first call that counts.
     assert!(rustix::process::getppid().is_some());
-    runtime.block_on(run(&cell, &CancellationToken::new(), Stdout::Discard)).unwrap();
+    let outcome = runtime.block_on(run(&cell, &CancellationToken::new(), Stdout::Discard)).unwrap();
+    assert_eq!(outcome.end, End::Exited(0), "{outcome:?}");
 }
 
-/// Runs a supervisor until its `nth` call, and kills it; false when it had none, because it ended or only waits.
-fn killed_at(nth: u32, role: &str, mark: &str) -> bool {
+/// How a supervisor was before its nth call.
+#[derive(Debug, PartialEq, Eq)]
+enum Was {
+    /// There, and then killed.
+    There,
+    /// Waiting for its cell, without a call for long, and then killed.
+    Waiting,
+    /// Gone: it had ended.
+    Gone,
+}
+
+/// Runs a supervisor until its `nth` call, and kills it.
+fn killed_at(nth: u32, role: &str, mark: &str) -> Was {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "supervisor::this_program_as_supervisor", "--test-threads=1"])
@@ -59,13 +89,17 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> bool {
         .stderr(Stdio::null());
     let supervisor = trace::start(&mut command, Follow::Threads).unwrap();
     trace::go_on(supervisor, true, 0);
-    let (mut counts, mut calls, mut last, mut waits) = (false, 0, Instant::now(), false);
+    let (mut counts, mut calls, mut last) = (false, 0, Instant::now());
+    let mut was = Was::Gone;
     loop {
         match trace::wait(None, false) {
             Ok(Some((pid, Event::Calls(number)))) => {
-                counts |= number == u64::try_from(libc::SYS_getppid).unwrap();
-                calls += u32::from(counts);
-                if counts && calls == nth {
+                let is = |call: i64| number == u64::try_from(call).unwrap();
+                counts |= is(libc::SYS_getppid);
+                // Nothing is other after a read than before it, and files have many.
+                calls += u32::from(counts && !is(libc::SYS_read));
+                if calls == nth && was == Was::Gone {
+                    was = Was::There;
                     trace::kill(supervisor);
                 } else {
                     trace::go_on(pid, true, 0);
@@ -76,8 +110,8 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> bool {
                 trace::go_on(pid, true, if signal == libc::SIGSTOP { 0 } else { signal });
             }
             Ok(Some((pid, _))) => trace::go_on(pid, true, 0),
-            Ok(None) if counts && calls < nth && last.elapsed() > QUIET => {
-                waits = true;
+            Ok(None) if counts && was == Was::Gone && last.elapsed() > QUIET => {
+                was = Was::Waiting;
                 trace::kill(supervisor);
             }
             Ok(None) => {
@@ -90,13 +124,47 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> bool {
         last = Instant::now();
     }
     assert!(counts, "the supervisor never began");
-    calls >= nth && !waits
+    was
 }
 
-fn at_every_call(line: &str) {
-    // The cell's user must reach its root.
-    let cache = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir();
-    let cache = cache.unwrap();
+/// The cell's user must reach its root.
+fn cache() -> TempDir {
+    let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir();
+    dir.unwrap()
+}
+
+/// Half a root is never taken for a whole one, and does not stay.
+#[test]
+fn killed_while_it_makes_the_root() {
+    let whole = cache();
+    let root = small_root(whole.path());
+    let names = |cache: &TempDir| {
+        let files = files_in(cache.path()).into_iter();
+        files.map(|path| path.strip_prefix(cache.path()).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (mut nth, mut left) = (0, 0);
+    loop {
+        nth += 1;
+        let cache = cache();
+        let was = killed_at(nth, &cache.path().display().to_string(), "no marker");
+        left += u32::from(names(&cache).len() > 0 && names(&cache) != names(&whole));
+        let again = small_root(cache.path());
+        assert_eq!(again.digest(), root.digest());
+        assert_eq!(names(&cache), names(&whole), "call {nth}");
+        let program = std::fs::read(again.path().join("bin/env")).unwrap();
+        assert!(program == std::fs::read(SMALL).unwrap(), "call {nth}");
+        if was != Was::There {
+            assert_eq!(was, Was::Gone);
+            break;
+        }
+    }
+    eprintln!("{nth} moments, {left} with half a root");
+    assert!(left > 10, "{left}");
+}
+
+/// Until the supervisor has no further call, and is `last`.
+fn at_every_call(line: &str, last: &Was) {
+    let cache = cache();
     let mark = marker();
     let _made = cell_of(cache.path(), cache.path(), Vec::new());
     let files = files_in(cache.path());
@@ -105,7 +173,7 @@ fn at_every_call(line: &str) {
         nth += 1;
         let out = tempfile::tempdir().unwrap();
         let (cache, place) = (cache.path().display(), out.path().display());
-        let more = killed_at(nth, &format!("{cache} {place} {line} {mark}"), &mark);
+        let was = killed_at(nth, &format!("{cache} {place} {line} {mark}"), &mark);
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
             let left = crate::fixture::with_argument(&mark);
@@ -117,7 +185,8 @@ fn at_every_call(line: &str) {
         }
         assert_eq!(mounts_in(out.path()), Vec::<String>::new(), "call {nth}");
         out.close().unwrap();
-        if !more {
+        if was != Was::There {
+            assert_eq!(&was, last);
             break;
         }
     }
@@ -129,10 +198,10 @@ fn at_every_call(line: &str) {
 
 #[test]
 fn killed_while_its_cell_starts_and_runs() {
-    at_every_call("hold");
+    at_every_call("hold", &Was::Waiting);
 }
 
 #[test]
 fn killed_while_its_cell_starts_and_ends() {
-    at_every_call("exit 0");
+    at_every_call("exit 0", &Was::Gone);
 }
