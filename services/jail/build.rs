@@ -29,13 +29,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         let text = fs::read_to_string(format!("profiles/{name}.json"))?;
         let filters = match compile(&text, &processor) {
             Ok(it) => format!(
-                "Some(Filters {{ payload: &[{}], init: &[{}] }})",
+                "Some(Filters {{ payload: &[{}], watch: &[{}], init: &[{}], names: &{:?} }})",
                 ops(&it.payload)?,
-                ops(&it.init)?
+                ops(&it.watch)?,
+                ops(&it.init)?,
+                it.names,
             ),
             Err(CompileError::Processor) => "None".to_owned(),
             Err(error) => return Err(format!("profiles/{name}.json: {error:?}").into()),
         };
+        // `names` prints as a slice of (number, "name").
         let (name, sha256) = (name.to_uppercase(), hex::encode(Sha256::digest(&text)));
         writeln!(
             code,

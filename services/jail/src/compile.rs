@@ -1,7 +1,7 @@
 //! Turns a system-call profile into BPF, when the crate is built: `build.rs` includes this file, tests use it too.
 //!
 //! Promises: every comparison is seccompiler's, and no answer depends on how its programs are joined. Refuses a file with
-//! an unknown key, an unknown call, a repeated call or a line without a reason.
+//! an unknown key, an unknown call, a repeated call or a line without a reason. `compiled.rs` has the tests.
 
 use std::collections::HashSet;
 
@@ -19,8 +19,13 @@ const LOAD: u16 = 0x20;
 const AT_LEAST: u16 = 0x35;
 const JUMP: u16 = 0x05;
 const ANSWER: u16 = 0x06;
-/// linux/seccomp.h: SECCOMP_RET_ALLOW.
+/// linux/seccomp.h: SECCOMP_RET_ALLOW, SECCOMP_RET_TRACE (without a tracer: ENOSYS) and SECCOMP_RET_USER_NOTIF, each
+/// stricter than the one before.
 const ALLOW: u32 = 0x7fff_0000;
+const TRACE: u32 = 0x7ff0_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+/// Every use of this call asks process 1, also the right one: it happens once.
+const EXEC: &str = "execveat";
 /// linux/errno.h: these two are the same on every processor.
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -45,87 +50,133 @@ pub(crate) enum CompileError {
     Compile(#[source] seccompiler::Error),
 }
 
-/// One program for the payload, one for process 1.
+/// One program each.
 #[derive(Debug)]
 pub(crate) struct Compiled {
+    /// What the payload may call. A named call is answered with TRACE, which is ENOSYS where nobody traces, so that it
+    /// is refused also if nobody listens.
     pub(crate) payload: BpfProgram,
+    /// Asks process 1 about every exec and every named call; all else is the payload's filter's business.
+    pub(crate) watch: BpfProgram,
+    /// What process 1 may call.
     pub(crate) init: BpfProgram,
+    /// Numbers and names of the calls that `watch` asks about.
+    pub(crate) names: Vec<(u32, String)>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
     #[serde(rename = "profile")]
     _name: String,
     #[serde(rename = "about")]
     _about: Vec<String>,
-    x86_64: Option<Lists>,
-    aarch64: Option<Lists>,
+    pub(crate) x86_64: Option<Lists>,
+    pub(crate) aarch64: Option<Lists>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Lists {
-    payload: Vec<Line>,
-    init: Vec<Line>,
+pub(crate) struct Lists {
+    pub(crate) payload: Vec<Line>,
+    pub(crate) named: Vec<Named>,
+    pub(crate) init: Vec<Line>,
 }
 
+/// Calls that name an attack, with one reason.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    syscall: String,
+pub(crate) struct Named {
+    pub(crate) syscalls: Vec<String>,
+    /// As in [`Line`].
     #[serde(default)]
-    args: Vec<Arg>,
-    otherwise: Option<Refusal>,
-    then: Option<Refusal>,
+    unwatched: Vec<u64>,
     why: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arg {
-    index: u8,
-    width: Width,
-    mask: Option<u64>,
-    is: Vec<u64>,
+pub(crate) struct Line {
+    pub(crate) syscall: String,
+    #[serde(default)]
+    pub(crate) args: Vec<Arg>,
+    pub(crate) otherwise: Option<Refusal>,
+    pub(crate) then: Option<Refusal>,
+    /// Values of a named call's first argument that are not asked about, and kill.
+    #[serde(default)]
+    pub(crate) unwatched: Vec<u64>,
+    pub(crate) why: String,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Arg {
+    pub(crate) index: u8,
+    pub(crate) width: Width,
+    pub(crate) mask: Option<u64>,
+    pub(crate) is: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Width {
+pub(crate) enum Width {
     Dword,
     Qword,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Refusal {
+pub(crate) enum Refusal {
     Eperm,
     Enosys,
+    Named,
 }
 
 /// Compiles for a processor, named as in `std::env::consts::ARCH`.
 pub(crate) fn compile(text: &str, processor: &str) -> Result<Compiled, CompileError> {
     let (lists, target) = lists(text, processor)?;
-    let program = |lines| Ok::<_, CompileError>(dispatch(&runs(lines, target)?));
-    Ok(Compiled { payload: program(&lists.payload)?, init: program(&lists.init)? })
+    let program = |lines| Ok::<_, CompileError>(dispatch(&runs(lines, target, stages)?));
+    let asked = lists.payload.iter().filter(|line| line.otherwise == Some(Refusal::Named));
+    let asked = asked.chain(lists.payload.iter().filter(|line| line.then == Some(Refusal::Named)));
+    let names = asked.map(|line| Ok((number(&line.syscall, target)?, line.syscall.clone())));
+    Ok(Compiled {
+        payload: program(&lists.payload)?,
+        watch: dispatch(&runs(&lists.payload, target, watched)?),
+        init: program(&lists.init)?,
+        names: names.collect::<Result<_, CompileError>>()?,
+    })
 }
 
-fn lists(text: &str, processor: &str) -> Result<(Lists, TargetArch), CompileError> {
+/// The lists for one processor; in the payload's, every named call has a line of its own.
+pub(crate) fn lists(text: &str, processor: &str) -> Result<(Lists, TargetArch), CompileError> {
     let file: File = serde_json::from_str(text).map_err(CompileError::Format)?;
     let (lists, target) = match processor {
         "x86_64" => (file.x86_64, TargetArch::x86_64),
         "aarch64" => (file.aarch64, TargetArch::aarch64),
         _ => return Err(CompileError::Processor),
     };
-    let lists = lists.ok_or(CompileError::Processor)?;
+    let mut lists = lists.ok_or(CompileError::Processor)?;
+    for named in &lists.named {
+        lists.payload.extend(named.syscalls.iter().map(|syscall| Line {
+            syscall: syscall.clone(),
+            args: Vec::new(),
+            otherwise: None,
+            then: Some(Refusal::Named),
+            unwatched: named.unwatched.clone(),
+            why: named.why.clone(),
+        }));
+    }
     check(&lists.payload)?;
     check(&lists.init)?;
     Ok((lists, target))
 }
 
 /// Programs for some of the calls each, with the number of the first, in the order of numbers.
-fn runs(lines: &[Line], target: TargetArch) -> Result<Vec<(u32, BpfProgram)>, CompileError> {
+fn runs(
+    lines: &[Line],
+    target: TargetArch,
+    stages: impl Fn(&[&Line], TargetArch) -> Result<Vec<BpfProgram>, CompileError>,
+) -> Result<Vec<(u32, BpfProgram)>, CompileError> {
     let numbered = lines.iter().map(|line| Ok((number(&line.syscall, target)?, line)));
     let mut numbered: Vec<(u32, &Line)> = numbered.collect::<Result<_, _>>()?;
     numbered.sort_unstable_by_key(|(number, _)| *number);
@@ -137,17 +188,39 @@ fn runs(lines: &[Line], target: TargetArch) -> Result<Vec<(u32, BpfProgram)>, Co
     if numbered.is_empty() { Ok(vec![run(&[])?]) } else { numbered.chunks(RUN).map(run).collect() }
 }
 
-/// ENOSYS, EPERM, then the allowlist: three programs of which the kernel would take the strictest answer.
-fn stages(lines: &[&Line], target: TargetArch) -> Result<Vec<BpfProgram>, CompileError> {
+/// ENOSYS, EPERM, named, then the allowlist: programs of which the kernel would take the strictest answer.
+pub(crate) fn stages(lines: &[&Line], target: TargetArch) -> Result<Vec<BpfProgram>, CompileError> {
     let mut stages = Vec::new();
-    for (with, errno) in [(Refusal::Enosys, ENOSYS), (Refusal::Eperm, EPERM)] {
+    let answers = [
+        (Refusal::Enosys, json!({"errno": ENOSYS})),
+        (Refusal::Eperm, json!({"errno": EPERM})),
+        (Refusal::Named, json!({"trace": 0})),
+    ];
+    for (with, answer) in answers {
         let rules = refused(lines, with);
         if !rules.is_empty() {
-            stages.push(program(&rules, "allow", &json!({"errno": errno}), target)?);
+            stages.push(program(&rules, "allow", &answer, target)?);
         }
     }
     stages.push(program(&allowed(lines), "kill_process", &json!("allow"), target)?);
     Ok(stages)
+}
+
+/// One program that asks about every named call, and about every exec.
+fn watched(lines: &[&Line], target: TargetArch) -> Result<Vec<BpfProgram>, CompileError> {
+    let mut rules = refused(lines, Refusal::Named);
+    if lines.iter().any(|line| line.syscall == EXEC) {
+        rules.retain(|rule| rule.get("syscall") != Some(&json!(EXEC)));
+        rules.push(json!({"syscall": EXEC}));
+    }
+    let mut asks = program(&rules, "allow", &json!({"trace": 0}), target)?;
+    for word in &mut asks {
+        // seccompiler has no name for this answer.
+        if (word.code, word.k) == (ANSWER, TRACE) {
+            word.k = NOTIFY;
+        }
+    }
+    Ok(vec![asks])
 }
 
 /// Each program but the last goes on with the next where it would have allowed. The same as the strictest answer of
@@ -219,11 +292,20 @@ fn check(lines: &[Line]) -> Result<(), CompileError> {
         if !seen.insert(&line.syscall) {
             return Err(CompileError::Repeated(line.syscall.clone()));
         }
-        // A polite refusal is "this argument is none of these", which one comparison of one argument can say.
-        let polite = matches!(line.args.as_slice(), [only] if only.mask.is_none());
-        let whole = line.then.is_some() && (!line.args.is_empty() || line.otherwise.is_some());
+        // A refusal of the others is "an argument is none of these", which no comparison after a mask can say.
+        let polite = !line.args.is_empty() && line.args.iter().all(|arg| arg.mask.is_none());
+        let split = line.otherwise == Some(Refusal::Named) && !line.args.is_empty();
+        let whole =
+            line.then.is_some() && !split && (!line.args.is_empty() || line.otherwise.is_some());
+        let named = [line.then, line.otherwise].contains(&Some(Refusal::Named));
+        let unwatched = !line.unwatched.is_empty() && !named;
         let lists_nothing = line.args.iter().any(|arg| arg.is.is_empty());
-        if line.why.is_empty() || whole || lists_nothing || (line.otherwise.is_some() && !polite) {
+        if line.why.is_empty()
+            || whole
+            || unwatched
+            || lists_nothing
+            || (line.otherwise.is_some() && !polite)
+        {
             return Err(CompileError::Line(line.syscall.clone()));
         }
     }
@@ -234,206 +316,70 @@ fn check(lines: &[Line]) -> Result<(), CompileError> {
 fn allowed(lines: &[&Line]) -> Vec<Value> {
     let mut rules = Vec::new();
     for line in lines {
-        let name = &line.syscall;
-        if line.args.is_empty() || line.otherwise.is_some() {
-            rules.push(json!({"syscall": name}));
-            continue;
+        let polite = matches!(line.otherwise, Some(Refusal::Eperm | Refusal::Enosys));
+        if !polite {
+            rules.extend(listed(line));
+            rules.extend(line.otherwise.iter().flat_map(|_| unlisted(line)));
+        } else {
+            rules.push(json!({"syscall": &line.syscall}));
         }
-        // Every combination of one value per argument is a rule of its own; rules of one call are alternatives.
-        let mut combinations: Vec<Vec<Value>> = vec![Vec::new()];
-        for arg in &line.args {
-            combinations = combinations
-                .iter()
-                .flat_map(|chosen| {
-                    let op =
-                        arg.mask.map_or_else(|| json!("eq"), |mask| json!({"masked_eq": mask}));
-                    arg.is.iter().map(move |value| {
-                        let next = condition(arg, &op, *value);
-                        chosen.iter().cloned().chain([next]).collect()
-                    })
-                })
-                .collect();
-        }
-        rules.extend(combinations.iter().map(|args| json!({"syscall": name, "args": args})));
     }
     rules
 }
 
-/// Rules of a filter that refuses with one errno.
+/// Rules of a filter that refuses in one way.
 fn refused(lines: &[&Line], with: Refusal) -> Vec<Value> {
     let mut rules = Vec::new();
     for line in lines {
-        let name = &line.syscall;
         if line.then == Some(with) {
-            rules.push(json!({"syscall": name}));
+            rules.extend(listed(line));
         }
         if line.otherwise == Some(with) {
-            for arg in &line.args {
-                let args: Vec<Value> =
-                    arg.is.iter().map(|value| condition(arg, &json!("ne"), *value)).collect();
-                rules.push(json!({"syscall": name, "args": args}));
-            }
+            rules.extend(unlisted(line));
         }
+    }
+    rules
+}
+
+/// Rules for the line's own arguments, if it has any: every combination of one value per argument is a rule of its own, and rules of
+/// one call are alternatives.
+fn listed(line: &Line) -> Vec<Value> {
+    if line.args.is_empty() {
+        let first = |value| json!({"index": 0, "type": "qword", "op": "ne", "val": value});
+        let args: Vec<Value> = line.unwatched.iter().map(first).collect();
+        return vec![match args.as_slice() {
+            [] => json!({"syscall": &line.syscall}),
+            args => json!({"syscall": &line.syscall, "args": args}),
+        }];
+    }
+    let mut combinations: Vec<Vec<Value>> = vec![Vec::new()];
+    for arg in &line.args {
+        let op = arg.mask.map_or_else(|| json!("eq"), |mask| json!({"masked_eq": mask}));
+        combinations = combinations
+            .iter()
+            .flat_map(|chosen| {
+                arg.is.iter().map(|value| {
+                    let next = condition(arg, &op, *value);
+                    chosen.iter().cloned().chain([next]).collect()
+                })
+            })
+            .collect();
+    }
+    combinations.iter().map(|args| json!({"syscall": &line.syscall, "args": args})).collect()
+}
+
+/// Rules for every other argument: one of them is none of its values.
+fn unlisted(line: &Line) -> Vec<Value> {
+    let mut rules = Vec::new();
+    for (at, arg) in line.args.iter().enumerate() {
+        let unwatched = if at == 0 { line.unwatched.as_slice() } else { &[] };
+        let values = arg.is.iter().chain(unwatched);
+        let args: Vec<Value> = values.map(|value| condition(arg, &json!("ne"), *value)).collect();
+        rules.push(json!({"syscall": &line.syscall, "args": args}));
     }
     rules
 }
 
 fn condition(arg: &Arg, op: &Value, value: u64) -> Value {
     json!({"index": arg.index, "type": arg.width, "op": op, "val": value})
-}
-
-#[cfg(test)]
-mod tests {
-    use seccompiler::sock_filter;
-
-    use super::{CompileError, File, Line, compile, lists, stages};
-    use crate::profile::{EXEC_FD, Profile};
-
-    fn file(line: &str) -> String {
-        format!(r#"{{"profile":"t","about":[],"x86_64":{{"payload":[{line}],"init":[]}}}}"#)
-    }
-
-    fn refused(line: &str) -> CompileError {
-        compile(&file(line), "x86_64").unwrap_err()
-    }
-
-    /// BRK-35: what the profiles must never contain.
-    #[test]
-    fn profiles_load_and_leave_out_the_dangerous_calls() {
-        const NEVER: &str = "socket socketpair connect bind execve fork vfork ptrace mount umount2 bpf unshare setns \
-            keyctl add_key userfaultfd io_uring_setup process_vm_readv process_vm_writev perf_event_open kexec_load \
-            init_module finit_module open_by_handle_at name_to_handle_at pivot_root chroot setuid setgid setresuid \
-            setresgid setgroups capset seccomp memfd_create symlink symlinkat link linkat mknod mknodat chmod fchmod \
-            fchmodat chown kill tkill pidfd_open pidfd_getfd shmget msgget semget personality modify_ldt";
-        for profile in [Profile::Probe, Profile::Transcode] {
-            compile(profile.text(), "x86_64").unwrap();
-            let file: File = serde_json::from_str(profile.text()).unwrap();
-            let lists = file.x86_64.unwrap();
-            for line in lists.payload.iter().chain(&lists.init) {
-                assert!(
-                    !NEVER.split_whitespace().any(|name| name == line.syscall),
-                    "{}",
-                    line.syscall
-                );
-            }
-            let exec = lists.payload.iter().find(|line| line.syscall == "execveat").unwrap();
-            assert_eq!(exec.args.first().unwrap().is, [u64::try_from(EXEC_FD).unwrap()]);
-        }
-    }
-
-    #[test]
-    fn probe_is_a_subset_of_transcode() {
-        let names = |profile: Profile| -> Vec<String> {
-            let file: File = serde_json::from_str(profile.text()).unwrap();
-            file.x86_64.unwrap().payload.into_iter().map(|line| line.syscall).collect()
-        };
-        let all = names(Profile::Transcode);
-        assert!(names(Profile::Probe).iter().all(|name| all.contains(name)));
-    }
-
-    #[test]
-    fn malformed_lines_are_refused() {
-        let no_reason = refused(r#"{"syscall":"read","why":""}"#);
-        assert!(matches!(no_reason, CompileError::Line(_)));
-        let twice = r#"{"syscall":"read","why":"a"},{"syscall":"read","why":"b"}"#;
-        assert!(matches!(refused(twice), CompileError::Repeated(_)));
-        assert!(matches!(refused(r#"{"syscall":"raed","why":"a"}"#), CompileError::Compile(_)));
-        assert!(matches!(
-            refused(r#"{"syscall":"read","why":"a","x":1}"#),
-            CompileError::Format(_)
-        ));
-        let both = r#"{"syscall":"read","then":"eperm","otherwise":"eperm","why":"a"}"#;
-        assert!(matches!(refused(both), CompileError::Line(_)));
-        let nothing =
-            r#"{"syscall":"read","args":[{"index":0,"width":"dword","is":[]}],"why":"a"}"#;
-        assert!(matches!(refused(nothing), CompileError::Line(_)));
-    }
-
-    #[test]
-    fn an_uncovered_processor_is_refused() {
-        let error = compile(Profile::Probe.text(), "aarch64").unwrap_err();
-        assert!(matches!(error, CompileError::Processor));
-        assert!(matches!(compile(Profile::Probe.text(), "s390x"), Err(CompileError::Processor)));
-    }
-
-    /// What the kernel does with a program: seccomp(2), linux/filter.h.
-    fn answer(program: &[sock_filter], data: &[u32; 16]) -> u32 {
-        let (mut at, mut word) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let branch = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
-            match step.code {
-                0x20 => word = data[step.k as usize / 4],
-                0x54 => word &= step.k,
-                0x05 => at += step.k as usize,
-                0x15 => at += branch(word == step.k),
-                0x25 => at += branch(word > step.k),
-                0x35 => at += branch(word >= step.k),
-                0x06 => return step.k,
-                other => panic!("unknown instruction {other:#x}"),
-            }
-        }
-    }
-
-    /// The strictest: the smallest action as a signed number, linux/seccomp.h.
-    fn strictest(programs: &[Vec<sock_filter>], data: &[u32; 16]) -> u32 {
-        let answers = programs.iter().map(|program| answer(program, data));
-        answers.min_by_key(|answer| (answer & 0xffff_0000).cast_signed()).unwrap()
-    }
-
-    /// BRK-35: one program with halving answers as seccompiler's three programs, one after the other, would.
-    #[test]
-    fn joining_changes_no_answer() {
-        const X86_64: u32 = 0xc000_003e;
-        for profile in [Profile::Probe, Profile::Transcode] {
-            let compiled = compile(profile.text(), "x86_64").unwrap();
-            let (lists, target) = lists(profile.text(), "x86_64").unwrap();
-            let all = [(&lists.payload, &compiled.payload), (&lists.init, &compiled.init)];
-            for (lines, joined) in all {
-                let lines: Vec<&Line> = lines.iter().collect();
-                let plain = stages(&lines, target).unwrap();
-                let args = lines.iter().flat_map(|line| &line.args);
-                let mut values: Vec<u64> =
-                    args.flat_map(|arg| arg.is.iter().copied().chain(arg.mask)).collect();
-                values.extend([0, 1, u64::MAX, 1 << 32]);
-                let mut seen = std::collections::HashSet::new();
-                for call in (0..600).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-                    for (processor, value) in [X86_64, 0x4000_0003]
-                        .into_iter()
-                        .flat_map(|it| values.iter().map(move |v| (it, *v)))
-                    {
-                        let words = [value & 0xffff_ffff, value >> 32];
-                        let words = words.map(|word| u32::try_from(word).unwrap());
-                        let mut data = [0; 16];
-                        data[..2].copy_from_slice(&[call, processor]);
-                        for arg in data[4..].chunks_mut(2) {
-                            arg.copy_from_slice(&words);
-                        }
-                        let expected = strictest(&plain, &data);
-                        assert_eq!(answer(joined, &data), expected, "{call} {value:#x}");
-                        seen.insert(expected);
-                    }
-                }
-                assert!(seen.len() >= 2, "some calls are allowed, some are not");
-            }
-        }
-    }
-
-    /// What is compiled in is what the files say now.
-    #[test]
-    fn the_program_of_the_build_is_the_file_s() {
-        let words = |program: &[sock_filter]| -> Vec<(u16, u8, u8, u32)> {
-            program.iter().map(|word| (word.code, word.jt, word.jf, word.k)).collect()
-        };
-        let built = |program: &[libc::sock_filter]| -> Vec<(u16, u8, u8, u32)> {
-            program.iter().map(|word| (word.code, word.jt, word.jf, word.k)).collect()
-        };
-        for profile in [Profile::Probe, Profile::Transcode] {
-            let (now, then) = (compile(profile.text(), std::env::consts::ARCH), profile.filters());
-            let (now, then) = (now.unwrap(), then.unwrap());
-            assert_eq!(words(&now.payload), built(then.payload));
-            assert_eq!(words(&now.init), built(then.init));
-        }
-    }
 }

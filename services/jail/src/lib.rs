@@ -8,8 +8,11 @@
 
 pub mod capture;
 pub mod cell;
+pub mod cgroup;
 #[cfg(test)]
 mod compile;
+#[cfg(test)]
+mod compiled;
 mod elf;
 mod fence;
 pub mod hide;
@@ -28,5 +31,7 @@ pub mod report;
 pub mod root;
 mod sys;
 mod tally;
+#[doc(hidden)]
+pub mod variant;
 
 pub use plan::Identity;

@@ -23,6 +23,9 @@ const PROBE: &str = include_str!("../profiles/probe.json");
 /// is the work of process 1 (`inside.rs`): the kernel ignores the number when the path is absolute.
 pub(crate) const EXEC_FD: i32 = 1000;
 
+/// Name of a call that ended a cell by the profile's default, which tells nobody which call it was.
+pub(crate) const UNKNOWN: &str = "unknown";
+
 /// Which calls a cell may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,11 +46,22 @@ pub enum ProfileError {
     Processor,
 }
 
-/// One program each: what the payload may call, and what process 1 may, which only waits.
+/// One program each: what the payload may call, of what process 1 is asked, and what process 1 may call, which only
+/// waits.
 #[derive(Debug)]
 pub(crate) struct Filters {
     pub(crate) payload: &'static [sock_filter],
+    pub(crate) watch: &'static [sock_filter],
     pub(crate) init: &'static [sock_filter],
+    /// The calls that `watch` asks about.
+    pub(crate) names: &'static [(u32, &'static str)],
+}
+
+impl Filters {
+    /// What a report calls a refused call: [`UNKNOWN`] when its number says nothing.
+    pub(crate) fn name(&self, call: u32) -> &'static str {
+        self.names.iter().find(|(number, _)| *number == call).map_or(UNKNOWN, |(_, name)| name)
+    }
 }
 
 /// What `build.rs` knows of one file.

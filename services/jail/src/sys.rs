@@ -37,6 +37,8 @@ const PR_MDWE_REFUSE_EXEC_GAIN: c_int = 1;
 /// linux/seccomp.h: `_IOWR('!', 0, struct seccomp_notif)` and `_IOWR('!', 1, struct seccomp_notif_resp)`.
 const NOTIF_RECV: u32 = 0xc050_2100;
 const NOTIF_SEND: u32 = 0xc018_2101;
+/// linux/sched.h; the libc crate's own constant is cut to 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// linux/landlock.h.
 const LANDLOCK_CREATE_RULESET_VERSION: c_int = 1;
 
@@ -62,6 +64,43 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: the launcher never starts a thread, so the child inherits no lock that another thread holds.
     let pid = check(unsafe { c_long::from(libc::fork()) })?;
     Ok(c_int::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// As [`fork`], but the child is born in a version 2 control group: it never was in another, and nobody moves.
+///
+/// # Errors
+/// What clone3(2) says. The caller must be single-threaded.
+pub(crate) fn fork_into(group: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
+    // SAFETY: the structure is plain integers, for which all zeroes is a value: no stack of its own, as in fork.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    args.cgroup = u64::try_from(group.as_raw_fd()).unwrap_or_default();
+    let (number, size) = (libc::SYS_clone3, size_of::<libc::clone_args>());
+    // SAFETY: `args` has the kernel's layout and `size` is its size; the memory is copied, and no other thread holds a
+    // lock in it. What libc's own fork does besides (handlers, the cached thread id) nothing here depends on.
+    let pid = check(unsafe { libc::syscall(number, &raw const args, size) })?;
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// As [`fork`], with a descriptor of the child that refers to it and to nothing else, ever. The flags are none of
+/// libc's: the filters that this process has set for its child ask about every other way to make a process, and would
+/// ask this process about itself (`unwatched` in the profiles).
+///
+/// # Errors
+/// What clone(2) says. The caller must be single-threaded.
+pub(crate) fn fork_watched() -> io::Result<Option<(c_int, OwnedFd)>> {
+    let flags = c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
+    let (stack, unused, mut fd) = (ptr::null::<u8>(), ptr::null::<u8>(), -1);
+    // SAFETY: without CLONE_VM and without a stack it is fork(2), and no other thread holds a lock in the copied memory.
+    // The kernel writes the descriptor to the local, the third argument on every processor. What libc's own fork does
+    // besides (handlers, the cached thread id) nothing here depends on.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone, flags, stack, &raw mut fd, unused, unused)
+    })?;
+    let pid = c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: in the parent, the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok((pid != 0).then(|| (pid, unsafe { OwnedFd::from_raw_fd(fd) })))
 }
 
 /// Leaves at once: no destructors, no atexit handlers, no buffered output of the parent's.
@@ -173,56 +212,65 @@ pub(crate) fn seccomp_can_kill() -> bool {
 /// # Errors
 /// What seccomp(2) says; EINVAL for a program longer than a BPF program can be.
 pub(crate) fn add_filter(program: &[sock_filter]) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let fprog = SockFprog { len, filter: program.as_ptr() };
-    let operation = libc::SECCOMP_SET_MODE_FILTER;
-    // SAFETY: `fprog` points to `len` instructions, and the kernel copies them before it returns.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const fprog) }).map(|_| ())
+    filter(program, 0).map(|_| ())
 }
 
-/// From now on, here and in every later child: execveat(2) waits until somebody answers at the returned descriptor,
-/// which is close-on-exec. It looks at no argument and at no processor: the other filters do, and a refusal of theirs
-/// comes first.
+/// From now on, here and in every later child: each call that `program` asks about waits until somebody answers at the
+/// returned descriptor, which is close-on-exec. A stricter answer of another filter comes first.
 ///
 /// # Errors
 /// What seccomp(2) says; EBUSY when whoever started us listens already.
-pub(crate) fn ask_before_exec() -> io::Result<OwnedFd> {
-    let word = |code: u32, jf: u8, k: u32| sock_filter {
-        code: u16::try_from(code).unwrap_or_default(),
-        jt: 0,
-        jf,
-        k,
-    };
-    let execveat = u32::try_from(libc::SYS_execveat).unwrap_or_default();
-    let program = [
-        // The call's number is the first word of seccomp_data.
-        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        word(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, execveat),
-        word(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_USER_NOTIF),
-        word(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let fprog = SockFprog { len: 4, filter: program.as_ptr() };
-    let (operation, flag) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
-    // SAFETY: `fprog` points to 4 instructions, and the kernel copies them before it returns.
-    let fd = check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flag, &raw const fprog) })?;
+pub(crate) fn listen(program: &[sock_filter]) -> io::Result<OwnedFd> {
+    let fd = filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
     let fd = c_int::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Lets the one exec go on that waits at the listener. Its arguments are its own still: the kernel reads them again.
+fn filter(program: &[sock_filter], flags: libc::c_ulong) -> io::Result<c_long> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fprog = SockFprog { len, filter: program.as_ptr() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: `fprog` points to `len` instructions, and the kernel copies them before it returns.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const fprog) })
+}
+
+/// A call that waits at a listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    id: u64,
+    /// Its number.
+    pub(crate) call: u32,
+}
+
+impl Asked {
+    /// Whether it is the call that [`exec`] makes.
+    pub(crate) fn is_exec(self) -> bool {
+        c_long::from(self.call) == libc::SYS_execveat
+    }
+}
+
+/// Reads which call waits at the listener. Does not block when poll(2) said that one waits.
 ///
 /// # Errors
-/// What ioctl(2) says; ENOENT when who waited is gone.
-pub(crate) fn let_exec(listener: BorrowedFd<'_>) -> io::Result<()> {
+/// What ioctl(2) says; ENOENT when who waited is gone, or was interrupted, so that its call never happened.
+pub(crate) fn asked(listener: BorrowedFd<'_>) -> io::Result<Asked> {
     // SAFETY: the request is plain integers, for which all zeroes is a value, and the one that the kernel wants.
     let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a local of the size that the request's number names.
     let got = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut asked) };
     check(c_long::from(got))?;
+    Ok(Asked { id: asked.id, call: asked.data.nr.cast_unsigned() })
+}
+
+/// Lets the one call go on. Its arguments are its own still: the kernel reads them again.
+///
+/// # Errors
+/// What ioctl(2) says; ENOENT when who waited is gone.
+pub(crate) fn let_go_on(listener: BorrowedFd<'_>, asked: Asked) -> io::Result<()> {
     let flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or_default();
     let answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags };
-    // SAFETY: as above; the kernel only reads it.
+    // SAFETY: the pointer is to a local of the size that the request's number names, which the kernel only reads.
     let sent = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const answer) };
     check(c_long::from(sent)).map(|_| ())
 }
