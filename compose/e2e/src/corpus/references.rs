@@ -72,11 +72,11 @@ pub(super) fn put(canary: &Canary, shelf: &mut Shelf) {
         ("up", list("../film.mp4")),
         ("crlf", list(&film).replace('\n', "\r\n")),
         ("lists-tail", format!("{}{}", list(&film), "#EXT-X-UNKNOWN\n".repeat(20_000))),
-        ("dash-base", dash(&film)),
     ] {
         shelf.put(name, kind, text.into_bytes(), PLAYLIST);
         shelf.leaks();
     }
+    shelf.put("dash-base", kind, dash(&film).into_bytes(), PLAYLIST);
     lists(&film, &secret, shelf);
     others(&film, &secret, shelf);
     hidden(&film, shelf);

@@ -1,0 +1,85 @@
+//! What a run could leave behind on the machine.
+
+use anyhow::{Context as _, Result, ensure};
+use hotcell_e2e::up::Up;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Other tests' folders of control groups go within this; ours are gone already.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Mounts and control groups of the machine.
+#[derive(Debug)]
+pub(crate) struct Left {
+    mounts: BTreeSet<String>,
+    groups: BTreeSet<PathBuf>,
+}
+
+impl Left {
+    /// As of now.
+    pub(crate) fn now() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut groups = BTreeSet::new();
+        for line in mounts.lines().filter(|line| line.contains(" - cgroup")) {
+            let place = line.split(' ').nth(4).unwrap();
+            folders(Path::new(place), &mut groups);
+        }
+        Self { mounts: mounts.lines().map(str::to_owned).collect(), groups }
+    }
+
+    /// Nothing has come to what was there before.
+    pub(crate) fn is_all_there_is(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = Self::now();
+            let mounts: Vec<_> = now.mounts.difference(&self.mounts).collect();
+            let groups: Vec<_> = now.groups.difference(&self.groups).collect();
+            if mounts.is_empty() && groups.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "left: {mounts:?} {groups:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn folders(dir: &Path, into: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            folders(&entry.path(), into);
+            into.insert(entry.path());
+        }
+    }
+}
+
+/// The folder in which a worker makes those of its attempts.
+pub(crate) fn work_dir(up: &Up, worker: &str) -> Result<PathBuf> {
+    let pid = up.pid(worker).context("a worker")?;
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    let config = line.split('\0').nth(1).context("its configuration")?.to_owned();
+    let home = Path::new(&config).parent().context("its folder")?;
+    Ok(home.join("work").join(worker))
+}
+
+/// A folder holds these and nothing else.
+pub(crate) fn only(dir: &Path, names: &[&str]) -> Result<()> {
+    let found = fs::read_dir(dir)?.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let found: BTreeSet<String> = found.collect();
+    let names: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    ensure!(found == names, "{} holds {found:?}", dir.display());
+    Ok(())
+}
+
+/// A process has no child.
+pub(crate) fn no_children(pid: u32) -> Result<()> {
+    let mut children = String::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        children += &fs::read_to_string(task?.path().join("children"))?;
+    }
+    ensure!(children.trim().is_empty(), "{pid} has children: {children}");
+    Ok(())
+}
