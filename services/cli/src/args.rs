@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{audit, client, fail::Fail, nats, replay, tenant, up};
+use crate::{audit, client, doctor, fail::Fail, nats, replay, tenant, up};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -52,6 +52,8 @@ enum Command {
     /// The broker's accounts, streams and permissions.
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// Say whether this machine can run cells safely, and with which FFmpeg.
+    Doctor(DoctorArgs),
     /// Print versions.
     Version,
 }
@@ -66,6 +68,28 @@ pub(crate) enum DurabilityArg {
     OneSecond,
 }
 
+/// Whether cells are bounded by control groups, beside rlimits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CgroupArg {
+    /// By as many as this machine gives.
+    Auto,
+    /// By memory, pids and cpu; a worker that lacks one does not start.
+    Required,
+    /// By none.
+    Off,
+}
+
+impl CgroupArg {
+    /// As in a worker's configuration.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Required => "required",
+            Self::Off => "off",
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hotcell up --encoders 2
@@ -75,9 +99,13 @@ pub(crate) struct UpArgs {
     /// Workers.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=512))]
     pub(crate) encoders: u16,
-    /// Cells that one worker runs at once.
-    #[arg(long, default_value_t = 1)]
+    /// Cells that one worker runs at once. Started as root, `up` starts a worker process for each,
+    /// so that each has a user of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) slots: u16,
+    /// Control groups for cells.
+    #[arg(long, value_enum, default_value_t = CgroupArg::Auto)]
+    pub(crate) cgroup: CgroupArg,
     /// Address of the HTTP API.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
@@ -100,6 +128,16 @@ pub(crate) struct UpArgs {
     #[arg(long, value_delimiter = ',', value_name = "SECS")]
     pub(crate) webhook_retry: Vec<u64>,
 }
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "It changes nothing, and stops nothing. Exit code 1 when a check fails, \
+also when the FFmpeg in use has a published weakness: tools/ffmpeg-cves.json.
+
+Examples:
+  hotcell doctor
+  hotcell doctor --json | jq '.[] | select(.state != \"ok\")'
+  HOTCELL_FFMPEG=/usr/bin/ffmpeg HOTCELL_FFPROBE=/usr/bin/ffprobe hotcell doctor")]
+pub(crate) struct DoctorArgs {}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TranscodeArgs {
@@ -213,6 +251,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
             replay::run(&data, &job, &input, json).await
         }
         Command::Nats(command) => nats::run(command, json).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
         Command::Version => {
             crate::print::line(format!("hotcell {}", env!("CARGO_PKG_VERSION")));
             Ok(())

@@ -6,9 +6,10 @@
 
 mod cells;
 mod configs;
+mod groups;
 mod supervise;
 
-pub(crate) use cells::{CellProgram, Cells};
+pub(crate) use cells::{CellProgram, Cells, located};
 
 use crate::{
     args::{DurabilityArg, UpArgs},
@@ -46,6 +47,9 @@ const RANK_WORKERS: u8 = 0;
 const RANK_SERVICES: u8 = 1;
 const RANK_SERVERS: u8 = 2;
 
+/// Worker processes: each has a user of its own, and Debian keeps 800 for such use from the first.
+const WORKERS_MAX: u16 = 512;
+
 /// The pool of the workers that `up` starts.
 const POOL: &str = "cpu";
 
@@ -62,6 +66,7 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
     if ended > 0 {
         print::note(format!("ended {ended} processes that an earlier run left behind"));
     }
+    groups::clear(&layout);
     let stop = Shutdown::new();
     let mut supervisor = Supervisor::new(layout.clone());
     let outcome = tokio::select! {
@@ -79,6 +84,7 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
     }
     supervisor.stop().await;
     Cells::remove(&layout);
+    groups::clear(&layout);
     outcome
 }
 
@@ -113,14 +119,16 @@ async fn start(
     started: Instant,
 ) -> Result<(), Fail> {
     let programs = programs()?;
-    let workers: Vec<WorkerId> =
-        (1..=args.encoders).map(|n| format!("worker-{n}").parse().expect("a slug")).collect();
+    let workers = workers(args)?;
     let pool = pool();
     let installation = init(layout)?;
     let ports = Ports::choose(layout, args.listen)?;
     let cells = {
         let (layout, cell, programs) = (layout.clone(), args.cell.clone(), programs.clone());
-        tokio::task::spawn_blocking(move || Cells::prepare(&layout, &cell, &programs))
+        let cgroup = args.cgroup;
+        tokio::task::spawn_blocking(move || {
+            Cells::prepare(&layout, &cell, &programs)?.with_groups(&layout, cgroup)
+        })
     };
 
     broker(layout, args, &installation, &ports, supervisor).await?;
@@ -150,6 +158,25 @@ async fn start(
     write_env(layout, &ports, &key)?;
     announce(layout, &ports, args, as_json, started);
     Ok(())
+}
+
+/// How many worker processes, and how many cells in each. A process that is not root cannot give
+/// its cells another user than its own: as root there is one for each cell.
+fn processes(args: &UpArgs) -> (u16, u16) {
+    match rustix::process::geteuid().is_root() {
+        true => (args.encoders.saturating_mul(args.slots), 1),
+        false => (args.encoders, args.slots),
+    }
+}
+
+fn workers(args: &UpArgs) -> Result<Vec<WorkerId>, Fail> {
+    let (count, _) = processes(args);
+    if count > WORKERS_MAX {
+        return Err(Fail::config(format!(
+            "{count} workers are more than {WORKERS_MAX}: lower --encoders or --slots"
+        )));
+    }
+    Ok((1..=count).map(|n| format!("worker-{n}").parse().expect("a slug")).collect())
 }
 
 fn init(layout: &Layout) -> Result<Installation, Fail> {
@@ -197,6 +224,7 @@ async fn broker(
         name: "nats-server".to_owned(),
         program,
         args: vec!["-c".to_owned(), path.display().to_string()],
+        join: Vec::new(),
         user: None,
         stop_rank: RANK_SERVERS + 1,
     })?;
@@ -204,7 +232,7 @@ async fn broker(
 }
 
 /// `HOTCELL_NATS_SERVER`, or the pinned one in `.tools`.
-fn nats_server() -> Result<PathBuf, Fail> {
+pub(crate) fn nats_server() -> Result<PathBuf, Fail> {
     let named = std::env::var_os("HOTCELL_NATS_SERVER").map(PathBuf::from);
     find_nats_server(named, &tools())
         .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))
@@ -220,7 +248,7 @@ fn tools() -> PathBuf {
 }
 
 /// The folder of this program: the services are beside it.
-fn programs() -> Result<PathBuf, Fail> {
+pub(crate) fn programs() -> Result<PathBuf, Fail> {
     let own = std::env::current_exe().or_fail("cannot find this program")?;
     Ok(own.parent().map(Path::to_owned).unwrap_or_default())
 }
@@ -230,6 +258,7 @@ fn service(layout: &Layout, programs: &Path, name: &str, stop_rank: u8) -> Spec 
         name: name.to_owned(),
         program: programs.join(format!("hotcell-{name}")),
         args: vec![layout.config(&format!("{name}.toml")).display().to_string()],
+        join: Vec::new(),
         user: None,
         stop_rank,
     }
@@ -326,6 +355,7 @@ fn announce(layout: &Layout, ports: &Ports, args: &UpArgs, as_json: bool, starte
     let api = format!("http://{}", ports.api);
     let env = layout.dev_env();
     let ready_ms = started.elapsed().as_millis();
+    let (workers, slots) = processes(args);
     if as_json {
         print::json(&json!({ "api": api, "env": env, "ready_ms": ready_ms }));
         return;
@@ -335,8 +365,8 @@ fn announce(layout: &Layout, ports: &Ports, args: &UpArgs, as_json: bool, starte
          workers   {}, each with {} cell(s) of {}\n  logs      {}\n\nCtrl-C ends all of it.",
         env.display(),
         args.tenant,
-        args.encoders,
-        args.slots,
+        workers,
+        slots,
         args.cell,
         layout.root().join("logs").display(),
     ));

@@ -11,8 +11,10 @@ use crate::{
     progress::Progress,
 };
 use hotcell_jail::{
+    Identity,
     capture::Stdout,
     cell::{Cell, CellError, Outcome, run},
+    cgroup::Slot,
     limits::CellLimits as JailLimits,
     profile::Profile,
 };
@@ -23,8 +25,11 @@ use hotcell_schemas::{
     report::{CellUse, Probe},
 };
 use hotcell_stage::Shutdown;
-use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::{Notify, mpsc};
 
 /// Lines of progress that wait to be read; FFmpeg writes twelve each second.
 const LINES_MAX: usize = 64;
@@ -43,11 +48,26 @@ pub(crate) struct Ran {
 pub(crate) struct Cells {
     launcher: PathBuf,
     image: Image,
+    seat: Option<Seat>,
+}
+
+/// What is one slot's own.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    /// Who its cells are on the host.
+    pub(crate) identity: Identity,
+    /// Their control groups.
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl Cells {
     pub(crate) fn new(launcher: PathBuf, image: Image) -> Self {
-        Self { launcher, image }
+        Self { launcher, image, seat: None }
+    }
+
+    /// The same programs in the place of one slot.
+    pub(crate) fn at(&self, seat: Seat) -> Self {
+        Self { seat: Some(seat), ..self.clone() }
     }
 
     /// First line of `ffmpeg -version`, asked in a cell: also the proof that cells work here.
@@ -92,12 +112,19 @@ impl Cells {
 
         let (sender, mut lines) = mpsc::channel(LINES_MAX);
         let mut progress = Progress::new(duration_ms);
+        let pulse = Arc::new(Notify::new());
+        cell.pulse = Some(Arc::clone(&pulse));
         let token = stop.token();
         let mut work = Box::pin(run(&cell, &token, Stdout::Lines(sender)));
         loop {
             tokio::select! {
                 outcome = &mut work => return Ok(ran(outcome?)),
-                Some(line) = lines.recv() => note(progress.line(&line)),
+                Some(line) = lines.recv() => {
+                    if progress.advances(&line) {
+                        pulse.notify_one();
+                    }
+                    note(progress.line(&line));
+                }
             }
         }
     }
@@ -115,6 +142,10 @@ impl Cells {
             stall_secs: u64::from(limits.stall_secs),
             files: u64::from(limits.files),
         };
+        if let Some(seat) = &self.seat {
+            cell.identity = seat.identity;
+            cell.slot = Some(Arc::clone(&seat.slot));
+        }
         cell
     }
 }

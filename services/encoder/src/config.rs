@@ -1,5 +1,6 @@
 //! The configuration file and its checks. Promises: what [`Config::check`] returns is usable.
 
+use hotcell_jail::cgroup::{UnknownChoice, Wish};
 use hotcell_schemas::PoolId;
 use hotcell_stage::{
     NatsConfig, TelemetryConfig,
@@ -27,6 +28,14 @@ pub struct Config {
     pub pool: String,
     /// Attempts at once.
     pub slots: usize,
+    /// User and group of the first slot's cells, when the worker is root.
+    pub first_uid: u32,
+    /// Whether to use control groups.
+    pub cgroup: String,
+    /// Folders of control groups that belong to this worker.
+    pub cgroup_folders: Vec<PathBuf>,
+    /// Most processor time of one cell, in percent of one processor; 0 for no bound.
+    pub cell_cpu_percent: u32,
     /// What the programs are, for the record.
     pub cell: String,
     /// The launcher.
@@ -56,6 +65,8 @@ impl ServiceConfig for Config {
 pub(crate) struct Checked {
     pub(crate) pool: PoolId,
     pub(crate) slots: usize,
+    pub(crate) first_uid: u32,
+    pub(crate) groups: Wish,
     pub(crate) cell: CellKind,
 }
 
@@ -72,7 +83,19 @@ impl Config {
         let cell = self.cell.parse().map_err(|NotACell| {
             value("cell", "must be `ffmpeg`, `noop` or `fixed:<ms>` with at most 3600000 ms")
         })?;
-        Ok(Checked { pool, slots: self.slots, cell })
+        if self.first_uid == 0 {
+            return Err(value("first_uid", "must not be 0: no cell is root"));
+        }
+        let choice = self
+            .cgroup
+            .parse()
+            .map_err(|error: UnknownChoice| value("cgroup", &error.to_string()))?;
+        let groups = Wish {
+            choice,
+            folders: self.cgroup_folders.clone(),
+            cpu_percent: Some(self.cell_cpu_percent).filter(|percent| *percent > 0),
+        };
+        Ok(Checked { pool, slots: self.slots, first_uid: self.first_uid, groups, cell })
     }
 }
 
@@ -142,7 +165,14 @@ mod tests {
         };
         let checked = load(given.to_owned()).unwrap().check().unwrap();
         assert_eq!((checked.pool.as_str(), checked.slots), ("cpu", 1));
-        for bad in ["pool = 'a.b'\n", "slots = 0\n", "slots = 65\n", "cell = 'sh'\n"] {
+        for bad in [
+            "pool = 'a.b'\n",
+            "slots = 0\n",
+            "slots = 65\n",
+            "cell = 'sh'\n",
+            "cgroup = 'v2'\n",
+            "first_uid = 0\n",
+        ] {
             assert!(load(format!("{bad}{given}")).unwrap().check().is_err(), "{bad}");
         }
         assert!(load(format!("poool = 'cpu'\n{given}")).is_err(), "unknown keys are errors");

@@ -21,8 +21,20 @@ mod workspace;
 
 pub use image::{Image, ImageError, image_digest};
 
-use crate::{ask::Ask, cell::Cells, config::Config, worker::Worker, workspace::Workspace};
-use hotcell_jail::{hide::hide_from_others, preflight::preflight, profile::Profile};
+use crate::{
+    ask::Ask,
+    cell::{Cells, Seat},
+    config::{Checked, Config},
+    worker::Worker,
+    workspace::Workspace,
+};
+use hotcell_jail::{
+    Identity,
+    cgroup::{Choice, GroupError, Groups},
+    hide::hide_from_others,
+    preflight::preflight,
+    profile::Profile,
+};
 use hotcell_schemas::{Role, WorkerId, report::Provenance};
 use hotcell_stage::{Bus, ServiceError, Shutdown, blob::Blobs, service::describe};
 use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
@@ -54,6 +66,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     .await?;
     let (image_digest, root_digest) = (image.digest, image.root_digest);
     let cells = Cells::new(config.launcher.clone(), image);
+    let seats = seats(&checked).await?;
     let ffmpeg = cells.version().await.map_err(|error| refuse(&error))?;
     let provenance = Provenance {
         ffmpeg,
@@ -67,20 +80,22 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let bus = Bus::connect(Role::Encoder, &config.nats).await?;
     let worker: WorkerId = bus.name().parse().map_err(|error| refuse(&error))?;
     let workspace = Workspace::open(&config.work_dir, &worker).map_err(|error| refuse(&error))?;
-    let (pool, slots) = (checked.pool, checked.slots);
+    let workspace = Arc::new(workspace);
+    let (pool, slots) = (checked.pool, seats.len());
     info!(%worker, %pool, slots, %image_digest, ffmpeg = provenance.ffmpeg, "ready for work");
     let ask = Ask::new(bus.clone(), pool, worker);
     let worker = Worker { ask, cells, blobs: Blobs::new(), workspace, provenance };
-    let ended = work(Arc::new(worker), slots, shutdown).await;
+    let ended = work(&worker, seats, shutdown).await;
     bus.flush().await;
     ended
 }
 
 /// Runs the slots. One that panics ends the process, so that whoever started it starts it again.
-async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) -> Result<(), ServiceError> {
+async fn work(worker: &Worker, seats: Vec<Seat>, shutdown: Shutdown) -> Result<(), ServiceError> {
     let (mut running, mut result) = (JoinSet::new(), Ok(()));
-    for _ in 0..slots {
-        let (worker, shutdown) = (Arc::clone(&worker), shutdown.clone());
+    for seat in seats {
+        let worker = Worker { cells: worker.cells.at(seat), ..worker.clone() };
+        let shutdown = shutdown.clone();
         running.spawn(async move { worker.slot(&shutdown).await });
     }
     while let Some(ended) = running.join_next().await {
@@ -91,6 +106,33 @@ async fn work(worker: Arc<Worker>, slots: usize, shutdown: Shutdown) -> Result<(
         }
     }
     result
+}
+
+/// A place for the cells of each slot. Only root can give each a user of its own.
+async fn seats(checked: &Checked) -> Result<Vec<Seat>, ServiceError> {
+    let (wish, slots, first) = (checked.groups.clone(), checked.slots, checked.first_uid);
+    let made = tokio::task::spawn_blocking(move || {
+        let own = Identity::for_this_process();
+        let groups = Groups::open(&wish)?;
+        let seat = |(number, uid)| {
+            let identity = match own == Identity::NOBODY {
+                true => Identity { uid, gid: first },
+                false => own,
+            };
+            let slot = Arc::new(groups.slot(number, identity)?);
+            Ok(Seat { identity, slot })
+        };
+        let seats: Result<Vec<Seat>, GroupError> = (0..slots).zip(first..).map(seat).collect();
+        Ok((groups, seats?))
+    });
+    let made: Result<_, GroupError> = made.await.map_err(|error| refuse(&error))?;
+    let (groups, seats) = made.map_err(|error| refuse(&error))?;
+    if !groups.missing().is_empty() && checked.groups.choice != Choice::Off {
+        let (missing, why) = (groups.missing(), groups.why().unwrap_or("not delegated"));
+        warn!(?missing, why, "cells are bounded by rlimits where control groups are missing");
+    }
+    info!(%groups, "control groups of the cells");
+    Ok(seats)
 }
 
 /// Start-up work that hashes and copies files.

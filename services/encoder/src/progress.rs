@@ -4,18 +4,23 @@
 /// The end.
 const DONE: u16 = 1000;
 
+/// What grows while an encode gets on: time encoded, frames encoded, bytes written. The last two
+/// also where the first is unknown or comes late, as with a long look-ahead.
+const GROWING: [&str; 3] = ["out_time_us", "frame", "total_size"];
+
 /// How far an encode has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {
     duration_us: Option<u64>,
     permille: Option<u16>,
+    furthest: [u64; GROWING.len()],
 }
 
 impl Progress {
     /// No line read yet. Without a duration only the end is known.
     pub(crate) fn new(duration_ms: Option<u64>) -> Self {
         let duration_us = duration_ms.filter(|ms| *ms > 0).map(|ms| ms.saturating_mul(1000));
-        Self { duration_us, permille: None }
+        Self { duration_us, permille: None, furthest: [0; GROWING.len()] }
     }
 
     /// Takes one line; the thousandths known after it.
@@ -28,6 +33,17 @@ impl Progress {
         };
         self.permille = self.permille.max(seen);
         self.permille
+    }
+
+    /// Whether one line shows more of anything than every line before it.
+    pub(crate) fn advances(&mut self, line: &str) -> bool {
+        let Some((name, text)) = line.trim().split_once('=') else { return false };
+        let Ok(now) = text.trim().parse::<u64>() else { return false };
+        let mut all = GROWING.iter().zip(&mut self.furthest);
+        let Some((_, furthest)) = all.find(|(known, _)| **known == name) else { return false };
+        let further = now > *furthest;
+        *furthest = now.max(*furthest);
+        further
     }
 
     fn part(&self, text: &str) -> Option<u16> {
@@ -63,6 +79,24 @@ mod tests {
         check(None, &["out_time_us=5000000"], None);
         check(None, &["out_time_us=5000000", "progress=end"], Some(1000));
         check(Some(0), &["out_time_us=5"], None);
+    }
+
+    #[test]
+    fn brk_07_only_more_is_progress() {
+        let mut progress = Progress::new(None);
+        let mut check = |line: &str, expect| assert_eq!(progress.advances(line), expect, "{line}");
+        check("frame=0", false);
+        check("frame= 1\n", true);
+        check("frame=1", false);
+        check("out_time_us=40000", true);
+        check("out_time_us=30000", false);
+        check("out_time_us=N/A", false);
+        check("total_size=1", true);
+        check("fps=25", false);
+        check("progress=continue", false);
+        check("speed=2", false);
+        check("frame=2", true);
+        check("", false);
     }
 
     proptest! {

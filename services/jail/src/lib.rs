@@ -6,6 +6,7 @@
 //! For services: [`preflight::preflight`] at start-up, [`program::Program`] and [`root::Root`] once, then one
 //! [`cell::Cell`] per job. The rest is the launcher's.
 
+pub mod breach;
 pub mod capture;
 pub mod cell;
 pub mod cgroup;

@@ -23,7 +23,7 @@ pub struct Identity {
 
 impl Identity {
     /// Debian's and the kernel's `nobody`.
-    const NOBODY: Self = Self { uid: 65534, gid: 65534 };
+    pub const NOBODY: Self = Self { uid: 65534, gid: 65534 };
 
     /// This process's own identity, or `nobody` when it is root's.
     #[must_use]
@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) out_dir: Option<PathBuf>,
     pub(crate) identity: Identity,
     pub(crate) limits: CellLimits,
+    /// A version 2 control group, for process 1 to be born into.
+    pub(crate) cgroup: Option<PathBuf>,
     pub(crate) layers_off: Vec<Layer>,
     pub(crate) degraded: bool,
     /// The payload's path inside the cell, then its arguments.
@@ -74,6 +76,7 @@ impl Plan {
         flag("--profile", self.profile.name().as_ref());
         self.inputs.iter().for_each(|input| flag("--in", input.as_os_str()));
         self.out_dir.iter().for_each(|out| flag("--out", out.as_os_str()));
+        self.cgroup.iter().for_each(|group| flag("--cgroup", group.as_os_str()));
         let identity = [("--uid", self.identity.uid.into()), ("--gid", self.identity.gid.into())];
         for (name, value) in self.limits.flags().into_iter().chain(identity) {
             flag(name, value.to_string().as_ref());
@@ -92,6 +95,7 @@ impl Plan {
         let mut args = args.into_iter();
         let (mut root, mut profile, mut uid, mut gid) = (None, None, None, None);
         let (mut inputs, mut out_dir, mut layers_off) = (Vec::new(), None, Vec::new());
+        let mut cgroup = None;
         let (mut degraded, mut set) = (false, Vec::new());
         while let Some(arg) = args.next() {
             let name = known(&arg)?;
@@ -102,6 +106,7 @@ impl Plan {
                 "--root" => root = Some(PathBuf::from(value()?)),
                 "--in" => inputs.push(PathBuf::from(value()?)),
                 "--out" => out_dir = Some(PathBuf::from(value()?)),
+                "--cgroup" => cgroup = Some(PathBuf::from(value()?)),
                 "--profile" => profile = Some(by_name(name, &value()?, Profile::named)?),
                 "--layer-off" => layers_off.push(by_name(name, &value()?, Layer::named)?),
                 "--uid" => uid = Some(by_name(name, &value()?, |text| text.parse().ok())?),
@@ -124,18 +129,30 @@ impl Plan {
             return Err(PlanError::Payload);
         }
         let root = root.ok_or(PlanError::Missing("--root"))?;
-        Ok(Self { root, profile, inputs, out_dir, identity, limits, layers_off, degraded, argv })
+        Ok(Self {
+            root,
+            profile,
+            inputs,
+            out_dir,
+            identity,
+            limits,
+            cgroup,
+            layers_off,
+            degraded,
+            argv,
+        })
     }
 }
 
 /// The flag as a constant, so that errors can name it.
 fn known(arg: &OsStr) -> Result<&'static str, PlanError> {
-    const FLAGS: [&str; 9] = [
+    const FLAGS: [&str; 10] = [
         "--",
         "--root",
         "--profile",
         "--in",
         "--out",
+        "--cgroup",
         "--uid",
         "--gid",
         "--layer-off",
@@ -176,13 +193,20 @@ mod tests {
             out_dir: Some("/o".into()),
             identity: Identity { uid: 7, gid: 8 },
             limits: CellLimits { nofile: 3, tmp_bytes: 9, ..CellLimits::PROBE },
+            cgroup: Some("/sys/fs/cgroup/a b".into()),
             layers_off: vec![Layer::Mdwe, Layer::Seccomp],
             degraded: true,
             argv: ["/bin/ffmpeg", "--", "-i", ""].map(OsString::from).to_vec(),
         };
         assert_eq!(Plan::parse(plan.render()).unwrap(), plan);
-        let bare =
-            Plan { inputs: vec![], out_dir: None, layers_off: vec![], degraded: false, ..plan };
+        let bare = Plan {
+            inputs: vec![],
+            out_dir: None,
+            cgroup: None,
+            layers_off: vec![],
+            degraded: false,
+            ..plan
+        };
         assert_eq!(Plan::parse(bare.render()).unwrap(), bare);
     }
 

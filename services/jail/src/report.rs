@@ -61,3 +61,20 @@ pub struct Report {
     /// Layers that were off; empty in production.
     pub degraded: Vec<Layer>,
 }
+
+impl Report {
+    /// Nothing was started.
+    pub(crate) fn refused(why: String) -> Self {
+        Self {
+            end: End::LauncherRefused(why),
+            cpu_ms: 0,
+            max_rss_kib: 0,
+            wall_ms: 0,
+            bytes_out: 0,
+            violation: None,
+            profile_hash: String::new(),
+            landlock_abi: 0,
+            degraded: Vec::new(),
+        }
+    }
+}

@@ -24,8 +24,11 @@ pub(crate) struct Tally {
 /// What is in it. Once a limit is passed the count stops, and is "at least".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Held {
+    /// Sizes of the files, as their reader sees them.
     pub(crate) bytes: u64,
-    pub(crate) files: u64,
+    /// What they cost: at least that, and at least the space that is taken.
+    costs: u64,
+    files: u64,
 }
 
 impl Tally {
@@ -36,7 +39,7 @@ impl Tally {
 
     /// Whether that is more bytes or more files than allowed.
     pub(crate) fn is_over(&self, held: Held) -> bool {
-        held.bytes > self.bytes_max || held.files > self.files_max
+        held.costs > self.bytes_max || held.files > self.files_max
     }
 
     /// Counts.
@@ -53,7 +56,8 @@ impl Tally {
                     let blocks = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX);
                     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
                     let costs = blocks.saturating_mul(BLOCK_BYTES).max(size);
-                    held.bytes = held.bytes.saturating_add(costs);
+                    held.bytes = held.bytes.saturating_add(size);
+                    held.costs = held.costs.saturating_add(costs);
                 }
                 // Renamed or removed meanwhile.
                 Err(Errno::NOENT) => {}

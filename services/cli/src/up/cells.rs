@@ -4,14 +4,18 @@
 //! its programs in a folder that this user can reach; started as root the folder lies below
 //! /var/tmp, because an installation's own folder is closed to others.
 
-use super::supervise::Spec;
+use super::{groups, supervise::Spec};
 use crate::{
+    args::CgroupArg,
     fail::{Context as _, Fail},
     layout::{Layout, make_dir, write_owned},
     print,
 };
 use hotcell_encoder::image::Image;
-use hotcell_jail::root::Root;
+use hotcell_jail::{
+    cgroup::{Estate, Lot},
+    root::Root,
+};
 use hotcell_schemas::{Digest, WorkerId};
 use std::{
     fmt, fs,
@@ -69,6 +73,8 @@ pub(crate) struct Cells {
     as_root: bool,
     pub(crate) ffmpeg: PathBuf,
     pub(crate) ffprobe: PathBuf,
+    /// Control groups to hand on.
+    groups: Option<Estate>,
     /// What the signer's list must name.
     pub(crate) image: Digest,
     /// The cells' file tree.
@@ -108,7 +114,20 @@ impl Cells {
         );
         let image = image.or_fail("cannot prepare the cells")?;
         let (root, program) = (image.root, image.ffmpeg.name);
-        Ok(Self { dir, as_root, ffmpeg, ffprobe, image: image.digest, root, program })
+        let groups = None;
+        Ok(Self { dir, as_root, ffmpeg, ffprobe, groups, image: image.digest, root, program })
+    }
+
+    /// Finds what control groups there are to hand on; [`groups::clear`] removes them.
+    pub(crate) fn with_groups(mut self, layout: &Layout, cgroup: CgroupArg) -> Result<Self, Fail> {
+        let name = format!("hotcell-{}", short(layout));
+        self.groups = groups::find(layout, &name, cgroup, self.as_root)?;
+        Ok(self)
+    }
+
+    /// The control groups of one worker, made if they are not there.
+    pub(crate) fn lot(&self, number: u16, worker: &WorkerId) -> Lot {
+        groups::lot(self.groups.as_ref(), worker.as_str(), self.user(number))
     }
 
     /// Removes what [`Self::prepare`] made, once nothing runs from it. The roots are made again in
@@ -126,9 +145,7 @@ impl Cells {
         if !rustix::process::geteuid().is_root() {
             return layout.root().join("cells");
         }
-        let own = Digest::of(layout.root().as_os_str().as_encoded_bytes()).to_string();
-        let short: String = own.chars().take(16).collect();
-        PathBuf::from("/var/tmp").join(format!("hotcell-{short}"))
+        PathBuf::from("/var/tmp").join(format!("hotcell-{}", short(layout)))
     }
 
     pub(crate) fn launcher(&self) -> PathBuf {
@@ -192,10 +209,17 @@ impl Cells {
             name: worker.to_string(),
             program: self.dir.join("bin/hotcell-encoder"),
             args: vec![self.home(worker).join("worker.toml").display().to_string()],
+            join: self.lot(number, worker).join,
             user: self.user(number),
             stop_rank,
         })
     }
+}
+
+/// What names an installation outside of its own folder.
+fn short(layout: &Layout) -> String {
+    let own = Digest::of(layout.root().as_os_str().as_encoded_bytes()).to_string();
+    own.chars().take(16).collect()
 }
 
 fn cell_programs(
@@ -215,18 +239,9 @@ fn cell_programs(
 
 /// `HOTCELL_FFMPEG` and `HOTCELL_FFPROBE`; each else from `make ffmpeg`, else the distribution's.
 fn ffmpeg(bin: &Path) -> Result<(PathBuf, PathBuf), Fail> {
-    let built = super::tools().join("ffmpeg/bin");
-    let folders = [built.as_path(), Path::new("/usr/bin")];
     let find = |variable: &str, name: &str| {
-        let named = std::env::var_os(variable).map(PathBuf::from);
-        let found = one_of(named, &folders, name).map_err(|path| {
-            Fail::config(format!(
-                "{} is missing: install FFmpeg (apt-get install ffmpeg), build ours (make ffmpeg), \
-                 or name it by {variable}",
-                path.display()
-            ))
-        })?;
-        if !found.starts_with(&built) {
+        let found = located(variable, name)?;
+        if !found.starts_with(built()) {
             return Ok(found);
         }
         // The folder that it was built in may be closed to the workers' user.
@@ -235,6 +250,23 @@ fn ffmpeg(bin: &Path) -> Result<(PathBuf, PathBuf), Fail> {
         Ok(reachable)
     };
     Ok((find("HOTCELL_FFMPEG", "ffmpeg")?, find("HOTCELL_FFPROBE", "ffprobe")?))
+}
+
+/// Where `make ffmpeg` puts its programs.
+fn built() -> PathBuf {
+    super::tools().join("ffmpeg/bin")
+}
+
+/// The program that `variable` names, else the one of `make ffmpeg`, else the distribution's.
+pub(crate) fn located(variable: &str, name: &str) -> Result<PathBuf, Fail> {
+    let (named, built) = (std::env::var_os(variable).map(PathBuf::from), built());
+    one_of(named, &[built.as_path(), Path::new("/usr/bin")], name).map_err(|path| {
+        Fail::config(format!(
+            "{} is missing: install FFmpeg (apt-get install ffmpeg), build ours (make ffmpeg), \
+             or name it by {variable}",
+            path.display()
+        ))
+    })
 }
 
 /// The named program, or the first of this name in the folders; else the path that was tried last.

@@ -161,7 +161,9 @@ impl Plan<'_> {
         let home = self.cells.home(worker);
         let config = json!({
             "pool": super::POOL,
-            "slots": self.args.slots,
+            "slots": super::processes(self.args).1,
+            "cgroup": self.args.cgroup.name(),
+            "cgroup_folders": self.cells.lot(number, worker).folders,
             "cell": self.args.cell.to_string(),
             "launcher": self.cells.launcher(),
             "ffmpeg": self.cells.ffmpeg,

@@ -43,6 +43,8 @@ pub(crate) struct Spec {
     pub(crate) program: PathBuf,
     /// Its arguments: one configuration file.
     pub(crate) args: Vec<String>,
+    /// Files of control groups to write its process id to.
+    pub(crate) join: Vec<PathBuf>,
     /// User and group to run as, when not our own.
     pub(crate) user: Option<(u32, u32)>,
     /// Order of stopping: lower first.
@@ -106,6 +108,9 @@ fn spawn(layout: &Layout, spec: &Spec) -> Result<Child, Fail> {
     }
     let child = command.spawn().or_fail(&doing)?;
     if let Some(pid) = child.id() {
+        for file in &spec.join {
+            fs::write(file, pid.to_string()).or_fail(&doing)?;
+        }
         let started = start_time(pid).unwrap_or_default();
         fs::write(layout.run(&format!("{}.pid", spec.name)), format!("{pid} {started}\n"))
             .or_fail(&doing)?;
@@ -244,6 +249,7 @@ mod tests {
             name: "left".to_owned(),
             program: "/usr/bin/python3".into(),
             args: vec!["-c".to_owned(), script],
+            join: Vec::new(),
             user: None,
             stop_rank: 0,
         };

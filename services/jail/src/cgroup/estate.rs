@@ -55,16 +55,12 @@ impl Estate {
     pub fn lot(&self, worker: &str, uid: u32, gid: u32) -> Lot {
         let mut lot = Lot::default();
         for plot in &self.0 {
-            match plot.give(worker, uid, gid) {
-                Ok(Some(folder)) => {
-                    if plot.unified {
-                        lot.join.push(folder.join(LEAF).join("cgroup.procs"));
-                    }
-                    lot.folders.push(folder);
-                }
-                // The worker sees what is missing, and decides by its own configuration.
-                Ok(None) | Err(_) => {}
+            // The worker sees what is missing, and decides by its own configuration.
+            let Ok(Some(folder)) = plot.give(worker, uid, gid) else { continue };
+            if plot.unified {
+                lot.join.push(folder.join(LEAF).join("cgroup.procs"));
             }
+            lot.folders.push(folder);
         }
         lot
     }

@@ -159,7 +159,7 @@ async fn a_busy_neighbour_takes_no_more_than_its_share() {
         }
         let (many, one) = tokio::join!(end_of(&many), end_of(&one));
         assert_eq!((&many.end, &one.end), (&End::WallClock, &End::WallClock));
-        u64::try_from(one.cpu_ms * 100 / (one.cpu_ms + many.cpu_ms)).unwrap()
+        one.cpu_ms * 100 / (one.cpu_ms + many.cpu_ms)
     };
     let slots = slots(2);
     let bounded = share(&[Some(Arc::clone(&slots[0])), Some(Arc::clone(&slots[1]))]).await;
