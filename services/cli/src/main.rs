@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod audit;
 mod client;
+mod doctor;
 mod fail;
 mod layout;
 mod nats;

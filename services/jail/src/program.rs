@@ -21,8 +21,8 @@ use crate::root::Root;
 
 /// Debian's ffmpeg lists 215 libraries in 15 KiB.
 const LISTING_BYTES_MAX: u64 = 1 << 20;
-/// `ffmpeg -version` prints about 2 KiB.
-const VERSION_BYTES_MAX: usize = 64 * 1024;
+/// `ffmpeg -version` prints about 2 KiB, `ffmpeg -filters` of Debian's 38 KiB.
+const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
 /// One file of the cell's root, with where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,19 +121,33 @@ impl Program {
     /// # Errors
     /// [`VersionError`], when the cell fails or the program is not one that answers.
     pub async fn version(&self, launcher: &Path, root: &Root) -> Result<Version, VersionError> {
-        let mut cell = Cell::new(launcher, root, &self.name, Profile::Probe);
-        cell.args = vec!["-version".to_owned()];
-        let outcome =
-            run(&cell, &CancellationToken::new(), Stdout::Bytes(VERSION_BYTES_MAX)).await?;
-        if outcome.end != End::Exited(0) {
-            return Err(VersionError::Failed(outcome.end));
-        }
-        let text = String::from_utf8_lossy(&outcome.stdout.bytes);
+        let text = self.answer(launcher, root, &["-version".to_owned()]).await?;
         let line =
             text.lines().next().filter(|line| !line.is_empty()).ok_or(VersionError::Silent)?;
         let configuration = text.lines().find(|line| line.starts_with("configuration:"));
         let configuration_sha256 = hex::encode(Sha256::digest(configuration.unwrap_or_default()));
         Ok(Version { line: line.to_owned(), configuration_sha256 })
+    }
+
+    /// What the program prints on standard output when it is started with `args` in a cell with the probe profile and
+    /// without files; cut at 128 KiB.
+    ///
+    /// # Errors
+    /// [`VersionError`], when the cell fails or the program does not exit with code 0.
+    pub async fn answer(
+        &self,
+        launcher: &Path,
+        root: &Root,
+        args: &[String],
+    ) -> Result<String, VersionError> {
+        let mut cell = Cell::new(launcher, root, &self.name, Profile::Probe);
+        cell.args = args.to_vec();
+        let outcome =
+            run(&cell, &CancellationToken::new(), Stdout::Bytes(ANSWER_BYTES_MAX)).await?;
+        if outcome.end != End::Exited(0) {
+            return Err(VersionError::Failed(outcome.end));
+        }
+        Ok(String::from_utf8_lossy(&outcome.stdout.bytes).into_owned())
     }
 }
 
