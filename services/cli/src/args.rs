@@ -54,8 +54,6 @@ enum Command {
     Nats(NatsCommand),
     /// Say whether this machine can run cells safely, and with which FFmpeg.
     Doctor(DoctorArgs),
-    /// Say whether this machine can run cells safely, and with which FFmpeg.
-    Doctor(DoctorArgs),
     /// Print versions.
     Version,
 }
@@ -130,16 +128,6 @@ pub(crate) struct UpArgs {
     #[arg(long, value_delimiter = ',', value_name = "SECS")]
     pub(crate) webhook_retry: Vec<u64>,
 }
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "It changes nothing, and stops nothing. Exit code 1 when a check fails, \
-also when the FFmpeg in use has a published weakness: tools/ffmpeg-cves.json.
-
-Examples:
-  hotcell doctor
-  hotcell doctor --json | jq '.[] | select(.state != \"ok\")'
-  HOTCELL_FFMPEG=/usr/bin/ffmpeg HOTCELL_FFPROBE=/usr/bin/ffprobe hotcell doctor")]
-pub(crate) struct DoctorArgs {}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "It changes nothing, and stops nothing. Exit code 1 when a check fails, \
@@ -263,7 +251,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
             replay::run(&data, &job, &input, json).await
         }
         Command::Nats(command) => nats::run(command, json).await,
-        Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
         Command::Version => {
             crate::print::line(format!("hotcell {}", env!("CARGO_PKG_VERSION")));
