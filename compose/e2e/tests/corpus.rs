@@ -100,6 +100,7 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
         faults.extend(judged(entry, end));
     }
     table(&entries, &ends, took);
+    keep(&entries, &ends)?;
     say(&faults);
     ensure!(faults.is_empty(), "{} faults", faults.len());
     ensure!(PROCESSES.map(|name| up.pid(name).unwrap()) == pids, "a service died");
@@ -250,6 +251,18 @@ fn table(entries: &[Entry], ends: &[End], took: Duration) {
         *codes.entry(&end.code).or_default() += 1;
     }
     println!("{codes:?}");
+}
+
+/// Every end, in a file of the build's folder: what to look into after a run.
+fn keep(entries: &[Entry], ends: &[End]) -> Result<()> {
+    let row = |(entry, end): (&Entry, &End)| {
+        let End { place, state, code, message, took, .. } = end;
+        let ms = took.as_millis();
+        format!("{}\t{state}\t{code}\t{place:?}\t{ms}\t{message}\n", entry.name)
+    };
+    let rows: String = entries.iter().zip(ends).map(row).collect();
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus.tsv"), rows)?;
+    Ok(())
 }
 
 fn say(faults: &[String]) {

@@ -35,7 +35,15 @@ pub fn sniff(scan: &Scan, declared: &str) -> Result<Sniffed, Failure> {
         let message = "the file is a playlist or manifest, which names other files";
         return Err(Failure::new(InputPlaylist, message));
     }
+    if scan.is_tagged && scan.head.is_empty() {
+        // Its tag claims all of it.
+        return Err(Flaw::Truncated.into());
+    }
     let container = container(&scan.head)?;
+    if scan.is_tagged && !matches!(container, Container::Mp3 | Container::Aac | Container::Flac) {
+        let message = "the file has a sound's tag in front of something else";
+        return Err(Failure::new(RejectCode::InputNotMedia, message));
+    }
     if accept::declared(declared) != Some(container) {
         let found = accept::media_type(container, None);
         let message = format!("the file is {found}, which is not the type that was declared");

@@ -88,6 +88,40 @@ fn variants_of_real_recorders_are_accepted() {
     }
 }
 
+/// Cover art makes tags of megabytes: sound behind one is still sound, and what may not be there is
+/// refused behind one as without.
+#[test]
+fn tags_in_front_do_not_hide_what_follows() {
+    let dir = dir("tags");
+    let tag = |size: usize| {
+        let seven = |shift: usize| u8::try_from(size >> shift & 0x7f).unwrap();
+        let header = [b"ID3\x04\0\0".as_slice(), &[seven(21), seven(14), seven(7), seven(0)]];
+        [header.concat(), vec![0xA5; size]].concat()
+    };
+    for container in [Container::Mp3, Container::Aac, Container::Flac] {
+        let (args, declared) = recipe(container);
+        let bytes = make(&dir, &format!("{container:?}"), &format!("{args} -id3v2_version 0"));
+        for front in [tag(0), tag(5), tag(3 << 20), [tag(9), tag(2 << 20), tag(0)].concat()] {
+            let bytes = [front, bytes.clone()].concat();
+            let seen = verdict(&bytes, declared);
+            assert_eq!(seen.as_ref().unwrap().container, container);
+            for step in [1009, 1 << 20] {
+                assert_eq!(seen, verdict_in_steps(&bytes, declared, step));
+            }
+        }
+    }
+    let list = b"#EXTM3U\n#EXTINF:1,\n/x.mp4\n";
+    let behind = |rest: &[u8]| code(&[&tag(2 << 20), rest].concat(), "audio/mpeg");
+    assert_eq!(behind(list), RejectCode::InputPlaylist);
+    assert_eq!(behind(b"\0\0\0\x18ftypisom"), RejectCode::InputNotMedia);
+    assert_eq!(behind(b"PK\x03\x04\x14\0\0\0\x08\0"), RejectCode::InputNotMedia);
+    assert_eq!(behind(b""), RejectCode::InputMalformed);
+    let short = tag(1 << 20);
+    assert_eq!(code(&short[..short.len() / 2], "audio/mpeg"), RejectCode::InputMalformed);
+    // Not seven bits in a byte: no tag for FFmpeg, so none here.
+    assert_eq!(code(b"ID3\x04\0\0\xff\xff\xff\xff..", "audio/mpeg"), RejectCode::InputNotMedia);
+}
+
 #[test]
 fn issue_2_each_hostile_input_has_its_code() {
     use RejectCode::*;

@@ -3,7 +3,7 @@
 use super::{
     BAGGAGE_TEXT, COMPLETED, HUNGRY, MUTANT, Shelf,
     audio::{frame, id3, synchsafe},
-    bytes::{back, find, inserted, patched},
+    bytes::{back, find, find_last, inserted, patched},
     clips::Clips,
     isobmff::{boxed, with_more},
     matroska::element,
@@ -58,7 +58,7 @@ pub(super) fn put(clips: &Clips, shelf: &mut Shelf) -> Result<()> {
 /// A Matroska file with one more element before its tracks; the segment's size becomes unknown.
 fn first_child(mkv: &[u8], child: &[u8]) -> Result<Vec<u8>> {
     let segment = find(mkv, b"\x18\x53\x80\x67")? + 4;
-    let info = find(mkv, b"\x15\x49\xa9\x66")?;
+    let info = find_last(mkv, b"\x15\x49\xa9\x66")?;
     let unknown = [0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     Ok(patched(&inserted(mkv, info, child), segment, &unknown))
 }

@@ -52,6 +52,13 @@ pub(super) fn find(bytes: &[u8], needle: &[u8]) -> Result<usize> {
     find_from(bytes, needle, 0).with_context(|| format!("the clip has no {name:?}"))
 }
 
+/// Where `needle` last begins.
+pub(super) fn find_last(bytes: &[u8], needle: &[u8]) -> Result<usize> {
+    let name = String::from_utf8_lossy(needle).into_owned();
+    let found = bytes.windows(needle.len()).rposition(|window| window == needle);
+    found.with_context(|| format!("the clip has no {name:?}"))
+}
+
 /// `bytes` with `with` written over what is at `at`.
 pub(super) fn patched(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();

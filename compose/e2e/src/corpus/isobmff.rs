@@ -33,7 +33,7 @@ const PATCHES: &[Patch] = &[
     ("stsz-size-small", b"stsz", SIZE, &[0, 0, 0, 12], BROKEN),
     ("stsd-count-max", b"stsd", 4, ALL_ONES, MUTANT),
     ("stsd-count-0", b"stsd", 4, &[0; 4], BROKEN),
-    ("stsd-entry-size-max", b"stsd", 8, ALL_ONES, BROKEN),
+    ("stsd-entry-size-max", b"stsd", 8, ALL_ONES, MUTANT),
     ("stsd-entry-size-0", b"stsd", 8, &[0; 4], MUTANT),
     ("stsd-unknown-codec", b"stsd", 12, b"zzzz", BROKEN),
     ("stsd-65535", b"stsd", 40, &[0xff; 4], COMPLEX),

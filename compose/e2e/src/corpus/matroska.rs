@@ -2,7 +2,7 @@
 
 use super::{
     BROKEN, COMPLETED, COMPLEX, Canary, Expect, HUNGRY, MALFORMED, MUTANT, SECRET, Shelf,
-    bytes::{back, find, front, inserted, patched},
+    bytes::{back, find, find_last, front, inserted, patched},
     clips::Clips,
     deflate,
 };
@@ -145,14 +145,15 @@ fn sizes(clips: &Clips, shelf: &mut Shelf) -> Result<()> {
         ("cluster", b"\x1f\x43\xb6\x75"),
         ("cues", b"\x1c\x53\xbb\x6b"),
     ] {
-        let at = find(mkv, id)?;
+        // The list at the front names the others by their ids.
+        let at = if name == "cluster" { find(mkv, id)? } else { find_last(mkv, id)? };
         for (what, size) in [("unknown", &UNKNOWN), ("max", &most), ("2-40", &huge)] {
             let part = [front(mkv, at), id.to_vec(), size.to_vec(), back(mkv, at + 8)].concat();
             shelf.put(format!("{name}-{what}"), KIND, part, MUTANT);
         }
     }
     // Void of nothing, often; and an EBML header with lengths that no reader takes.
-    let first = find(mkv, b"\x15\x49\xa9\x66")?;
+    let first = find_last(mkv, b"\x15\x49\xa9\x66")?;
     let voids = element(0xEC, &[]).repeat(100_000);
     let bytes = patched(&inserted(mkv, first, &voids), segment, &UNKNOWN);
     shelf.put("voids-100000", KIND, bytes, MUTANT);
@@ -203,7 +204,7 @@ fn compressed(jpg: &[u8], shelf: &mut Shelf) {
         let (stream, _) = deflate::zeros(mebibytes << 20);
         shelf.put(format!("zlib-frame-{name}"), KIND, with(&bomb, &stream), BROKEN);
     }
-    shelf.put("encoding-unknown", KIND, with(&encoding(77, &[]), jpg), BROKEN);
+    shelf.put("encoding-unknown", KIND, with(&encoding(77, &[]), jpg), MUTANT);
     shelf.put("stripped-header-1m", KIND, with(&encoding(3, &[0xff; 1 << 20]), jpg), MUTANT);
     let (private, _) = deflate::zeros(256 << 20);
     let more = [element(0x63A2, &private), bomb].concat();

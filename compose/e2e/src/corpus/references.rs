@@ -198,7 +198,7 @@ fn hidden(film: &str, shelf: &mut Shelf) {
             FOREIGN,
         ),
         ("after-gif", "image/gif", with(b"GIF89a"), FOREIGN),
-        ("after-png", "image/png", with(b"\x89PNG\r\n\x1a\n"), FOREIGN),
+        ("after-png", "image/png", with(b"\x89PNG\r\n\x1a\n"), MANGLED),
         ("after-riff", "video/x-msvideo", with(b"RIFF\xff\xff\xff\xffAVI "), MANGLED),
         ("after-flv", "video/x-flv", with(b"FLV\x01\x05\0\0\0\x09\0\0\0\0"), MANGLED),
     ];

@@ -17,7 +17,7 @@ const AVI: &[Patch] = &[
     ("riff-size-0", b"RIFF", 0, &[0; 4], MUTANT),
     ("riff-size-max", b"RIFF", 0, ALL_ONES, MUTANT),
     ("hdrl-size-max", b"LIST", 0, ALL_ONES, MUTANT),
-    ("hdrl-size-0", b"LIST", 0, &[0; 4], BROKEN),
+    ("hdrl-size-0", b"LIST", 0, &[0; 4], MUTANT),
     ("avih-size-max", b"avih", 0, ALL_ONES, MUTANT),
     ("avih-frames-max", b"avih", 20, ALL_ONES, MUTANT),
     ("avih-frame-time-0", b"avih", 4, &[0; 4], MUTANT),

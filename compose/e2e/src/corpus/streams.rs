@@ -169,7 +169,7 @@ fn flash(flv: &[u8], shelf: &mut Shelf) {
         ("array-max", inserted(flv, 13, &tag(18, 0, &array)), MUTANT),
         ("keyframes-max", inserted(flv, 13, &tag(18, 0, &keys)), MUTANT),
         ("tag-size-max", patched(flv, 14, &[0xff; 3]), BROKEN),
-        ("header-offset-max", patched(flv, 5, &[0xff; 4]), BROKEN),
+        ("header-offset-max", patched(flv, 5, &[0xff; 4]), MUTANT),
         ("no-tags", front(flv, 13), BROKEN),
     ];
     for (name, bytes, expect) in rows {
