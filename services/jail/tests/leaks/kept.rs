@@ -39,7 +39,7 @@ pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every cgroup of ours, of whichever version: folders below the controllers with hotcell's name in their path.
+/// Every control group, of whichever version, that has this in its path.
 pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
     fn below(folder: &Path, found: &mut Vec<PathBuf>) {
         // A group may go while we look.

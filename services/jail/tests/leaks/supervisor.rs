@@ -4,12 +4,15 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hotcell_jail::Identity;
 use hotcell_jail::capture::Stdout;
 use hotcell_jail::cell::{Cell, End, run};
+use hotcell_jail::cgroup::{Choice, Groups, Slot, Wish};
 use hotcell_jail::profile::Profile;
 use hotcell_jail::program::Program;
 use hotcell_jail::root::Root;
@@ -17,12 +20,14 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{PROBE, launcher, marker, words};
-use crate::kept::{files_in, mounts_in};
-use crate::trace::{self, Event, Follow};
+use crate::kept::{cgroups, files_in, mounts_in};
+use crate::trace::{self, Event, Follow, Pid};
 
 /// `CACHE [OUT ATTACK [ARGUMENT...]]`: makes this program the supervisor of one such cell, or, with the cache alone, one
 /// that makes the root.
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
+/// Last argument of a cell that is in control groups.
+const IN_GROUPS: &str = "in-groups";
 /// A program that is not ours, and not made anew while tests run.
 const SMALL: &str = "/usr/bin/env";
 /// A supervisor that does nothing for so long waits for its cell, which runs.
@@ -42,6 +47,13 @@ fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
     cell
 }
 
+/// A slot, and with it the start of a supervisor, which removes what earlier ones left.
+fn slot() -> Arc<Slot> {
+    let wish = Wish { choice: Choice::Required, folders: Vec::new(), cpu_percent: None };
+    let groups = Groups::open(&wish).unwrap();
+    Arc::new(groups.slot(0, Identity::for_this_process()).unwrap())
+}
+
 /// A root of few and small files: nothing is written anew by reading one.
 fn small_root(cache: &Path) -> Root {
     Root::prepare(cache, &[Program::resolve(SMALL.as_ref()).unwrap()]).unwrap()
@@ -57,10 +69,15 @@ fn this_program_as_supervisor() {
         assert!(rustix::process::getppid().is_some());
         return drop(small_root(cache.as_ref()));
     };
-    let cell = cell_of(cache.as_ref(), out.as_ref(), line.collect());
+    let args: Vec<String> = line.collect();
+    let groups = args.last().is_some_and(|word| word == IN_GROUPS);
+    let mut cell = cell_of(cache.as_ref(), out.as_ref(), args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // The first call that counts.
     assert!(rustix::process::getppid().is_some());
+    if groups {
+        cell.slot = Some(slot());
+    }
     let outcome = runtime.block_on(run(&cell, &CancellationToken::new(), Stdout::Discard)).unwrap();
     assert_eq!(outcome.end, End::Exited(0), "{outcome:?}");
 }
@@ -76,8 +93,8 @@ enum Was {
     Gone,
 }
 
-/// Runs a supervisor until its `nth` call, and kills it.
-fn killed_at(nth: u32, role: &str, mark: &str) -> Was {
+/// Runs a supervisor until its `nth` call, and kills it; its process id too.
+fn killed_at(nth: u32, role: &str, mark: &str) -> (Was, Pid) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "supervisor::this_program_as_supervisor", "--test-threads=1"])
@@ -124,7 +141,7 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> Was {
         last = Instant::now();
     }
     assert!(counts, "the supervisor never began");
-    was
+    (was, supervisor)
 }
 
 /// The cell's user must reach its root.
@@ -146,8 +163,8 @@ fn killed_while_it_makes_the_root() {
     loop {
         nth += 1;
         let cache = cache();
-        let was = killed_at(nth, &cache.path().display().to_string(), "no marker");
-        left += u32::from(names(&cache).len() > 0 && names(&cache) != names(&whole));
+        let (was, _) = killed_at(nth, &cache.path().display().to_string(), "no marker");
+        left += u32::from(!names(&cache).is_empty() && names(&cache) != names(&whole));
         let again = small_root(cache.path());
         assert_eq!(again.digest(), root.digest());
         assert_eq!(names(&cache), names(&whole), "call {nth}");
@@ -162,18 +179,20 @@ fn killed_while_it_makes_the_root() {
     assert!(left > 10, "{left}");
 }
 
-/// Until the supervisor has no further call, and is `last`.
-fn at_every_call(line: &str, last: &Was) {
+/// Until the supervisor has no further call, and is `last`. With groups, the next start removes those that it left.
+fn at_every_call(line: &str, last: &Was, groups: bool) {
     let cache = cache();
     let mark = marker();
     let _made = cell_of(cache.path(), cache.path(), Vec::new());
     let files = files_in(cache.path());
-    let mut nth = 0;
+    let (mut nth, mut with_groups) = (0, 0);
     loop {
         nth += 1;
         let out = tempfile::tempdir().unwrap();
         let (cache, place) = (cache.path().display(), out.path().display());
-        let was = killed_at(nth, &format!("{cache} {place} {line} {mark}"), &mark);
+        let last_word = if groups { IN_GROUPS } else { "" };
+        let role = format!("{cache} {place} {line} {mark} {last_word}");
+        let (was, supervisor) = killed_at(nth, &role, &mark);
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
             let left = crate::fixture::with_argument(&mark);
@@ -185,23 +204,41 @@ fn at_every_call(line: &str, last: &Was) {
         }
         assert_eq!(mounts_in(out.path()), Vec::<String>::new(), "call {nth}");
         out.close().unwrap();
+        let left = || cgroups(&format!("hotcell-{supervisor}-"));
+        with_groups += u32::from(!left().is_empty());
+        // A process without arguments may still be on its way out, and then its groups go with a later start.
+        while groups && !left().is_empty() {
+            assert!(Instant::now() < deadline, "call {nth}: {:?} stay", left());
+            drop(slot());
+        }
+        assert_eq!(left(), Vec::<PathBuf>::new(), "call {nth}");
         if was != Was::There {
             assert_eq!(&was, last);
             break;
         }
     }
-    eprintln!("{nth} moments");
-    assert!(nth > 20, "{nth}");
+    eprintln!("{nth} moments, {with_groups} with groups left");
+    assert!(nth > 20 && (with_groups > 20) == groups, "{nth}, {with_groups}");
     assert_eq!(mounts_in(cache.path()), Vec::<String>::new());
     assert_eq!(files_in(cache.path()), files);
 }
 
 #[test]
 fn killed_while_its_cell_starts_and_runs() {
-    at_every_call("hold", &Was::Waiting);
+    at_every_call("hold", &Was::Waiting, false);
 }
 
 #[test]
 fn killed_while_its_cell_starts_and_ends() {
-    at_every_call("exit 0", &Was::Gone);
+    at_every_call("exit 0", &Was::Gone, false);
+}
+
+#[test]
+fn killed_while_its_cell_in_groups_starts_and_runs() {
+    at_every_call("hold", &Was::Waiting, true);
+}
+
+#[test]
+fn killed_while_its_cell_in_groups_starts_and_ends() {
+    at_every_call("exit 0", &Was::Gone, true);
 }
