@@ -7,7 +7,7 @@
 //! is installed and the processor counts for us, instructions are counted too: they hardly vary.
 
 use crate::{
-    cell::{Prepared, Took, in_cell, prepare, spawn, timed},
+    cell::{Prepared, Took, in_cell, prepare, slots, spawn, timed},
     driver::bar,
     programs::Programs,
     report::Measured,
@@ -66,6 +66,8 @@ struct Bench {
     dir: PathBuf,
     /// First line of what the program says of itself.
     version: String,
+    /// The control groups of the cell.
+    groups: String,
     /// perf(1), and the file that it writes to.
     perf: Option<(PathBuf, PathBuf)>,
 }
@@ -78,12 +80,14 @@ impl Bench {
         let mut cell = Cell::new(&launcher, &root.root, "ffmpeg", Profile::Transcode);
         cell.inputs = vec![clip(dir, seconds)?];
         cell.args = arguments("/in/0", "/out/made");
+        let (slots, groups) = slots(1)?;
+        cell.slot = slots.into_iter().next();
         let counts = dir.join("perf.txt");
         let perf = find_perf(&counts).map(|perf| (perf, counts));
         let said = Command::new(&program).arg("-version").output()?.stdout;
         let said = String::from_utf8_lossy(&said);
         let version = said.lines().next().unwrap_or_default().to_owned();
-        Ok(Self { _root: root, program, cell, dir: dir.to_owned(), version, perf })
+        Ok(Self { _root: root, program, cell, dir: dir.to_owned(), version, groups, perf })
     }
 
     /// One encode by itself: how long, and the output's digest.
@@ -241,10 +245,11 @@ fn measured(
         notes: vec![
             format!(
                 "{} pairs, taking turns in who is first, of a clip of {} s of 854x480; CPU has the \
-                 launcher's too; the ratio is the median of the pairs', goal {}; all outputs are \
-                 the same bytes",
+                 launcher's too; the cell is in control groups ({}); the ratio is the median of \
+                 the pairs', goal {}; all outputs are the same bytes",
                 ratios.len(),
                 scenario.seconds,
+                bench.groups,
                 if met { "met" } else { "missed" }
             ),
             told,

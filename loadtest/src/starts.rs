@@ -5,7 +5,7 @@
 //! left, and what this process could hold on to, is looked at by `services/jail/tests/leaks`.
 
 use crate::{
-    cell::{in_cell, trivial},
+    cell::{in_cell, slots, trivial},
     driver::bar,
     process,
     programs::Programs,
@@ -14,7 +14,7 @@ use crate::{
     stats::{Times, number, ratio},
 };
 use anyhow::{Result, ensure};
-use hotcell_jail::cell::Cell;
+use hotcell_jail::{cell::Cell, cgroup::Slot};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::{
@@ -27,7 +27,7 @@ use std::{
 use tokio::task::JoinSet;
 
 /// How many cells at once.
-const AT_ONCE: [u32; 3] = [1, 2, 8];
+const AT_ONCE: [usize; 3] = [1, 2, 8];
 
 /// Cells before those that count.
 const WARM_UP: u32 = 5;
@@ -38,12 +38,19 @@ struct Run {
     cpu: Duration,
 }
 
-async fn cells(cell: &Cell, count: u32, at_once: u32, progress: &ProgressBar) -> Result<Run> {
+async fn cells(
+    cell: &Cell,
+    slots: &[Arc<Slot>],
+    count: u32,
+    at_once: usize,
+    progress: &ProgressBar,
+) -> Result<Run> {
     let (next, cpu, begun) =
         (Arc::new(AtomicU32::new(0)), process::children_cpu()?, Instant::now());
     let mut tasks = JoinSet::new();
-    for _ in 0..at_once {
-        let (cell, next, progress) = (cell.clone(), next.clone(), progress.clone());
+    for number in 0..at_once {
+        let (mut cell, next, progress) = (cell.clone(), next.clone(), progress.clone());
+        cell.slot = slots.get(number).cloned();
         tasks.spawn(async move {
             let mut took = Vec::new();
             while next.fetch_add(1, Ordering::Relaxed) < count {
@@ -69,11 +76,13 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario) -> Result<Meas
     for _ in 0..WARM_UP {
         in_cell(&cell).await?;
     }
+    let (slots, groups) = slots(AT_ONCE.into_iter().max().unwrap_or(1))?;
     let open = process::descriptors()?;
     let progress = bar(u64::from(scenario.jobs) * 3, &scenario.name)?;
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
     for at_once in AT_ONCE {
-        let Run { times, elapsed, cpu } = cells(&cell, scenario.jobs, at_once, &progress).await?;
+        let Run { times, elapsed, cpu } =
+            cells(&cell, &slots, scenario.jobs, at_once, &progress).await?;
         let left = process::tree(std::process::id()).len().saturating_sub(1);
         ensure!(left == 0, "{left} processes are left of {at_once} cells at once");
         let now = process::descriptors()?;
@@ -99,11 +108,11 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario) -> Result<Meas
     progress.finish_and_clear();
     Ok(Measured {
         rows,
-        notes: vec![
-            "a trivial program in a cell with every layer on, started by root; all ended well, and \
-             no process and no descriptor is left; CPU is of launcher, process 1 and program"
-                .to_owned(),
-        ],
+        notes: vec![format!(
+            "a trivial program in a cell with every layer on, started by root, in control \
+                 groups ({groups}); all ended well, and no process and no descriptor is left; CPU \
+                 is of launcher, process 1 and program"
+        )],
         numbers: numbers.into(),
     })
 }
