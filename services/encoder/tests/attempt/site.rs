@@ -134,7 +134,10 @@ impl Site {
 
     /// Puts `input` into the store, and an order to encode it into the queue.
     pub(crate) fn order(&self, input: &[u8], change: impl Fn(&mut WorkOrder) + Send + 'static) {
-        let get = signed(format!("{}/in", self.store));
+        let mut seen = self.seen.lock().unwrap();
+        let others = seen.objects.keys().filter(|key| key.starts_with("in")).count();
+        let key = if others == 0 { "in".to_owned() } else { format!("in{others}") };
+        let get = signed(format!("{}/{key}", self.store));
         let size = u64::try_from(input.len()).unwrap();
         let order = WorkOrder {
             nonce: String::new(),
@@ -148,8 +151,7 @@ impl Site {
             lease: "lease-0".to_owned(),
             lease_until: clock::now().plus_ms(20_000),
         };
-        let mut seen = self.seen.lock().unwrap();
-        seen.objects.insert("in".to_owned(), Bytes::copy_from_slice(input));
+        seen.objects.insert(key, Bytes::copy_from_slice(input));
         seen.orders.push_back((order, Box::new(change)));
     }
 

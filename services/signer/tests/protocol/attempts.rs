@@ -56,7 +56,7 @@ async fn a_retryable_failure_is_offered_again_and_the_third_is_the_last() {
         let worker = &workers[attempt % 2];
         let order = worker.order().await;
         assert_eq!((&order.job, order.attempt), (&job.id, u32::try_from(attempt).unwrap()));
-        let reply = worker.done(&order, failed(RejectCode::CellCrashed)).await;
+        let reply = worker.done(&order, failed(RejectCode::DownloadFailed)).await;
         assert_eq!(reply, DoneReply::Accepted);
     }
     let ended = rig.state(&job).await;

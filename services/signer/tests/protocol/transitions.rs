@@ -5,10 +5,11 @@ use hotcell_schemas::{
     EventKind, Job, RejectCode, UnixMs,
     job::ReportSeal,
     limits::{ATTEMPTS_MAX, LEASE_SECS},
+    poison::PoisonRecord,
     reject::Failure,
 };
 use hotcell_signer::transitions::{
-    ATTEMPTS_IN_ALL_MAX, assigned, exhausted, is_exhausted, lapsed, may_lapse, reported,
+    ATTEMPTS_IN_ALL_MAX, assigned, exhausted, is_exhausted, lapsed, may_lapse, reported, withheld,
 };
 
 fn seal() -> ReportSeal {
@@ -113,4 +114,17 @@ fn the_last_error_is_in_the_end() {
     let failure = job.failure.unwrap();
     assert_eq!((job.state, failure.code), (EventKind::Failed, RejectCode::AttemptsExhausted));
     assert!(failure.message.contains("2 attempts") && failure.message.contains("lease_lost"));
+}
+
+#[test]
+fn an_input_in_quarantine_ends_its_job_with_the_code_that_it_has_now() {
+    let crashed = failed(RejectCode::CellCrashed);
+    let ended = reported(given(validated(), 5), crashed, seal(), true, at(9));
+    assert_eq!(ended.state, EventKind::Failed);
+    assert_eq!(ended.failure.unwrap().code, RejectCode::CellCrashed);
+    let record = PoisonRecord::new(hotcell_schemas::Digest::of(b"x"), None);
+    let waiting = validated();
+    let ended = withheld(waiting.clone(), &record, at(9));
+    assert!(waiting.state.may_become(ended.state));
+    assert_eq!(ended.failure.unwrap().code, RejectCode::InputPoisoned);
 }
