@@ -36,7 +36,8 @@ fn profiles_leave_out_the_dangerous_calls() {
         init_module finit_module open_by_handle_at name_to_handle_at pivot_root chroot setuid setgid setresuid \
         setresgid setgroups capset memfd_create symlinkat linkat mknodat fchmod fchmodat kill tkill pidfd_open \
         pidfd_getfd shmget msgget semget personality sendto sendmsg";
-    const UNNAMED: &str = "seccomp landlock_restrict_self timer_create setitimer process_mrelease msync statx";
+    const UNNAMED: &str =
+        "seccomp landlock_restrict_self timer_create setitimer process_mrelease msync statx";
     for (profile, processor, lists) in all_lists() {
         let allowed: Vec<&str> =
             lists.payload.iter().chain(&lists.init).map(|line| line.syscall.as_str()).collect();

@@ -2,7 +2,6 @@
 //! fails, never skips, where a tool or a layer is missing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "tests")]
 
-mod arguments;
 mod attacks;
 mod cgroups;
 mod encode;
