@@ -37,8 +37,8 @@ pub struct CellLimits {
     pub cpu_secs: u64,
     /// Seconds from the start of the cell to SIGKILL of everything in it.
     pub wall_secs: u64,
-    /// Largest single file that can be written (RLIMIT_FSIZE), and most bytes in the output folder, counted once a
-    /// second.
+    /// Largest single file that can be written (RLIMIT_FSIZE), and most bytes in the output folder, counted
+    /// ten times a second.
     pub output_bytes: u64,
     /// Open descriptors (RLIMIT_NOFILE).
     pub nofile: u64,

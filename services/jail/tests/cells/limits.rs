@@ -35,6 +35,31 @@ async fn all_files() {
     assert!(std::fs::read_dir(out.path()).unwrap().count() > 100);
 }
 
+/// BRK-38: files with nothing in them fill a disk too.
+#[tokio::test]
+async fn number_of_files() {
+    check("many /out 50", |limits| limits.files = 49, End::OutputLimit).await;
+    // Without an end, and stopped while it goes on.
+    let (mut cell, out) = hostile("many /out 100000000");
+    cell.limits.files = 1000;
+    assert_eq!(end_of(&cell).await.end, End::OutputLimit);
+    assert!(std::fs::read_dir(out.path()).unwrap().count() > 1000);
+}
+
+/// A hole takes no space here, but its reader gets, and pays for, every byte of it.
+#[tokio::test]
+async fn sparse_files() {
+    check("hole /out/x 2000000", |limits| limits.output_bytes = MIB, Signaled(25)).await;
+    let (mut cell, _out) = hostile("hole /out/x 1000000");
+    cell.limits.output_bytes = MIB;
+    let outcome = end_of(&cell).await;
+    assert_eq!((outcome.end, outcome.bytes_out), (Exited(0), 1_000_000));
+    let (mut cell, _out) = hostile("holes /out 3 1000000");
+    assert_eq!(end_of(&cell).await.bytes_out, 3_000_000);
+    cell.limits.output_bytes = 2_000_000;
+    assert_eq!(end_of(&cell).await.end, End::OutputLimit);
+}
+
 /// Files without a name cannot be counted, so there can be none: the disk would fill, 64 open files at a time.
 #[tokio::test]
 async fn files_that_no_listing_shows() {
@@ -62,6 +87,58 @@ async fn files_that_no_listing_shows() {
 #[tokio::test]
 async fn tmp() {
     check("fill /tmp/x:2000000", |limits| limits.tmp_bytes = MIB, Exited(1)).await;
+    // Empty files take kernel memory, so their number is limited too.
+    let (cell, _out) = hostile("many /tmp 300");
+    assert_eq!(end_of(&cell).await.end, Exited(1));
+    let (cell, _out) = hostile("many /tmp 200");
+    assert_eq!(end_of(&cell).await.end, Exited(0));
+}
+
+#[tokio::test]
+async fn stack() {
+    let (cell, _out) = hostile("deep 2000");
+    assert_eq!(end_of(&cell).await.end, Exited(0));
+    let (cell, _out) = hostile("deep 100000");
+    assert_eq!(end_of(&cell).await.end, Signaled(11), "SIGSEGV");
+}
+
+/// BRK-07: a payload that does nothing for ever ends by the clock that only progress winds up.
+#[tokio::test]
+async fn brk_07_no_progress() {
+    let pulse = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (mut cell, _out) = hostile("hold");
+    cell.pulse = Some(std::sync::Arc::clone(&pulse));
+    (cell.limits.stall_secs, cell.limits.wall_secs) = (1, 20);
+    let outcome = end_of(&cell).await;
+    assert_eq!(outcome.end, End::Stalled);
+    assert!((1000..5000).contains(&outcome.wall_ms), "{}", outcome.wall_ms);
+
+    // With progress it is the wall clock that ends it, later.
+    cell.limits.wall_secs = 3;
+    let winder = async {
+        loop {
+            pulse.notify_one();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        outcome = end_of(&cell) => assert_eq!(outcome.end, End::WallClock),
+        () = winder => {}
+    }
+}
+
+/// What a cell used, as far as it does not depend on the moment.
+#[tokio::test]
+async fn use_is_measured() {
+    let (mut cell, out) = hostile("fill /out/x:8192");
+    let input = out.path().with_extension("input");
+    std::fs::write(&input, [1; 777]).unwrap();
+    cell.inputs = vec![input.clone(), input.clone()];
+    let outcome = end_of(&cell).await;
+    std::fs::remove_file(input).unwrap();
+    assert_eq!((outcome.bytes_in, outcome.bytes_out), (1554, 8192));
+    assert!(outcome.max_rss_bytes > 100_000);
+    assert_eq!((outcome.violation, outcome.cgroup), (None, None));
 }
 
 #[tokio::test]
@@ -103,4 +180,6 @@ async fn processor_time() {
 async fn descriptors() {
     // The loader opens each library as descriptor 3.
     check("create /tmp/x", |limits| limits.nofile = 3, Exited(127)).await;
+    // Three are its streams, and one the listing of what to open.
+    check("open_many /bin/hotcell-hostile 40", |limits| limits.nofile = 40, Exited(1)).await;
 }

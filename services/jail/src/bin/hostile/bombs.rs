@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
     Some(match attack {
         "fork_bomb" => number(args, 0).and_then(|count| fork_bomb(count, number(args, 1)?)),
         "spin_threads" => number(args, 0).and_then(spin_threads),
-        "hole" => argument(args, 0).and_then(|path| File::create(path)?.set_len(number(args, 1)?)),
+        "hole" => argument(args, 0).and_then(|path| hole(path, number(args, 1)?)),
+        "holes" => argument(args, 0).and_then(|dir| holes(dir, number(args, 1)?, number(args, 2)?)),
         "deep" => number(args, 0).map(deep),
         _ => return None,
     })
@@ -50,6 +51,18 @@ fn spin_threads(count: usize) -> io::Result<()> {
         drop(thread::Builder::new().stack_size(64 * 1024).spawn(spin)?);
     }
     spin()
+}
+
+/// A file of that size that takes no space but for its last byte.
+fn hole(path: &str, bytes: u64) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.seek(SeekFrom::Start(bytes.saturating_sub(1)))?;
+    file.write_all(b"x")
+}
+
+/// So many files of that size that take no space.
+fn holes(folder: &str, count: usize, bytes: u64) -> io::Result<()> {
+    (0..count).try_for_each(|at| hole(&format!("{folder}/{at}"), bytes))
 }
 
 /// So many kilobytes of stack.
