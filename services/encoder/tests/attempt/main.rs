@@ -7,5 +7,6 @@ mod complex;
 mod encode;
 mod orders;
 mod site;
+mod slots;
 mod stop;
 mod verify;
