@@ -10,6 +10,7 @@ use crate::{
 use hotcell_schemas::limits::STREAMS_MAX;
 
 const EBML: u64 = 0x1A45_DFA3;
+const DOC_TYPE: u64 = 0x4282;
 const SEGMENT: u64 = 0x1853_8067;
 const INFO: u64 = 0x1549_A966;
 const TIMESTAMP_SCALE: u64 = 0x2A_D7B1;
@@ -35,6 +36,17 @@ impl Element<'_> {
     fn is_whole(&self) -> bool {
         self.size.is_some_and(|size| size == self.body.len() as u64)
     }
+}
+
+/// Whether the file says that it is Matroska or WebM. Ours and not the sniffer's, which must see
+/// the tracks before it believes so, however much comes before them.
+pub(crate) fn is_matroska(head: &[u8]) -> bool {
+    let mut rest = head;
+    let first = next(&mut rest).filter(|element| element.id == EBML && element.is_whole());
+    let named = first.and_then(|element| find(element.body, DOC_TYPE));
+    // Strings may be filled up with zeros (RFC 8794 §7.4).
+    let name = named.map(|element| element.body.split(|byte| *byte == 0).next());
+    matches!(name, Some(Some(b"matroska" | b"webm")))
 }
 
 /// What the header says.

@@ -71,6 +71,9 @@ fn container(head: &[u8]) -> Result<Container, Failure> {
     if is_movie(head) {
         return Ok(Container::Mp4);
     }
+    if ebml::is_matroska(head) {
+        return Ok(Container::Matroska);
+    }
     let format = guarded(|| FileFormat::from_bytes(head))?;
     if let Some(container) = accept::sniffed(format.media_type()) {
         return Ok(container);

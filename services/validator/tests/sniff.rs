@@ -122,6 +122,27 @@ fn tags_in_front_do_not_hide_what_follows() {
     assert_eq!(code(b"ID3\x04\0\0\xff\xff\xff\xff..", "audio/mpeg"), RejectCode::InputNotMedia);
 }
 
+/// Tags and fonts may come before the tracks, and be longer than the window.
+#[test]
+fn matroska_is_known_by_its_name_whatever_comes_first() {
+    let bytes = sample(&dir("names"), Container::Matroska);
+    let at = |id: &[u8]| bytes.windows(id.len()).rposition(|window| window == id).unwrap();
+    let (segment, info) = (at(b"\x18\x53\x80\x67") + 4, at(b"\x15\x49\xa9\x66"));
+    let mut whole = bytes[..info].to_vec();
+    // An unknown size for the segment, then a void element of 2 MiB.
+    whole[segment..segment + 8].copy_from_slice(&[0x01, 255, 255, 255, 255, 255, 255, 255]);
+    whole.extend([0xEC, 0x10, 0x20, 0, 0]);
+    whole.extend(vec![0; 2 << 20]);
+    whole.extend(&bytes[info..]);
+    assert_eq!(verdict(&whole, "video/x-matroska").unwrap().container, Container::Matroska);
+    let name = bytes.windows(8).position(|window| window == b"matroska").unwrap();
+    let mut other = bytes.clone();
+    other[name..name + 8].copy_from_slice(b"otherdoc");
+    assert_eq!(code(&other, "video/x-matroska"), RejectCode::InputNotMedia);
+    other[name..name + 8].copy_from_slice(b"webm\0\0\0\0");
+    assert!(verdict(&other, "video/webm").is_ok());
+}
+
 #[test]
 fn issue_2_each_hostile_input_has_its_code() {
     use RejectCode::*;
