@@ -136,6 +136,8 @@ pub struct StderrFile {
 pub struct Provenance {
     /// First line of `ffmpeg -version`.
     pub ffmpeg: String,
+    /// SHA-256 of its line that starts with `configuration:`, of nothing if it has none.
+    pub configuration_digest: Digest,
     /// SHA-256 over the executables and every library in the cell's root.
     pub root_digest: Digest,
     /// The worker's image: what its operator allows by digest.

@@ -127,7 +127,7 @@ async fn record_is_complete(api: &Api, id: &str, source: &str) -> Result<()> {
     ensure!(!record["filters"].as_array().unwrap().is_empty(), "IAM-11");
     let report = &attempt["report"];
     ensure!(report["ffmpeg"].as_str().unwrap().starts_with("ffmpeg version"), "BRK-58");
-    for digest in ["imageDigest", "rootDigest", "profileDigest"] {
+    for digest in ["configurationDigest", "imageDigest", "rootDigest", "profileDigest"] {
         ensure!(report[digest].as_str().unwrap().len() == 64, "BRK-58 {digest}");
     }
     ensure!(report["inputProbe"].is_object() && report["outputProbe"].is_object(), "IAM-11");

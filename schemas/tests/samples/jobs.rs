@@ -293,6 +293,7 @@ pub(crate) fn report() -> Report {
 fn provenance() -> Provenance {
     Provenance {
         ffmpeg: "ffmpeg version 5.1.9-0+deb12u1".to_owned(),
+        configuration_digest: digest("configuration"),
         root_digest: digest("root"),
         image_digest: digest("image"),
         profile_digest: digest("profile"),

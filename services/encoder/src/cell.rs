@@ -17,6 +17,7 @@ use hotcell_jail::{
     cgroup::Slot,
     limits::CellLimits as JailLimits,
     profile::Profile,
+    program::{Version, VersionError},
 };
 use hotcell_schemas::{
     FileName,
@@ -70,9 +71,9 @@ impl Cells {
         Self { seat: Some(seat), ..self.clone() }
     }
 
-    /// First line of `ffmpeg -version`, asked in a cell: also the proof that cells work here.
-    pub(crate) async fn version(&self) -> Result<String, hotcell_jail::program::VersionError> {
-        Ok(self.image.ffmpeg.version(&self.launcher, &self.image.root).await?.line)
+    /// What `ffmpeg -version` says, asked in a cell: also the proof that cells work here.
+    pub(crate) async fn version(&self) -> Result<Version, VersionError> {
+        self.image.ffmpeg.version(&self.launcher, &self.image.root).await
     }
 
     /// Probes `file`, which is of `container`.

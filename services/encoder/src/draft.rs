@@ -110,6 +110,7 @@ mod tests {
         let digest = Digest::of(b"");
         let mut draft = Draft::new(Provenance {
             ffmpeg: String::new(),
+            configuration_digest: digest,
             root_digest: digest,
             image_digest: digest,
             profile_digest: digest,

@@ -67,9 +67,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let (image_digest, root_digest) = (image.digest, image.root_digest);
     let cells = Cells::new(config.launcher.clone(), image);
     let seats = seats(&checked).await?;
-    let ffmpeg = cells.version().await.map_err(|error| refuse(&error))?;
+    let version = cells.version().await.map_err(|error| refuse(&error))?;
     let provenance = Provenance {
-        ffmpeg,
+        ffmpeg: version.line,
+        configuration_digest: version.configuration_sha256.parse().expect("SHA-256 in hex"),
         root_digest,
         image_digest,
         profile_digest: Profile::Transcode.hash().parse().expect("a hash is SHA-256 in hex"),

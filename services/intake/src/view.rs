@@ -133,6 +133,7 @@ fn report(report: &Report) -> Value {
     let provenance = &report.provenance;
     json!({
         "ffmpeg": provenance.ffmpeg,
+        "configurationDigest": provenance.configuration_digest,
         "rootDigest": provenance.root_digest,
         "imageDigest": provenance.image_digest,
         "profileDigest": provenance.profile_digest,

@@ -63,6 +63,7 @@ fn a_report() -> Report {
     Report {
         provenance: Provenance {
             ffmpeg: "ffmpeg version 5.1.9".to_owned(),
+            configuration_digest: Digest::of(b"configuration"),
             root_digest: Digest::of(b"root"),
             image_digest: Digest::of(b"image"),
             profile_digest: Digest::of(b"profile"),
@@ -178,6 +179,8 @@ fn brk_55_to_60_iam_11_the_record_is_complete() {
     check("/attempts/0/filters/0", json!("scale"));
     check("/attempts/0/report/ffmpeg", json!("ffmpeg version 5.1.9"));
     check("/attempts/0/report/imageDigest", json!(Digest::of(b"image")));
+    let configuration = json!(Digest::of(b"configuration"));
+    check("/attempts/0/report/configurationDigest", configuration);
     check("/attempts/0/report/rootDigest", json!(Digest::of(b"root")));
     check("/attempts/0/report/profileDigest", json!(Digest::of(b"profile")));
     check("/attempts/0/report/encodeCell/end/exited", json!(0));

@@ -99,6 +99,7 @@ pub(crate) fn report(tag: &str) -> Report {
     Report {
         provenance: Provenance {
             ffmpeg: tag.to_owned(),
+            configuration_digest: Digest::of(b"configuration"),
             root_digest: Digest::of(b"root"),
             image_digest: image(),
             profile_digest: Digest::of(b"profile"),
