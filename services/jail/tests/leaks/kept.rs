@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::fixture::with_argument;
+use crate::fixture::{marker, with_argument};
 
 /// Objects of the kernel's that a cell has, by the name of their cache (slabinfo(5)). A name that the running kernel has
 /// merged with another is not there.
@@ -54,6 +54,35 @@ pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
     below(Path::new("/sys/fs/cgroup"), &mut found);
     found.retain(|path| path.to_string_lossy().contains(name));
     found
+}
+
+/// A folder of version 2 of control groups, without a controller, and everything below it; gone with this value.
+#[derive(Debug)]
+pub(crate) struct Unified(pub(crate) PathBuf);
+
+impl Unified {
+    pub(crate) fn new() -> Self {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
+        let mount = line.split(' ').nth(4).unwrap();
+        let folder = Path::new(mount).join(format!("hotcell-test-{}", marker()));
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// Groups in it, but for the supervisor's own.
+    pub(crate) fn cells(&self) -> Vec<PathBuf> {
+        let all = fs::read_dir(&self.0).unwrap().flatten();
+        let all = all.filter(|entry| entry.file_type().unwrap().is_dir()).map(|it| it.path());
+        all.filter(|path| !path.ends_with("supervisor")).collect()
+    }
+}
+
+impl Drop for Unified {
+    fn drop(&mut self) {
+        drop(fs::remove_dir(self.0.join("supervisor")));
+        drop(fs::remove_dir(&self.0));
+    }
 }
 
 /// Children of this process, the dead that nobody has waited for among them.

@@ -4,18 +4,21 @@
 //! report names the end truly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hotcell_jail::Identity;
+use hotcell_jail::cgroup::{Choice, Groups, Wish};
 use hotcell_jail::root::Root;
 use serde_json::{Value, json};
 
 use crate::fixture::{LAUNCHER, STUB, root_of};
-use crate::kept::{files_in, mounts_in};
+use crate::kept::{Unified, files_in, mounts_in};
 use crate::trace::{self, Event, Follow, Pid};
 
 /// Who in the cell: how many forks away from the launcher.
@@ -115,7 +118,7 @@ enum Ran {
     Survived(usize),
 }
 
-fn cell(root: &Root, out: &Path) -> (Command, UnixStream) {
+fn cell(root: &Root, out: &Path, group: Option<&Path>) -> (Command, UnixStream) {
     let (near, far) = UnixStream::pair().unwrap();
     let mut command = Command::new(LAUNCHER);
     command
@@ -124,6 +127,7 @@ fn cell(root: &Root, out: &Path) -> (Command, UnixStream) {
         .arg("--out")
         .arg(out)
         .args(["--profile", "transcode", "--uid", "65534", "--gid", "65534", "--wall-secs", "60"])
+        .args(group.iter().flat_map(|group| [OsStr::new("--cgroup"), group.as_os_str()]))
         .args(["--", "/bin/hotcell-stub", "/out/made"])
         .env_clear()
         .current_dir("/")
@@ -169,8 +173,33 @@ fn run(mut command: Command, kill: Kill, gone_within: Duration) -> Ran {
     }
 }
 
-/// At every system call of `who`.
+/// The group of one cell in version 2, as its supervisor makes it.
+fn group(folder: &Path, nth: u32) -> PathBuf {
+    let group = folder.join(format!("cell-{nth}"));
+    std::fs::create_dir(&group).unwrap();
+    let identity = rustix::fs::Uid::from_raw(65534);
+    rustix::fs::chown(group.join("cgroup.procs"), Some(identity), None).unwrap();
+    group
+}
+
+/// At every system call of `who`, without a control group, and then in one that process 1 is born into.
 fn at_every_call(who: usize, victim: usize, check: impl Fn(Kill, i32, Option<Value>)) {
+    at_every_call_in(None, who, victim, &check);
+    let unified = Unified::new();
+    let wish = Wish { choice: Choice::Auto, folders: vec![unified.0.clone()], cpu_percent: None };
+    let groups = Groups::open(&wish).unwrap();
+    // Lets its user put processes there.
+    let slot = groups.slot(0, Identity::for_this_process()).unwrap();
+    at_every_call_in(Some(&unified), who, victim, &check);
+    drop((slot, groups));
+}
+
+fn at_every_call_in(
+    unified: Option<&Unified>,
+    who: usize,
+    victim: usize,
+    check: &dyn Fn(Kill, i32, Option<Value>),
+) {
     let root = root_of(&[Path::new(STUB)]);
     let cache = root.path().parent().unwrap();
     let files = files_in(cache);
@@ -180,7 +209,8 @@ fn at_every_call(who: usize, victim: usize, check: impl Fn(Kill, i32, Option<Val
         let identity = rustix::fs::Uid::from_raw(65534);
         rustix::fs::chown(out.path(), Some(identity), None).unwrap();
         let kill = Kill { victim, who, nth };
-        let (command, mut near) = cell(&root, out.path());
+        let group = unified.map(|unified| group(&unified.0, nth));
+        let (command, mut near) = cell(&root, out.path(), group.as_deref());
         let ran = run(command, kill, GONE_WITHIN);
         let mut report = Vec::new();
         // Instead of an end there may be a reset.
@@ -189,6 +219,10 @@ fn at_every_call(who: usize, victim: usize, check: impl Fn(Kill, i32, Option<Val
         assert_eq!(mounts_in(cache), Vec::<String>::new(), "{kill:?}");
         assert_eq!(mounts_in(out.path()), Vec::<String>::new(), "{kill:?}");
         out.close().unwrap();
+        if let Some(group) = group {
+            // Nobody is in it any more.
+            std::fs::remove_dir(group).unwrap();
+        }
         match ran {
             Ran::Killed(status) => {
                 check(kill, status, report);

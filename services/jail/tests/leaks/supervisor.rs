@@ -20,14 +20,14 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{PROBE, launcher, marker, words};
-use crate::kept::{cgroups, files_in, mounts_in};
+use crate::kept::{Unified, cgroups, files_in, mounts_in};
 use crate::trace::{self, Event, Follow, Pid};
 
 /// `CACHE [OUT ATTACK [ARGUMENT...]]`: makes this program the supervisor of one such cell, or, with the cache alone, one
 /// that makes the root.
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
-/// Last argument of a cell that is in control groups.
-const IN_GROUPS: &str = "in-groups";
+/// Begin of the last argument of a cell that is in control groups; the folder follows, if it is named.
+const IN_GROUPS: &str = "in-groups:";
 /// A program that is not ours, and not made anew while tests run.
 const SMALL: &str = "/usr/bin/env";
 /// A supervisor that does nothing for so long waits for its cell, which runs.
@@ -47,9 +47,16 @@ fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
     cell
 }
 
+/// None, for the groups that this host has, or the one that is named.
+fn folders(word: &str) -> Vec<PathBuf> {
+    Some(word).filter(|word| !word.is_empty()).map(PathBuf::from).into_iter().collect()
+}
+
 /// A slot, and with it the start of a supervisor, which removes what earlier ones left.
-fn slot() -> Arc<Slot> {
-    let wish = Wish { choice: Choice::Required, folders: Vec::new(), cpu_percent: None };
+fn slot(folders: Vec<PathBuf>) -> Arc<Slot> {
+    // The folder has no controller.
+    let choice = if folders.is_empty() { Choice::Required } else { Choice::Auto };
+    let wish = Wish { choice, folders, cpu_percent: None };
     let groups = Groups::open(&wish).unwrap();
     Arc::new(groups.slot(0, Identity::for_this_process()).unwrap())
 }
@@ -70,14 +77,12 @@ fn this_program_as_supervisor() {
         return drop(small_root(cache.as_ref()));
     };
     let args: Vec<String> = line.collect();
-    let groups = args.last().is_some_and(|word| word == IN_GROUPS);
+    let groups = args.last().and_then(|word| word.strip_prefix(IN_GROUPS)).map(folders);
     let mut cell = cell_of(cache.as_ref(), out.as_ref(), args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // The first call that counts.
     assert!(rustix::process::getppid().is_some());
-    if groups {
-        cell.slot = Some(slot());
-    }
+    cell.slot = groups.map(slot);
     let outcome = runtime.block_on(run(&cell, &CancellationToken::new(), Stdout::Discard)).unwrap();
     assert_eq!(outcome.end, End::Exited(0), "{outcome:?}");
 }
@@ -180,7 +185,7 @@ fn killed_while_it_makes_the_root() {
 }
 
 /// Until the supervisor has no further call, and is `last`. With groups, the next start removes those that it left.
-fn at_every_call(line: &str, last: &Was, groups: bool) {
+fn at_every_call(line: &str, last: &Was, groups: Option<&str>) {
     let cache = cache();
     let mark = marker();
     let _made = cell_of(cache.path(), cache.path(), Vec::new());
@@ -190,7 +195,7 @@ fn at_every_call(line: &str, last: &Was, groups: bool) {
         nth += 1;
         let out = tempfile::tempdir().unwrap();
         let (cache, place) = (cache.path().display(), out.path().display());
-        let last_word = if groups { IN_GROUPS } else { "" };
+        let last_word = groups.map(|folder| format!("{IN_GROUPS}{folder}")).unwrap_or_default();
         let role = format!("{cache} {place} {line} {mark} {last_word}");
         let (was, supervisor) = killed_at(nth, &role, &mark);
         let deadline = Instant::now() + GONE_WITHIN;
@@ -204,12 +209,13 @@ fn at_every_call(line: &str, last: &Was, groups: bool) {
         }
         assert_eq!(mounts_in(out.path()), Vec::<String>::new(), "call {nth}");
         out.close().unwrap();
-        let left = || cgroups(&format!("hotcell-{supervisor}-"));
+        let names = [format!("hotcell-{supervisor}-"), format!("cell-{supervisor}-")];
+        let left = || cgroups(&names[0]).into_iter().chain(cgroups(&names[1])).collect::<Vec<_>>();
         with_groups += u32::from(!left().is_empty());
         // A process without arguments may still be on its way out, and then its groups go with a later start.
-        while groups && !left().is_empty() {
+        while let Some(folder) = groups.filter(|_| !left().is_empty()) {
             assert!(Instant::now() < deadline, "call {nth}: {:?} stay", left());
-            drop(slot());
+            drop(slot(folders(folder)));
         }
         assert_eq!(left(), Vec::<PathBuf>::new(), "call {nth}");
         if was != Was::There {
@@ -218,27 +224,41 @@ fn at_every_call(line: &str, last: &Was, groups: bool) {
         }
     }
     eprintln!("{nth} moments, {with_groups} with groups left");
-    assert!(nth > 20 && (with_groups > 20) == groups, "{nth}, {with_groups}");
+    assert!(nth > 20 && (with_groups > 20) == groups.is_some(), "{nth}, {with_groups}");
     assert_eq!(mounts_in(cache.path()), Vec::<String>::new());
     assert_eq!(files_in(cache.path()), files);
 }
 
 #[test]
 fn killed_while_its_cell_starts_and_runs() {
-    at_every_call("hold", &Was::Waiting, false);
+    at_every_call("hold", &Was::Waiting, None);
 }
 
 #[test]
 fn killed_while_its_cell_starts_and_ends() {
-    at_every_call("exit 0", &Was::Gone, false);
+    at_every_call("exit 0", &Was::Gone, None);
 }
 
 #[test]
 fn killed_while_its_cell_in_groups_starts_and_runs() {
-    at_every_call("hold", &Was::Waiting, true);
+    at_every_call("hold", &Was::Waiting, Some(""));
 }
 
 #[test]
 fn killed_while_its_cell_in_groups_starts_and_ends() {
-    at_every_call("exit 0", &Was::Gone, true);
+    at_every_call("exit 0", &Was::Gone, Some(""));
+}
+
+#[test]
+fn killed_while_its_cell_in_a_group_of_version_2_starts_and_runs() {
+    let unified = Unified::new();
+    at_every_call("hold", &Was::Waiting, unified.0.to_str());
+    assert_eq!(unified.cells(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn killed_while_its_cell_in_a_group_of_version_2_starts_and_ends() {
+    let unified = Unified::new();
+    at_every_call("exit 0", &Was::Gone, unified.0.to_str());
+    assert_eq!(unified.cells(), Vec::<PathBuf>::new());
 }
