@@ -29,8 +29,10 @@ e2e: setup ## before a merge: the tests of the whole
 up: setup build ## start everything on this machine; Ctrl-C ends it
 	$(BIN)/hotcell up
 
-build: ## release programs
+build: ## release programs; the launcher of cells is static, so that no library of the host's is part of it
 	cargo build --workspace --bins --release --locked
+	cargo rustc --release --locked -p hotcell-jail --bin hotcell-jail -- -C target-feature=+crt-static
+	! readelf --program-headers $(BIN)/hotcell-jail | grep INTERP
 
 bench: setup build ## the numbers, into loadtest/results (8 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope

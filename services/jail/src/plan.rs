@@ -192,7 +192,13 @@ mod tests {
             inputs: vec!["/a b".into(), "--out".into()],
             out_dir: Some("/o".into()),
             identity: Identity { uid: 7, gid: 8 },
-            limits: CellLimits { nofile: 3, tmp_bytes: 9, ..CellLimits::PROBE },
+            limits: CellLimits {
+                nofile: 3,
+                tmp_bytes: 9,
+                // The supervisor's own, which the launcher is not told.
+                stall_secs: CellLimits::TRANSCODE.stall_secs,
+                ..CellLimits::PROBE
+            },
             cgroup: Some("/sys/fs/cgroup/a b".into()),
             layers_off: vec![Layer::Mdwe, Layer::Seccomp],
             degraded: true,

@@ -360,3 +360,93 @@ fn share(dir: &Path, identity: Identity, above: bool) -> Result<(), GroupError> 
         .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(mode)))
         .map_err(|error| GroupError::File(file, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rustix::process::{getegid, geteuid};
+
+    use super::{Controller, End, Groups, Held, Slot, Used};
+    use crate::Identity;
+    use crate::limits::CellLimits;
+
+    /// A slot whose version 2 folder is an ordinary one: what is written is what the kernel would read.
+    fn slot(base: &Path, cpu_percent: Option<u32>) -> Slot {
+        let groups = Groups { bases: Vec::new(), missing: Vec::new(), why: None, cpu_percent };
+        let identity = Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+        let mut slot = Slot::open(Arc::new(groups), 0, identity).unwrap();
+        slot.unified = Some((base.to_owned(), Controller::ALL.to_vec()));
+        slot
+    }
+
+    const LIMITS: CellLimits =
+        CellLimits { memory_bytes: 1000, tmp_bytes: 24, procs: 10, ..CellLimits::PROBE };
+
+    #[test]
+    fn what_version_2_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cell = dir.path().join("cell");
+        fs::create_dir(&cell).unwrap();
+        for file in ["cgroup.procs", "memory.swap.max"] {
+            fs::write(cell.join(file), "").unwrap();
+        }
+        let text = |file: &str| fs::read_to_string(cell.join(file)).unwrap_or_default();
+        slot(dir.path(), None).make_v2(&cell, &Controller::ALL, &LIMITS).unwrap();
+        let expect = [
+            ("memory.max", "1024"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("pids.max", "11"),
+            ("cpu.max", ""),
+        ];
+        expect.iter().for_each(|(file, value)| assert_eq!(text(file), *value, "{file}"));
+        slot(dir.path(), Some(150)).make_v2(&cell, &Controller::ALL, &LIMITS).unwrap();
+        assert_eq!(text("cpu.max"), "150000 100000");
+    }
+
+    #[test]
+    fn what_version_2_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [
+            ("memory.events", "low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 1\n"),
+            ("memory.peak", "123456\n"),
+            ("pids.events", "max 4\n"),
+            ("cpu.stat", "usage_usec 2500\nuser_usec 2000\nsystem_usec 500\n"),
+        ];
+        let slot = slot(dir.path(), None);
+        let held = |own| Held {
+            slot: &slot,
+            own: Some(own),
+            before: Used::default(),
+            _one_at_a_time: slot.busy.try_lock().unwrap(),
+        };
+        assert_eq!(held(dir.path().join("none")).read(), Used::default());
+        files.iter().for_each(|(file, text)| fs::write(dir.path().join(file), text).unwrap());
+        let expect =
+            Used { memory_peak: Some(123_456), cpu_ms: Some(2), oom_kills: 3, pids_refused: 4 };
+        assert_eq!(held(dir.path().to_owned()).read(), expect);
+    }
+
+    #[test]
+    fn only_what_failed_gets_a_name() {
+        let used = |oom_kills, pids_refused| Used { oom_kills, pids_refused, ..Used::default() };
+        let rows = [
+            (used(0, 0), End::Exited(1), End::Exited(1)),
+            (used(1, 0), End::Signaled(9), End::Memory),
+            (used(1, 1), End::Exited(1), End::Memory),
+            (used(0, 1), End::Exited(1), End::Pids),
+            (used(0, 1), End::Signaled(6), End::Pids),
+            (used(1, 1), End::Exited(0), End::Exited(0)),
+            (used(1, 1), End::Signaled(31), End::Signaled(31)),
+            (used(1, 1), End::WallClock, End::WallClock),
+            (used(1, 1), End::OutputLimit, End::OutputLimit),
+            (used(1, 1), End::Cancelled, End::Cancelled),
+        ];
+        for (used, end, expect) in rows {
+            assert_eq!(used.name(end.clone()), expect, "{end:?} {used:?}");
+        }
+    }
+}

@@ -2,7 +2,10 @@
 //! controllers; version 2 on its bare tree, with groups and kill and membership but no controller.
 
 use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use hotcell_jail::Identity;
@@ -289,22 +292,15 @@ impl Drop for Removed {
     }
 }
 
-/// CLONE_INTO_CGROUP, membership, cgroup.kill and removal, on version 2 without controllers: the process is root and its
-/// cells are not, as when a worker is started as root.
-#[tokio::test]
-async fn version_2_cells_are_born_into_a_group_of_their_own() {
-    let (_removed, dir) = bare_v2();
-    let wish = Wish { choice: Choice::Auto, folders: vec![dir.clone()], cpu_percent: None };
-    let groups = Groups::open(&wish).unwrap();
-    assert_eq!(groups.version(), Some(CgroupVersion::V2));
-    let slot = Arc::new(groups.slot(0, IDENTITY).unwrap());
-    let (mut cell, _out) = in_slot("hold", &slot);
+/// Runs a cell that holds, looks at its group, and kills it as the supervisor does when a launcher does not answer.
+async fn born_and_killed(dir: &Path, slot: &Arc<Slot>, identity: Identity) {
+    let (mut cell, _out) = in_slot("hold", slot);
+    cell.identity = identity;
     let mark = marker();
     cell.args.push(mark.clone());
-    let cancel = CancellationToken::new();
     let look = async {
         until("running", || with_argument(&mark).len() == 3).await;
-        let cells = children(&dir);
+        let cells = children(dir);
         let [own] = cells.as_slice() else { panic!("{cells:?}") };
         let members = fs::read_to_string(own.join("cgroup.procs")).unwrap();
         let mut members: Vec<i32> = members.lines().map(|pid| pid.parse().unwrap()).collect();
@@ -313,18 +309,39 @@ async fn version_2_cells_are_born_into_a_group_of_their_own() {
         all.sort_unstable();
         // Process 1 and the payload; the launcher stays outside, and reports.
         assert_eq!(members, all[1..]);
-        // What the supervisor does when a launcher does not answer.
         fs::write(own.join("cgroup.kill"), "1").unwrap();
     };
-    let (outcome, ()) = tokio::join!(run(&cell, &cancel, Stdout::Discard), look);
+    let never = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(run(&cell, &never, Stdout::Discard), look);
     let outcome = outcome.unwrap();
     assert_eq!((outcome.end, outcome.cgroup), (End::Signaled(9), Some(CgroupVersion::V2)));
-    assert_eq!(children(&dir), Vec::<PathBuf>::new());
+    assert_eq!(children(dir), Vec::<PathBuf>::new());
+}
+
+fn open_v2(dir: &Path) -> Arc<Groups> {
+    let folders = vec![dir.to_owned()];
+    let groups = Groups::open(&Wish { folders, ..wish(Choice::Auto) }).unwrap();
+    assert_eq!(groups.version(), Some(CgroupVersion::V2));
+    groups
+}
+
+/// CLONE_INTO_CGROUP, membership, cgroup.kill and removal, on version 2 without controllers: the process is root and its
+/// cells are not, as when a worker is started as root.
+#[tokio::test]
+async fn version_2_cells_are_born_into_a_group_of_their_own() {
+    let (_removed, dir) = bare_v2();
+    let groups = open_v2(&dir);
+    let slot = Arc::new(groups.slot(0, IDENTITY).unwrap());
+    born_and_killed(&dir, &slot, IDENTITY).await;
 
     // Dropped in the middle: killed by the group, and gone at the latest with the next.
+    let (mut cell, _out) = in_slot("hold", &slot);
+    let mark = marker();
+    cell.args.push(mark.clone());
+    let never = CancellationToken::new();
     {
         tokio::select! {
-            outcome = run(&cell, &cancel, Stdout::Discard) => panic!("{outcome:?}"),
+            outcome = run(&cell, &never, Stdout::Discard) => panic!("{outcome:?}"),
             () = until("running", || with_argument(&mark).len() == 3) => {}
         }
     }
@@ -337,6 +354,44 @@ async fn version_2_cells_are_born_into_a_group_of_their_own() {
     drop((cell, slot));
     drop(groups);
     assert_eq!(children(&dir), Vec::<PathBuf>::new(), "and this process has left its leaf");
+}
+
+/// A worker that never was root, in a folder that root gave it and moves it into, as `hotcell up` and systemd do.
+#[tokio::test]
+async fn version_2_delegated_to_a_user() {
+    const FOLDER: &str = "HOTCELL_TEST_FOLDER";
+    if let Some(dir) = std::env::var_os(FOLDER).map(PathBuf::from) {
+        let identity = Identity::for_this_process();
+        assert_eq!(identity, IDENTITY);
+        let groups = open_v2(&dir);
+        let slot = Arc::new(groups.slot(0, identity).unwrap());
+        born_and_killed(&dir, &slot, identity).await;
+        return;
+    }
+    let (_removed, dir) = bare_v2();
+    let leaf = dir.join("supervisor");
+    fs::create_dir(&leaf).unwrap();
+    let _leaf = Removed(leaf.clone());
+    let file = |file: &str| dir.join(file);
+    let given = [
+        dir.clone(),
+        leaf.clone(),
+        file("cgroup.procs"),
+        file("cgroup.subtree_control"),
+        leaf.join("cgroup.procs"),
+    ];
+    given.iter().for_each(|path| chown(path, Some(USER), Some(USER)).unwrap());
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cgroups::version_2_delegated_to_a_user", "--nocapture"])
+        .env(FOLDER, &dir)
+        .uid(USER)
+        .gid(USER)
+        .spawn()
+        .unwrap();
+    // Until then the worker waits.
+    fs::write(leaf.join("cgroup.procs"), worker.id().to_string()).unwrap();
+    assert!(worker.wait().unwrap().success());
+    assert_eq!(children(&dir), Vec::<PathBuf>::new());
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {
