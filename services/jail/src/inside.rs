@@ -223,7 +223,7 @@ fn executable(path: &Path) -> Result<OwnedFd, InsideError> {
 
 fn give_up_rights(identity: Identity, off: &[Layer]) -> Result<(), InsideError> {
     if off.contains(&Layer::UserNamespace) {
-        namespaces::become_late(identity, off)?;
+        namespaces::become_late(identity)?;
     }
     if off.contains(&Layer::Capabilities) {
         keep_capabilities()?;

@@ -10,8 +10,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
 use rustix::thread::{
-    Gid, Uid, UnshareFlags, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, capabilities, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use thiserror::Error;
 
@@ -84,12 +84,17 @@ fn flags(off: &[Layer]) -> UnshareFlags {
     on.fold(always, |flags, (_, flag)| flags | flag)
 }
 
-/// For process 1 of a cell without a user namespace: becomes `identity`.
-pub(crate) fn become_late(identity: Identity, off: &[Layer]) -> Result<(), NamespaceError> {
-    let keep = off.contains(&Layer::Capabilities);
-    set_keep_capabilities(keep).map_err(NamespaceError::Become)?;
-    drop_root(Uid::from_raw(identity.uid), Gid::from_raw(identity.gid))
-        .map_err(NamespaceError::Become)
+/// For process 1 of a cell without a user namespace: becomes `identity`, and keeps the rights by which it can then give
+/// up all of them for good.
+pub(crate) fn become_late(identity: Identity) -> Result<(), NamespaceError> {
+    let become_it = || {
+        set_keep_capabilities(true)?;
+        drop_root(Uid::from_raw(identity.uid), Gid::from_raw(identity.gid))?;
+        let held = capabilities(None)?.permitted;
+        let inheritable = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: held, permitted: held, inheritable })
+    };
+    become_it().map_err(NamespaceError::Become)
 }
 
 /// Whether this host keeps ordinary users from user namespaces; tried in a process of its own. What else may be wrong

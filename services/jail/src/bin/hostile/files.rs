@@ -2,7 +2,7 @@
 
 use std::ffi::c_long;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -114,8 +114,10 @@ fn surplus() -> io::Result<()> {
 }
 
 fn open_descriptors() -> impl Iterator<Item = c_long> {
-    let get = c_long::from(libc::F_GETFD);
-    (3..4096).filter(move |fd| call(libc::SYS_fcntl, [*fd, get, 0]).is_ok())
+    (3..4096).filter(|fd| {
+        let mut state = [0_u64; 32];
+        call(libc::SYS_fstat, [*fd, state.as_mut_ptr() as c_long]).is_ok()
+    })
 }
 
 /// Works if any descriptor but the standard three is open.
@@ -134,8 +136,9 @@ fn descriptor_content() -> io::Result<()> {
     let mut found = missed();
     for fd in open_descriptors() {
         let mut bytes = [0_u8; 256];
-        let size = 256;
-        if let Ok(len) = call(libc::SYS_pread64, [fd, bytes.as_mut_ptr() as c_long, size, 0]) {
+        // All who inherited it share its position.
+        call(libc::SYS_lseek, [fd, 0, 0]).ok();
+        if let Ok(len) = call(libc::SYS_read, [fd, bytes.as_mut_ptr() as c_long, 256]) {
             let read = bytes.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
             say(&String::from_utf8_lossy(read));
             found = Ok(());
@@ -175,9 +178,11 @@ fn follow(path: &str) -> io::Result<()> {
     fs::read(&link).map(|_| ())
 }
 
-/// A file that is larger than any output may be, of nothing.
+/// A file that is larger than any output may be, of nothing but its last byte.
 fn sparse(path: &str, bytes: io::Result<u64>) -> io::Result<()> {
-    File::create(path)?.set_len(bytes?)
+    let mut file = File::create(path)?;
+    file.seek(SeekFrom::Start(bytes?))?;
+    file.write_all(b"x")
 }
 
 /// A file that is open and has no name any more: no listing of the folder shows it. By a rename over it.

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::calls::{call, done};
 use crate::{argument, missed, number, say};
@@ -24,6 +24,10 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
             }
         },
         "litter" => argument(args, 0).and_then(litter),
+        "litter_for" => argument(args, 0).and_then(|folder| {
+            let files: u32 = number(args, 1)?;
+            (0..files).try_for_each(|at| fill(&format!("{folder}/{at}:65536")))
+        }),
         "ghosts" => argument(args, 0).and_then(ghosts),
         "fill" => argument(args, 0).and_then(fill),
         "many" => argument(args, 0).and_then(|folder| many(folder, number(args, 1)?)),
@@ -133,12 +137,12 @@ fn lock() -> io::Result<()> {
 }
 
 /// Uses so many milliseconds of processor.
-fn busy(ms: u64) -> io::Result<()> {
-    // SAFETY: sigaction is not touched; SIG_IGN is valid for SIGXCPU, which ffmpeg too may ignore.
-    unsafe { libc::signal(libc::SIGXCPU, libc::SIG_IGN) };
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(ms) {
-        black_box((0..100_000_u64).sum::<u64>());
+fn busy(ms: i64) -> io::Result<()> {
+    let mut used = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    while used.tv_sec * 1000 + used.tv_nsec / 1_000_000 < ms {
+        black_box((0..1_000_000_u64).sum::<u64>());
+        // SAFETY: the pointer is to a local; the clock is this process's own.
+        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut used) };
     }
     Ok(())
 }

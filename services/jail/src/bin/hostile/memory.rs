@@ -2,9 +2,8 @@
 
 use std::ffi::c_long;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 
 use crate::calls::{call, descriptor, done, text};
 use crate::{argument, missed, number};
@@ -89,7 +88,7 @@ fn file(path: &str) -> io::Result<()> {
 /// One file, mapped twice: what is written to the one is run at the other.
 fn shared(path: &str) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    file.set_len(4096)?;
+    (&file).write_all(&[0; 4096])?;
     let code = map(READ | EXEC, SHARED, file.as_raw_fd().into())?;
     put(map(READ | WRITE, SHARED, file.as_raw_fd().into())?);
     go(code)
@@ -105,8 +104,9 @@ fn memfd() -> io::Result<()> {
 /// Writes over read-only code through `/proc/self/mem`, which asks for no right of the page.
 fn proc_mem() -> io::Result<()> {
     let page = map(READ | EXEC, ANONYMOUS, -1)?;
-    let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
-    memory.write_all_at(&CODE, u64::try_from(page).unwrap_or(0))?;
+    let mut memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
+    memory.seek(SeekFrom::Start(u64::try_from(page).unwrap_or(0)))?;
+    memory.write_all(&CODE)?;
     go(page)
 }
 

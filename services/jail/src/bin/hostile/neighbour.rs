@@ -17,24 +17,20 @@ use crate::calls::{c_text, call, descriptor, done, pointer, text};
 const MODE: c_long = 0o600;
 
 pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
-    (attack == "neighbour").then(|| neighbour(argument(args, 0)?, argument(args, 1)?))
+    (attack == "neighbour")
+        .then(|| neighbour(argument(args, 0)?, argument(args, 1)?, argument(args, 2)?))
 }
 
-/// `SECRET FILE`: prints the address of the secret, a writable address, the number of the descriptor of FILE, the name
+/// `SECRET FILE SOCKET`: prints the address of the secret, a writable address, the number of the descriptor of FILE, the name
 /// of its abstract socket, the id of its shared memory and the name of its queue.
-fn neighbour(secret: &str, file: &str) -> io::Result<()> {
+fn neighbour(secret: &str, file: &str, socket: &str) -> io::Result<()> {
     let file = File::open(file)?;
     let (memory, mut writable) = (secret.to_owned().into_bytes(), vec![0_u8; 1]);
     let name = format!("hotcell-neighbour-{}", std::process::id());
-    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-    let greeting = memory.clone();
-    drop(thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            stream.write_all(&greeting).ok();
-        }
-    }));
+    greet(UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?, memory.clone());
+    greet(UnixListener::bind(socket)?, memory.clone());
     let shared = shared_memory(&memory)?;
-    let (queue, _open) = (format!("hotcell-{}", std::process::id()), ());
+    let queue = format!("hotcell-{}", std::process::id());
     let held = Queue::make(&queue, &memory)?;
     let (at, writable_at) = (memory.as_ptr() as usize, writable.as_mut_ptr() as usize);
     let fd = file.as_raw_fd();
@@ -43,6 +39,15 @@ fn neighbour(secret: &str, file: &str) -> io::Result<()> {
     black_box((&memory, &writable, &file));
     drop(held);
     Ok(())
+}
+
+/// Says the secret to whoever connects.
+fn greet(listener: UnixListener, secret: Vec<u8>) {
+    drop(thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            stream.write_all(&secret).ok();
+        }
+    }));
 }
 
 /// One page, marked to be gone with this process; until then its id still opens it.

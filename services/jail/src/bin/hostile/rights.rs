@@ -36,7 +36,7 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "add_key" => done(libc::SYS_add_key, [text(c"user"), text(c"x"), text(c"x"), 1, -2]),
         // UFFD_USER_MODE_ONLY
         "userfaultfd" => descriptor(libc::SYS_userfaultfd, [1]).map(|_| ()),
-        "io_uring" => descriptor(libc::SYS_io_uring_setup, [1, pointer(&[0_u64; 32])]).map(|_| ()),
+        "io_uring" => io_uring(),
         "bpf" => bpf(),
         "perf" => perf(),
         // FAN_CLASS_CONTENT: may hold up other processes' opens.
@@ -90,6 +90,8 @@ fn mount_new(place: &str) -> io::Result<()> {
     // MOVE_MOUNT_F_EMPTY_PATH
     let (from, flags) = (mount.as_raw_fd().into(), 4);
     done(libc::SYS_move_mount, [from, text(c""), HERE, text(&place), flags])?;
+    // It would be busy.
+    drop(mount);
     done(libc::SYS_umount2, [text(&place), 0])
 }
 
@@ -119,6 +121,13 @@ fn capset() -> io::Result<()> {
     let wanted = [one, one, 0, 0, 0, 0];
     done(libc::SYS_capset, [pointer(&header), pointer(&all)])
         .or_else(|_| done(libc::SYS_capset, [pointer(&header), pointer(&wanted)]))
+}
+
+fn io_uring() -> io::Result<()> {
+    // The kernel writes into struct io_uring_params.
+    let mut parameters = [0_u64; 32];
+    let at = parameters.as_mut_ptr() as c_long;
+    descriptor(libc::SYS_io_uring_setup, [1, at]).map(|_| ())
 }
 
 /// A program in the kernel: BPF_PROG_LOAD of `return 0` as a probe of the kernel.
