@@ -9,6 +9,7 @@ use hotcell_schemas::{
     job::Output,
     reject::Failure,
     subject::SignVerb,
+    verify,
     work::{SignReply, SignRequest, SignedUrl},
 };
 use hotcell_stage::{
@@ -117,13 +118,13 @@ impl Stage for Hasher {
         if !self.is_last(job, input.seq).await? {
             return Ok(Vec::new());
         }
-        let mut wrong = no_outputs(job);
+        let mut wrong = no_outputs(job).or_else(|| not_as_planned(job));
         for output in &job.outputs {
-            debug!(job = %job.id, name = %output.name, "reading an output");
-            wrong = self.look(job, output, input.delivered).await?;
             if wrong.is_some() {
                 break;
             }
+            debug!(job = %job.id, name = %output.name, "reading an output");
+            wrong = self.look(job, output, input.delivered).await?;
         }
         let next = verdict(job.clone(), wrong, clock::now());
         info!(job = %next.id, outcome = %next.state, "outputs compared");
@@ -134,6 +135,14 @@ impl Stage for Hasher {
 fn no_outputs(job: &Job) -> Option<Failure> {
     let failure = || Failure::new(RejectCode::OutputMissing, "the job was encoded into nothing");
     job.outputs.is_empty().then(failure)
+}
+
+/// The worker's own report, held to the rule that the worker should have held it to. The bytes are
+/// compared apart from this: a worker that lies about what is in them is not found out here.
+fn not_as_planned(job: &Job) -> Option<Failure> {
+    let difference = verify::reported(job).err()?;
+    let name = job.outputs.last().map_or("", |output| output.name.as_str());
+    Some(Failure::new(RejectCode::OutputInvalid, format!("{name} {difference}")))
 }
 
 fn failure(output: &Output, found: Found) -> Option<Failure> {

@@ -8,9 +8,11 @@ use hotcell_nats_config::{
     testing::{NOW, TestServer},
 };
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, Job, JobId, RejectCode, Role, Subject, UnixMs,
-    job::{Actor, Output, Stamp},
-    request::TranscodeRequest,
+    BlobKey, Digest, EventKind, Job, JobId, Plan, RejectCode, Report, Role, Subject, UnixMs, argv,
+    job::{Actor, Attempt, Output, Stamp},
+    plan::{CellLimits, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
+    report::{Probe, ProbedStream, Provenance, Steps},
+    request::{Format, TranscodeRequest, VideoCodec},
     subject::SignVerb,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
@@ -30,6 +32,94 @@ const BYTES: &[u8] = b"what the worker reported";
 
 /// A busy machine may take this long for what takes a second.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+fn probed(codec: &str) -> Probe {
+    let video = ProbedStream {
+        kind: "video".to_owned(),
+        codec: codec.to_owned(),
+        width: Some(320),
+        height: Some(240),
+        sample_rate: None,
+        channels: None,
+        duration_ms: Some(2000),
+        frames: Some(50),
+        attached: false,
+    };
+    Probe {
+        format: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
+        duration_ms: Some(2000),
+        bit_rate: None,
+        streams: vec![video],
+    }
+}
+
+/// H.264 as large as the input.
+fn plan() -> Plan {
+    let video = VideoPlan {
+        codec: VideoCodec::H264,
+        rate: Rate::Crf(23),
+        effort: Effort::Fast,
+        scale: Scale::Source,
+    };
+    let output = OutputPlan {
+        name: "a.mp4".parse().unwrap(),
+        format: Format::Mp4,
+        content_type: "video/mp4".to_owned(),
+        video: Some(video),
+        audio: None,
+        raw: None,
+    };
+    let limits = CellLimits {
+        memory_bytes: 1,
+        cpu_secs: 1,
+        wall_secs: 1,
+        output_bytes: 1,
+        temp_bytes: 1,
+        procs: 1,
+        stall_secs: 1,
+        files: 1,
+    };
+    let (argv, filters) = argv::argv(Container::Mp4, &output);
+    Plan { input: Container::Mp4, outputs: vec![output], argv, filters, limits }
+}
+
+/// The attempt whose report says that the output's picture is in `codec`.
+fn attempt(codec: &str) -> Attempt {
+    let digest = Digest::of(b"");
+    let provenance = Provenance {
+        ffmpeg: String::new(),
+        configuration_digest: digest,
+        root_digest: digest,
+        image_digest: digest,
+        profile_digest: digest,
+        degraded: Vec::new(),
+        cell: "ffmpeg".to_owned(),
+    };
+    let report = Report {
+        provenance,
+        steps: Steps::default(),
+        probe: None,
+        encode: None,
+        verify: None,
+        input: Some(probed("mpeg4")),
+        output: Some(probed(codec)),
+        files: Vec::new(),
+        stderr: None,
+        failure: None,
+    };
+    Attempt {
+        number: 1,
+        worker: "w1".parse().unwrap(),
+        worker_key: "U".to_owned(),
+        pool: "cpu".parse().unwrap(),
+        assigned_at: UnixMs(1),
+        grants: Vec::new(),
+        ended_at: Some(UnixMs(2)),
+        report: Some(report),
+        seal: None,
+        failure: None,
+    }
+}
 
 /// Encoded by a worker that reported `size` and `sha256`.
 fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
@@ -58,8 +148,8 @@ fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
         request,
         pool: "cpu".parse().unwrap(),
         inputs: Vec::new(),
-        plan: None,
-        attempts: Vec::new(),
+        plan: Some(plan()),
+        attempts: vec![attempt("h264")],
         outputs: vec![output],
         failure: None,
         stamps: [EventKind::Assigned, EventKind::Encoded]
@@ -137,7 +227,13 @@ async fn brk_60_a_job_completes_when_its_outputs_are_read_again_and_same() {
         encoded(3, BYTES.len() - 1, Digest::of(BYTES)),
         encoded(4, BYTES.len() + 1, Digest::of(BYTES)),
     ];
-    for job in &jobs {
+    // A worker that did not hold its output to the plan, or said that it had.
+    let mut unlike = encoded(5, BYTES.len(), Digest::of(BYTES));
+    unlike.attempts = vec![attempt("vp9")];
+    let mut unprobed = encoded(6, BYTES.len(), Digest::of(BYTES));
+    unprobed.attempts[0].report.as_mut().unwrap().output = None;
+    let invalid = [(unlike, "video in vp9 where h264"), (unprobed, "not probed")];
+    for job in jobs.iter().chain(invalid.iter().map(|(job, _)| job)) {
         signer.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
     }
     let telemetry =
@@ -156,6 +252,11 @@ async fn brk_60_a_job_completes_when_its_outputs_are_read_again_and_same() {
             let failure = bad.failure.unwrap();
             assert_eq!(failure.code, RejectCode::OutputMismatch);
             assert!(failure.message.starts_with("a.mp4 "), "{}", failure.message);
+        }
+        for (job, words) in &invalid {
+            let failure = verdict(&signer, job).await.failure.unwrap();
+            assert_eq!(failure.code, RejectCode::OutputInvalid);
+            assert!(failure.message.contains(words), "{}", failure.message);
         }
         shutdown.begin();
     };
