@@ -249,12 +249,10 @@ pub struct Tree {
 pub struct Sizes {
     /// Of the output; `None` where it follows from an input whose size is not known.
     pub output: Option<(u32, u32)>,
-    /// The largest known on the way, the input included, in pixels.
+    /// The largest known after a filter, in pixels.
     pub pixels_max: u64,
-    /// The longest side known on the way, in pixels.
+    /// The longest side known after a filter, in pixels.
     pub side_max: u32,
-    /// Whether every size on the way is known.
-    pub known: bool,
 }
 
 impl Tree {
@@ -295,25 +293,14 @@ impl Tree {
     /// The sizes of the picture, from an input of this width and height.
     #[must_use]
     pub fn sizes(&self, input: Option<(u32, u32)>) -> Sizes {
-        let mut sizes = Sizes { output: None, pixels_max: 0, side_max: 0, known: true };
-        sizes.next(input);
+        let mut sizes = Sizes { output: input, pixels_max: 0, side_max: 0 };
         for filter in self.video.iter().flat_map(|video| &video.filters) {
-            sizes.next(after(filter, sizes.output));
+            sizes.output = after(filter, sizes.output);
+            let (width, height) = sizes.output.unwrap_or((0, 0));
+            sizes.pixels_max = sizes.pixels_max.max(u64::from(width) * u64::from(height));
+            sizes.side_max = sizes.side_max.max(width).max(height);
         }
         sizes
-    }
-}
-
-impl Sizes {
-    fn next(&mut self, size: Option<(u32, u32)>) {
-        self.output = size;
-        match size {
-            Some((width, height)) => {
-                self.pixels_max = self.pixels_max.max(u64::from(width) * u64::from(height));
-                self.side_max = self.side_max.max(width).max(height);
-            }
-            None => self.known = false,
-        }
     }
 }
 
@@ -330,16 +317,26 @@ fn after(filter: &VideoFilter, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
                 size.map(|(width, height)| (height, width))
             }
         },
-        _ => size,
+        VideoFilter::Fps { .. }
+        | VideoFilter::Hflip { .. }
+        | VideoFilter::Vflip { .. }
+        | VideoFilter::SetSar { .. }
+        | VideoFilter::SetDar { .. }
+        | VideoFilter::Format { .. }
+        | VideoFilter::Yadif { .. }
+        | VideoFilter::Fade { .. }
+        | VideoFilter::Denoise { .. }
+        | VideoFilter::Sharpen { .. } => size,
     }
 }
 
 fn scaled(width: Side<true>, height: Side<false>, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
     let by_shape = |to: Pixels, from: u32, other: u32| {
-        let to = u64::from(to.get().unsigned_abs());
-        let side = u64::from(other).saturating_mul(to).checked_div(u64::from(from)).unwrap_or(0);
+        let to = to.get().unsigned_abs();
+        let side =
+            u64::from(other).saturating_mul(to.into()).checked_div(u64::from(from)).unwrap_or(0);
         // To the nearest even number: one more than what divides, at most.
-        (u32::try_from(side).unwrap_or(u32::MAX).saturating_add(1) & !1, to as u32)
+        (u32::try_from(side).unwrap_or(u32::MAX).saturating_add(1) & !1, to)
     };
     match (width, height) {
         (Side::Pixels(width), Side::Pixels(height)) => {

@@ -158,7 +158,7 @@ impl<const MIN: i32, const MAX: i32> Value for Bits<MIN, MAX> {
     }
 
     fn takes() -> String {
-        format!("bits from {MIN} to {MAX}, such as {MAX} or {}k", MAX / 1000)
+        format!("bits from {MIN} to {MAX}; 800k and 2M are accepted too")
     }
 }
 

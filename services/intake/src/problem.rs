@@ -19,6 +19,8 @@ pub enum Kind {
     BadRequest,
     /// 401: no credential that we believe.
     Unauthorized,
+    /// 403: the caller is known, and may not.
+    Forbidden,
     /// 404: nothing there, or not the caller's.
     NotFound,
     /// 405: the path knows other methods.
@@ -48,6 +50,7 @@ impl Kind {
             Self::Unauthorized => {
                 (401, "urn:hotcell:problem:unauthorized", "A valid credential is needed")
             }
+            Self::Forbidden => (403, "urn:hotcell:problem:forbidden", "Not permitted"),
             Self::NotFound => (404, "urn:hotcell:problem:not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (405, "urn:hotcell:problem:method", "The path does not know this method")
@@ -119,6 +122,12 @@ impl Problem {
     pub fn rejected(field: &str, failure: &Failure) -> Self {
         let problem = Self::field(Kind::Unprocessable, field, &failure.message);
         Self { code: Some(failure.code), ..problem }
+    }
+
+    /// What the caller may not ask for, with its stable code.
+    #[must_use]
+    pub fn forbidden(field: &str, failure: &Failure) -> Self {
+        Self { kind: Kind::Forbidden, ..Self::rejected(field, failure) }
     }
 
     /// Media that is not there, with its stable code.

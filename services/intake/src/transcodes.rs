@@ -18,6 +18,7 @@ use hotcell_schemas::{
     job::{Input, Output, Stamp},
     limits::IDEMPOTENCY_KEY_BYTES_MAX,
     records::{IdempotencyRecord, UploadRecord},
+    reject::{Failure, RejectCode},
     request::{GetRequest, TranscodeRequest},
     subject::SignVerb,
     work::SignRequest,
@@ -29,7 +30,10 @@ use hotcell_stage::{
     retry::{Policy, retry},
     service::describe,
 };
-use hotcell_validator::check_request;
+use hotcell_validator::{
+    check::{RAW_FIELD, RAW_FORBIDDEN},
+    check_request,
+};
 use std::sync::Arc;
 use tracing::{error, info, warn};
 
@@ -84,7 +88,7 @@ impl Claim {
 /// `POST /v1/transcodes`, and `api.submit` over the broker.
 ///
 /// # Errors
-/// 400 and 422 naming field and rule; 503 when the broker is away.
+/// 400 and 422 naming field and rule; 403 for FFmpeg's own arguments without the right to; 503 when the broker is away.
 pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let claim = Claim::of(&who, &call)?;
     let mut id = JobId::new(clock::now().0, clock::random());
@@ -98,11 +102,15 @@ pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         id = claimed;
     }
     let request: TranscodeRequest = json::parse(&call.body)?;
+    let tenant = app.auth.tenant(who.tenant()).await;
+    let tenant = tenant.map_err(|error| app.refuse("POST /v1/transcodes", &error))?;
+    if request.has_raw_arguments() && !tenant.raw_arguments {
+        let failure = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
+        return Err(Problem::forbidden(RAW_FIELD, &failure));
+    }
     check_request(&request)
         .map_err(|error| Problem::field(Kind::Unprocessable, error.field, error.rule))?;
     let inputs = inputs(&app, &who, &request).await?;
-    let tenant = app.auth.tenant(who.tenant()).await;
-    let tenant = tenant.map_err(|error| app.refuse("POST /v1/transcodes", &error))?;
     let pool = tenant.pools.into_iter().next().ok_or_else(|| {
         Problem::new(Kind::Unprocessable, "no pool of workers is open to this tenant")
     })?;

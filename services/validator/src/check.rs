@@ -1,9 +1,10 @@
 //! The rules of a transcode request that can be checked without the media. Intake answers with
 //! them; the validator holds them again.
 //!
-//! Promises: the first broken rule, with the field's JSON path; both are constants, so an answer
-//! repeats no text of the request.
+//! Promises: the first broken rule, with the field's JSON path; both are made of constants and
+//! numbers, so an answer repeats no text of the request.
 
+use super::raw;
 use hotcell_schemas::{
     FileName,
     limits::{INPUTS_MAX, OUTPUTS_MAX, PIXELS_MAX, WORKFLOW_BYTES_MAX},
@@ -11,6 +12,7 @@ use hotcell_schemas::{
         AudioCodec, AudioRequest, Format, OutputRequest, TranscodeRequest, VideoCodec, VideoRequest,
     },
 };
+use std::borrow::Cow;
 
 /// Picture heights that may be asked for, in pixels: up to twice 2160p.
 pub const HEIGHT_MIN: u32 = 16;
@@ -34,14 +36,20 @@ pub const MP3_BITRATE_MIN: u32 = 32_000;
 pub const MP3_BITRATE_MAX: u32 = 320_000;
 
 /// A broken rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {rule}")]
 pub struct FieldError {
     /// The field's path in the request's JSON, such as `outputs[0].video.bitrate`.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What it must be.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
 }
+
+/// The sentence for a tenant that may not give FFmpeg's own arguments.
+pub const RAW_FORBIDDEN: &str = "FFmpeg's own arguments are not permitted to this tenant";
+
+/// The field of the sentence.
+pub const RAW_FIELD: &str = "outputs[0].ffmpegArgs";
 
 /// What a format can hold.
 pub(crate) struct Holds {
@@ -92,6 +100,12 @@ pub fn check_request(request: &TranscodeRequest) -> Result<(), FieldError> {
 }
 
 fn check_output(output: &OutputRequest) -> Result<(), FieldError> {
+    if !output.ffmpeg_args.is_empty() {
+        let alone = output.video.is_none() && output.audio.is_none();
+        rule(alone, RAW_FIELD, "must not be given with video or audio")?;
+        let tree = raw::parse(output.format, &output.ffmpeg_args);
+        return tree.map(drop).map_err(|refusal| FieldError::from(&refusal));
+    }
     let any = output.video.is_some() || output.audio.is_some();
     rule(any, "outputs[0]", "must have video, audio or both")?;
     let holds = holds(output.format);
@@ -140,10 +154,17 @@ fn check_audio(audio: &AudioRequest) -> Result<(), FieldError> {
     rule(good, "outputs[0].audio.bitrate", text)
 }
 
-fn rule(good: bool, field: &'static str, rule: &'static str) -> Result<(), FieldError> {
-    if good { Ok(()) } else { Err(FieldError { field, rule }) }
+impl From<&raw::Refusal> for FieldError {
+    fn from(refusal: &raw::Refusal) -> Self {
+        let field = format!("{RAW_FIELD}[{}]", refusal.at);
+        Self { field: field.into(), rule: refusal.rule.clone() }
+    }
 }
 
-fn fail(field: &'static str, rule: &'static str) -> Result<(), FieldError> {
-    Err(FieldError { field, rule })
+fn rule(good: bool, field: &'static str, rule: &'static str) -> Result<(), FieldError> {
+    if good { Ok(()) } else { fail(field, rule) }
+}
+
+const fn fail(field: &'static str, rule: &'static str) -> Result<(), FieldError> {
+    Err(FieldError { field: Cow::Borrowed(field), rule: Cow::Borrowed(rule) })
 }

@@ -4,12 +4,19 @@
 //! input give the same plan. Refuses a request that breaks a rule, and one that needs a track that
 //! the input lacks.
 
-use crate::check::{AUDIO_BITRATE_MAX, WIDTH_MAX, check_request, holds};
+use super::{
+    check::{AUDIO_BITRATE_MAX, FieldError, WIDTH_MAX, check_request, holds},
+    raw,
+};
 use hotcell_schemas::{
     FileName, Plan,
     argv::argv,
     limits::{OUTPUT_BYTES_MAX, PIXELS_MAX},
-    plan::{AudioPlan, CellLimits, Effort, OutputPlan, Rate, Scale, Sniffed, VideoPlan},
+    plan::{
+        AudioPlan, CellLimits, Effort, OutputPlan, Rate, Scale, Sniffed, Tree, VideoPlan,
+        encoder::{Preset, VideoEncoder},
+        tree::StreamKind,
+    },
     reject::{Failure, RejectCode},
     request::{
         AudioRequest, Format, OutputRequest, PresetRequest, Quality, Resolution, TranscodeRequest,
@@ -61,7 +68,7 @@ pub const FILES: u32 = 64;
 const AUDIO_BITRATE: u32 = 128_000;
 
 /// One row of the preset table.
-struct Preset {
+struct Settings {
     h264_crf: u8,
     h265_crf: u8,
     vp9_crf: u8,
@@ -70,16 +77,16 @@ struct Preset {
 }
 
 /// The preset table. Rate factors of the three encoders on a row look alike.
-const fn preset(quality: Quality) -> Preset {
+const fn preset(quality: Quality) -> Settings {
     let (h264_crf, h265_crf, vp9_crf, effort, audio_bitrate) = match quality {
         Quality::Low => (28, 31, 38, Effort::Fast, 96_000),
         Quality::Medium => (23, 27, 33, Effort::Medium, AUDIO_BITRATE),
         Quality::High => (19, 23, 28, Effort::Slow, 192_000),
     };
-    Preset { h264_crf, h265_crf, vp9_crf, effort, audio_bitrate }
+    Settings { h264_crf, h265_crf, vp9_crf, effort, audio_bitrate }
 }
 
-impl Preset {
+impl Settings {
     const fn rate(&self, codec: VideoCodec) -> Rate {
         Rate::Crf(match codec {
             VideoCodec::H264 => self.h264_crf,
@@ -109,14 +116,15 @@ pub fn compile(request: &TranscodeRequest, input: &Sniffed) -> Result<Plan, Fail
     check_request(request).map_err(|broken| unsupported(&broken.to_string()))?;
     let output = match (request.output_format, &request.preset, request.outputs.as_slice()) {
         (Some(format), Some(preset), []) => by_preset(format, *preset, input),
-        (None, None, [output]) => explicit(output),
+        (None, None, [output]) if output.ffmpeg_args.is_empty() => explicit(output),
+        (None, None, [output]) => own(output)?,
         _ => return Err(unsupported("give outputFormat with preset, or one of outputs")),
     };
-    demand(&output, request, input)?;
-    let pixels = pixels(&output, input)?;
+    let tree = output.tree();
+    demand(&tree, request, input)?;
     let (argv, filters) = argv(input.container, &output);
     let limits = CellLimits {
-        memory_bytes: memory_bytes(pixels),
+        memory_bytes: memory(&tree, input)?,
         cpu_secs: CPU_SECS,
         wall_secs: WALL_SECS,
         output_bytes: OUTPUT_BYTES_MAX,
@@ -141,6 +149,15 @@ fn by_preset(format: Format, request: PresetRequest, input: &Sniffed) -> OutputP
     let codec = holds.audio.first().filter(|_| !silent);
     let audio = codec.map(|codec| AudioPlan { codec: *codec, bitrate: row.audio_bitrate });
     output(format, video, audio)
+}
+
+/// The plan of FFmpeg's own arguments.
+fn own(request: &OutputRequest) -> Result<OutputPlan, Failure> {
+    let tree = raw::parse(request.format, &request.ffmpeg_args)
+        .map_err(|refusal| unsupported(&FieldError::from(&refusal).to_string()))?;
+    let (name, content_type) = name(request.format, tree.video.is_some());
+    let format = request.format;
+    Ok(OutputPlan { name, format, content_type, video: None, audio: None, raw: Some(tree) })
 }
 
 fn explicit(request: &OutputRequest) -> OutputPlan {
@@ -168,49 +185,64 @@ const fn scale(video: &VideoRequest) -> Scale {
 }
 
 fn output(format: Format, video: Option<VideoPlan>, audio: Option<AudioPlan>) -> OutputPlan {
-    let (extension, content_type) = match (format, &video) {
-        (Format::Mp4, Some(_)) => ("mp4", "video/mp4"),
-        (Format::Mp4, None) => ("mp4", "audio/mp4"),
-        (Format::Webm, Some(_)) => ("webm", "video/webm"),
-        (Format::Webm, None) => ("webm", "audio/webm"),
-        (Format::Mkv, Some(_)) => ("mkv", "video/x-matroska"),
-        (Format::Mkv, None) => ("mkv", "audio/x-matroska"),
+    let (name, content_type) = name(format, video.is_some());
+    OutputPlan { name, format, content_type, video, audio, raw: None }
+}
+
+/// The file's name and its MIME type.
+fn name(format: Format, video: bool) -> (FileName, String) {
+    let (extension, content_type) = match (format, video) {
+        (Format::Mp4, true) => ("mp4", "video/mp4"),
+        (Format::Mp4, false) => ("mp4", "audio/mp4"),
+        (Format::Webm, true) => ("webm", "video/webm"),
+        (Format::Webm, false) => ("webm", "audio/webm"),
+        (Format::Mkv, true) => ("mkv", "video/x-matroska"),
+        (Format::Mkv, false) => ("mkv", "audio/x-matroska"),
         (Format::Mp3, _) => ("mp3", "audio/mpeg"),
         (Format::M4a, _) => ("m4a", "audio/mp4"),
     };
-    let name: FileName = format!("out0.{extension}").parse().expect("a constant of safe letters");
-    OutputPlan { name, format, content_type: content_type.to_owned(), video, audio, raw: None }
+    let name = format!("out0.{extension}").parse().expect("a constant of safe letters");
+    (name, content_type.to_owned())
 }
 
 /// Refuses what the input is known not to have.
-fn demand(output: &OutputPlan, request: &TranscodeRequest, input: &Sniffed) -> Result<(), Failure> {
-    if output.video.is_some() && input.has_video == Some(false) {
+fn demand(tree: &Tree, request: &TranscodeRequest, input: &Sniffed) -> Result<(), Failure> {
+    if tree.video.is_some() && input.has_video == Some(false) {
         return Err(unsupported("the output has a picture but the input has none"));
     }
-    let asked = !request.outputs.is_empty() || output.video.is_none();
-    if output.audio.is_some() && asked && input.has_audio == Some(false) {
+    let asked = !request.outputs.is_empty() || tree.video.is_none();
+    // FFmpeg's `?` asks for sound where there is some.
+    let perhaps = request.has_raw_arguments()
+        && tree.maps.iter().all(|map| map.optional || map.kind != StreamKind::Audio);
+    if tree.audio.is_some() && asked && !perhaps && input.has_audio == Some(false) {
         return Err(unsupported("the output has sound but the input has none"));
     }
     Ok(())
 }
 
-/// The larger of the input's and the output's picture; `None` where the input's shape is not known.
-fn pixels(output: &OutputPlan, input: &Sniffed) -> Result<Option<u64>, Failure> {
-    let Some(video) = &output.video else { return Ok(Some(0)) };
-    let Some((width, height)) = input.width.zip(input.height) else { return Ok(None) };
-    let (width, height) = (u64::from(width), u64::from(height));
-    let of = |side: u64, by: u64, to: u64| side.saturating_mul(by).checked_div(to).unwrap_or(0);
-    let (out_width, out_height) = match video.scale {
-        Scale::Source => (width, height),
-        Scale::Height(to) => (of(width, u64::from(to), height), u64::from(to)),
-        Scale::Width(to) => (u64::from(to), of(height, u64::from(to), width)),
-        Scale::Exact(width, height) => (u64::from(width), u64::from(height)),
-    };
-    let made = out_width.saturating_mul(out_height);
-    if made > PIXELS_MAX || out_width.max(out_height) > u64::from(WIDTH_MAX) {
+/// Address space for the largest picture on the way, and for the time that an encoder looks ahead.
+fn memory(tree: &Tree, input: &Sniffed) -> Result<u64, Failure> {
+    let Some(video) = &tree.video else { return Ok(MEMORY_BYTES) };
+    let size = input.width.zip(input.height);
+    let sizes = tree.sizes(size);
+    if sizes.pixels_max > PIXELS_MAX || sizes.side_max > WIDTH_MAX {
         return Err(unsupported("the output's picture would be larger than 8192 x 4320 pixels"));
     }
-    Ok(Some(made.max(width.saturating_mul(height))))
+    let read = size.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+    let largest = memory_bytes(Some(sizes.pixels_max.max(read)));
+    let bytes = if size.is_none() { largest.max(memory_bytes(None)) } else { largest };
+    let thorough = match &video.encoder {
+        VideoEncoder::H264(x) => x.preset.is_some_and(is_thorough),
+        VideoEncoder::H265(x) => x.preset.is_some_and(is_thorough),
+        VideoEncoder::Vp9(_) => false,
+    };
+    Ok(if thorough { bytes.saturating_mul(2).min(MEMORY_BYTES_4320P) } else { bytes })
+}
+
+/// Whether more frames are looked ahead at than with `slow`, with which memory was measured: 60 in
+/// place of 50, and twice the frames to refer to.
+const fn is_thorough(preset: Preset) -> bool {
+    matches!(preset, Preset::Slower | Preset::Veryslow)
 }
 
 /// Address space for pictures of this size. It is a ceiling and reserves nothing, so an unknown

@@ -13,6 +13,7 @@ mod field;
 mod header;
 mod isobmff;
 mod playlist;
+pub mod raw;
 pub mod scan;
 mod seen;
 pub mod sniff;

@@ -4,9 +4,13 @@
 
 use hotcell_schemas::{
     argv::{argv, ffprobe_argv},
-    plan::{AudioPlan, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
+    plan::{
+        AudioPlan, Container, Effort, OutputPlan, Rate, Scale, VideoPlan,
+        filter::{AudioFilter, Filter as _, VideoFilter},
+    },
     request::{AudioCodec, Format, VideoCodec},
 };
+use hotcell_validator::raw;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -26,8 +30,7 @@ const ENDS: [&str; 4] = ["abuffer", "abuffersink", "buffer", "buffersink"];
 const NAMED_ONLY: [&str; 5] = ["protocol", "demuxer", "muxer", "encoder", "decoder"];
 
 /// What FFmpeg looks up by itself, besides the parser of a decoder.
-const LOOKED_UP: [(&str, &str); 3] =
-    [("filter", "aresample"), ("filter", "rotate"), ("bsf", "extract_extradata")];
+const LOOKED_UP: [(&str, &str); 2] = [("filter", "rotate"), ("bsf", "extract_extradata")];
 
 /// One line of the list.
 struct Row {
@@ -99,7 +102,7 @@ fn named(line: &[String], filters: &[String], into: &mut BTreeSet<Component>) {
     let mut say = |kind: &str, names: &str| {
         into.extend(names.split(',').map(|name| (kind.to_owned(), name.to_owned())));
     };
-    let mut format = "demuxer";
+    let (mut format, mut chains) = ("demuxer", Vec::new());
     for pair in line.windows(2) {
         let (option, value) = (pair[0].as_str(), pair[1].as_str());
         match option {
@@ -110,16 +113,14 @@ fn named(line: &[String], filters: &[String], into: &mut BTreeSet<Component>) {
             "-protocol_whitelist" => say("protocol", value),
             "-c:v" | "-c:a" => say("encoder", value),
             // A `,` inside a filter's options is in quotes.
-            "-vf" => {
+            "-vf" | "-af" => {
                 let bare = value.split('\'').step_by(2).collect::<String>();
                 let names = bare.split(',').map(|filter| filter.split('=').next().unwrap());
-                assert!(names.eq(filters), "{value} and {filters:?}");
-                say("filter", &filters.join(","));
+                chains.extend(names.map(str::to_owned));
             }
             "-progress" => say("protocol", value.split(':').next().unwrap()),
             _ => {
-                let other =
-                    ["-af", "-bsf", "-filter:", "-filter_complex", "-lavfi", "-c", "-codec"];
+                let other = ["-bsf", "-filter:", "-filter_complex", "-lavfi", "-c", "-codec"];
                 let names = |prefix: &&str| {
                     option == *prefix || prefix.len() > 3 && option.starts_with(prefix)
                 };
@@ -127,13 +128,31 @@ fn named(line: &[String], filters: &[String], into: &mut BTreeSet<Component>) {
             }
         }
     }
+    assert_eq!(chains, filters);
+    into.extend(chains.into_iter().map(|name| ("filter".to_owned(), name)));
+}
+
+/// One output for each filter that a tenant's own arguments may name.
+fn filtered() -> Vec<OutputPlan> {
+    let plan = |option: &str, encoder: &str, example: &str| {
+        let none = if option == "-vf" { "-an" } else { "-vn" };
+        let codec = if option == "-vf" { "-c:v" } else { "-c:a" };
+        let list = ["-i", "{in0}", codec, encoder, none, option, example, "{out0}"];
+        let tree = raw::parse(Format::Mkv, &list.map(str::to_owned)).unwrap();
+        let name = "out0".parse().unwrap();
+        let (format, content_type) = (Format::Mkv, String::new());
+        OutputPlan { name, format, content_type, video: None, audio: None, raw: Some(tree) }
+    };
+    let video = VideoFilter::rows().into_iter().map(|row| plan("-vf", "libx264", row.example));
+    let audio = AudioFilter::rows().into_iter().map(|row| plan("-af", "aac", row.example));
+    video.chain(audio).collect()
 }
 
 fn derived() -> BTreeSet<Component> {
     let mut all = BTreeSet::new();
     for container in Container::ALL {
         named(&ffprobe_argv(container), &[], &mut all);
-        for output in outputs() {
+        for output in outputs().into_iter().chain(filtered()) {
             let (line, filters) = argv(container, &output);
             named(&line, &filters, &mut all);
         }

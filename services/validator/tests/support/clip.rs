@@ -42,6 +42,13 @@ pub fn run(program: &str, args: &[String]) -> Output {
     Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
+/// Runs a program in a folder.
+pub fn run_in(folder: &Path, program: &str, args: &[String]) -> Output {
+    let mut command = Command::new(program);
+    command.current_dir(folder).args(args);
+    command.output().unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
 /// The command line with real paths.
 pub fn placed(argv: &[String], input: &Path, output: &Path) -> Vec<String> {
     let place = |token: &String| match token.as_str() {
