@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{audit, client, doctor, fail::Fail, nats, replay, tenant, up};
+use crate::{audit, client, doctor, fail::Fail, nats, poison, replay, tenant, up};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -46,6 +46,9 @@ enum Command {
     /// Jobs.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Inputs that killed their cells.
+    #[command(subcommand)]
+    Poison(PoisonCommand),
     /// The evidence log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -176,6 +179,20 @@ pub(crate) enum JobCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum PoisonCommand {
+    /// List what is held against which inputs.
+    List,
+    /// Let an input run again, and forget what was held against it.
+    Release {
+        /// Its SHA-256, or the first characters of it, 12 at least.
+        sha256: String,
+        /// Only what is held against it for this tenant.
+        #[arg(long)]
+        tenant: Option<hotcell_schemas::TenantId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Check the whole log offline: hashes, tree, checkpoint, signatures.
     Verify {
@@ -250,6 +267,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Audit(AuditCommand::Replay { job, input }) => {
             replay::run(&data, &job, &input, json).await
         }
+        Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
         Command::Nats(command) => nats::run(command, json).await,
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
         Command::Version => {

@@ -8,6 +8,7 @@ mod doctor;
 mod fail;
 mod layout;
 mod nats;
+mod poison;
 mod print;
 mod replay;
 mod tenant;
