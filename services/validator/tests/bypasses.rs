@@ -305,14 +305,16 @@ const ATTACKS: &[(&str, Harm)] = &[
     ("-i {in0} -c:v libx264 -an -vf subtitles={dir}/other.srt {out0}", Harm::Opens),
     ("-i {in0} -c:v libx264 -an -filter_script:v {dir}/canary {out0}", Harm::Tells),
     ("-i {in0} -an -filter_complex_script {dir}/canary {out0}", Harm::Tells),
-    ("-i {in0} -c:v libx264 -an -fpre {dir}/canary {out0}", Harm::Tells),
     (
         "-i {in0} -c:v libx264 -an -attach {dir}/canary -metadata:s:t mimetype=text/x -f matroska \
          {out0}",
         Harm::Tells,
     ),
     ("-i {in0} -c:v libx264 -an {out0} -c:v libx264 {dir}/new.mp4", Harm::Writes("new.mp4")),
-    ("-i {in0} -c:v libx264 -an -f tee {out0}|{dir}/new.mp4", Harm::Writes("new.mp4")),
+    (
+        "-i {in0} -map 0:v:0 -c:v libx264 -an -f tee [f=nut]{out0}|[f=nut]{dir}/new.mp4",
+        Harm::Writes("new.mp4"),
+    ),
     ("-i {in0} -c:v libx264 -an -f image2 {dir}/new.mp4 {out0}", Harm::Writes("new.mp4")),
     (
         "-i {in0} -c:v libx264 -an -f segment -segment_list {dir}/new.csv {out0}",
