@@ -5,11 +5,13 @@
 //! run: then there is an error, and no verdict.
 
 mod judge;
+mod page;
 mod plant;
 mod range;
 mod table;
 
 pub use judge::Verdict;
+pub use page::page;
 pub use plant::{Plant, Targets};
 pub use range::Range;
 pub use table::ATTACKS;

@@ -6,5 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "tests")]
 
 mod network;
+mod page;
 mod range;
 mod rows;

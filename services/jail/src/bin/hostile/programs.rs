@@ -55,7 +55,8 @@ fn exec_memfd() -> io::Result<()> {
 }
 
 fn drop_program(path: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).mode(0o700).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o700).open(path)?;
     file.write_all(&smallest_program(DONE))
 }
 

@@ -136,9 +136,11 @@ fn bpf() -> io::Result<()> {
     let (license, at) = (c"GPL", pointer(&code));
     let mut attributes = [0_u64; 16];
     let kind_and_count = 2_u64 | (2 << 32);
-    for (slot, value) in
-        attributes.iter_mut().zip([kind_and_count, at as u64, text(license) as u64])
-    {
+    for (slot, value) in attributes.iter_mut().zip([
+        kind_and_count,
+        at.cast_unsigned(),
+        text(license).cast_unsigned(),
+    ]) {
         *slot = value;
     }
     descriptor(libc::SYS_bpf, [5, pointer(&attributes), 128]).map(|_| ())
