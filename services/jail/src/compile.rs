@@ -188,7 +188,7 @@ fn runs(
     if numbered.is_empty() { Ok(vec![run(&[])?]) } else { numbered.chunks(RUN).map(run).collect() }
 }
 
-/// ENOSYS, EPERM, named, then the allowlist: programs of which the kernel would take the strictest answer.
+/// ENOSYS, EPERM, named, then the allowlist: the answer is that of the first which does not allow.
 pub(crate) fn stages(lines: &[&Line], target: TargetArch) -> Result<Vec<BpfProgram>, CompileError> {
     let mut stages = Vec::new();
     let answers = [
@@ -223,8 +223,7 @@ fn watched(lines: &[&Line], target: TargetArch) -> Result<Vec<BpfProgram>, Compi
     Ok(vec![asks])
 }
 
-/// Each program but the last goes on with the next where it would have allowed. The same as the strictest answer of
-/// all, because what one of them refuses politely the last one allows.
+/// Each program but the last goes on with the next where it would have allowed.
 fn joined(mut stages: Vec<BpfProgram>) -> BpfProgram {
     let last = stages.pop().unwrap_or_default();
     let mut whole = BpfProgram::new();
@@ -312,19 +311,9 @@ fn check(lines: &[Line]) -> Result<(), CompileError> {
     Ok(())
 }
 
-/// Rules of the allowlist. A call that another filter refuses politely must be allowed here, or the kill would win.
+/// Rules of the allowlist: what no filter before it refuses.
 fn allowed(lines: &[&Line]) -> Vec<Value> {
-    let mut rules = Vec::new();
-    for line in lines {
-        let polite = matches!(line.otherwise, Some(Refusal::Eperm | Refusal::Enosys));
-        if !polite {
-            rules.extend(listed(line));
-            rules.extend(line.otherwise.iter().flat_map(|_| unlisted(line)));
-        } else {
-            rules.push(json!({"syscall": &line.syscall}));
-        }
-    }
-    rules
+    lines.iter().filter(|line| line.then.is_none()).flat_map(|line| listed(line)).collect()
 }
 
 /// Rules of a filter that refuses in one way.

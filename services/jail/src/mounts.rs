@@ -102,6 +102,20 @@ impl Tree {
     }
 }
 
+/// Every step of [`Tree`] once, with an empty tree and over a folder that is there wherever a cell can start. For a
+/// process that has entered its namespaces and has nothing to lose.
+pub(crate) fn rehearse() -> Result<(), MountError> {
+    let place = Path::new("/proc");
+    make_private()?;
+    attach(&tmpfs(0, &[]).map_err(MountError::Tmp)?, place)?;
+    let root = detach(place, FileType::Directory, FIXED | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    attach(&root, place)?;
+    chdir(place)
+        .and_then(|()| pivot_root(".", "."))
+        .and_then(|()| unmount(".", UnmountFlags::DETACH))
+        .map_err(MountError::Pivot)
+}
+
 /// What `/` of the cell is called within it: another name than `/` only while the host's tree is still there.
 pub(crate) fn top<'a>(root: &'a Path, off: &[Layer]) -> &'a Path {
     if off.contains(&Layer::Root) { root } else { Path::new("/") }

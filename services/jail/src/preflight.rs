@@ -13,7 +13,7 @@ use crate::launcher::sentence;
 use crate::layers::{Layer, Offered, Unfit};
 use crate::plan::Identity;
 use crate::profile::{Profile, ProfileError};
-use crate::{inside, namespaces, sys};
+use crate::{inside, mounts, namespaces, sys};
 
 /// The answer is one line of JSON with at most one sentence in it.
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -113,22 +113,40 @@ fn try_all() -> Result<Preflight, String> {
     let off: Vec<Layer> = missing.iter().map(|(layer, _)| *layer).collect();
     // This process has nothing to lose, so it enters the namespaces itself. A fork shows that process 1 can start.
     namespaces::enter(identity, &off).map_err(|error| sentence(&error))?;
-    match sys::fork().map_err(|error| sentence(&error))? {
-        None => sys::exit_now(u8::from(namespaces::enter_groups().is_err())),
-        Some(pid) => match sys::reap(pid).map_err(|error| sentence(&error))?.status.success() {
-            true => {}
-            false => {
-                return Err(
-                    "cgroup namespaces are not available: run Linux 4.6 or later".to_owned()
-                );
+    let failed = |error: io::Error| sentence(&error);
+    let (said, mut say) = io::pipe().map_err(failed)?;
+    match sys::fork().map_err(failed)? {
+        None => {
+            let why = rehearse().err().unwrap_or_default();
+            // Shorter than a pipe holds; without it the exit code still says no.
+            drop(say.write_all(why.as_bytes()));
+            sys::exit_now(u8::from(!why.is_empty()))
+        }
+        Some(pid) => {
+            drop(say);
+            let reaped = sys::reap(pid).map_err(failed)?;
+            let mut why = String::new();
+            said.take(ANSWER_BYTES_MAX).read_to_string(&mut why).map_err(failed)?;
+            if !reaped.status.success() {
+                return Err(why);
             }
-        },
+        }
     }
     let change = |unfit: &Unfit| format!("{}{}", sentence(unfit), knobs(unfit));
     let missing =
         missing.iter().map(|(layer, unfit)| Missing { layer: *layer, change: change(unfit) });
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     Ok(Preflight { kernel, offered, missing: missing.collect() })
+}
+
+/// What process 1 does before it gives up its rights; a container's filter may refuse any of it.
+fn rehearse() -> Result<(), String> {
+    namespaces::enter_groups()
+        .map_err(|_| "cgroup namespaces are not available: run Linux 4.6 or later".to_owned())?;
+    let advice = "in a container use the seccomp profile of docs/containers.md, and no AppArmor profile that denies mount";
+    mounts::rehearse().map_err(|error| format!("{}: {advice}", sentence(&error)))?;
+    rustix::system::sethostname(b"cell")
+        .map_err(|error| format!("cannot name the cell: {error}: {advice}"))
 }
 
 /// Which setting of this host is at fault, where one can be read.

@@ -34,6 +34,10 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     tempfile::Builder::new().permissions(mode).tempdir().unwrap()
 });
 
+pub(crate) fn folder() -> &'static Path {
+    FOLDER.path()
+}
+
 fn number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -54,7 +58,7 @@ pub(crate) fn launcher_of(text: &str) -> PathBuf {
 }
 
 /// A root with this program, which gets its file's name there. Made once: Debian's has 200 libraries.
-fn root_of(program: &Path) -> Root {
+pub(crate) fn root_of(program: &Path) -> Root {
     static MADE: Mutex<BTreeMap<PathBuf, Root>> = Mutex::new(BTreeMap::new());
     let make = || Root::prepare(FOLDER.path(), &[Program::resolve(program).unwrap()]).unwrap();
     MADE.lock().unwrap().entry(program.to_owned()).or_insert_with(make).clone()
@@ -229,7 +233,7 @@ pub(crate) fn cell_of(launcher: &Path, program: &Path, line: &str, profile: Prof
 }
 
 /// Eight frames of test picture and a third of a second of tone, made in a cell, as everything else.
-async fn clip() -> PathBuf {
+pub(crate) async fn clip() -> PathBuf {
     static CLIP: tokio::sync::OnceCell<TempDir> = tokio::sync::OnceCell::const_new();
     let made = CLIP.get_or_init(|| async {
         let out = tempfile::tempdir().unwrap();

@@ -7,5 +7,6 @@
 mod compile;
 
 mod arguments;
+mod containers;
 mod jobs;
 mod rules;
