@@ -17,7 +17,8 @@ const RECIPES: &[(&str, &str)] = &[
     ("mp4", "-map 0 -map 1 -c:v libx264 -preset ultrafast -c:a aac -f mp4"),
     (
         "fragmented",
-        "-map 0 -map 1 -c:v libx264 -preset ultrafast -c:a aac -movflags empty_moov+frag_keyframe -f mp4",
+        "-map 0 -map 1 -c:v libx264 -preset ultrafast -c:a aac \
+         -movflags empty_moov+frag_keyframe -f mp4",
     ),
     ("m4a", "-map 1 -c:a aac -f ipod"),
     ("mkv", "-map 0 -map 1 -c:v libx264 -preset ultrafast -c:a libopus -f matroska"),

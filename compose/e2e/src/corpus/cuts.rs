@@ -1,7 +1,7 @@
 //! The valid clips themselves, their truncations at structural places, and bit flips.
 
 use super::{
-    COMPLETED, Expect, MUTANT, Shelf,
+    COMPLETED, Expect, MALFORMED, MUTANT, Shelf,
     bytes::{Random, find_from, front},
     clips::Clips,
 };
@@ -78,8 +78,9 @@ fn cut(base: &Base, bytes: &[u8], shelf: &mut Shelf) {
     at.sort_unstable();
     at.dedup();
     for at in at {
-        // What plays from the front on may be whole enough.
-        let expect: Expect = MUTANT;
+        // A movie's boxes say where it ends (BRK-06); of others what is left may play.
+        let whole_or_none = matches!(base.clip, "mp4" | "m4a");
+        let expect: Expect = if whole_or_none { MALFORMED } else { MUTANT };
         shelf.put(format!("{}-{at}", base.clip), base.kind, front(bytes, at), expect);
     }
 }

@@ -71,6 +71,15 @@ const PATCHES: &[Patch] = &[
     ("esds-length", b"esds", 5, &[0xff, 0xff, 0xff, 0x7f], MUTANT),
 ];
 
+/// The same for a clip in fragments.
+const FRAGMENTS: &[Patch] = &[
+    ("trun-count-max", b"trun", 4, ALL_ONES, MUTANT),
+    ("trun-offset-max", b"trun", 8, ALL_ONES, MUTANT),
+    ("tfhd-track-max", b"tfhd", 4, ALL_ONES, MUTANT),
+    ("tfhd-all-flags", b"tfhd", 1, &[0xff; 3], MUTANT),
+    ("tfdt-max", b"tfdt", 4, &[0xff; 8], MUTANT),
+];
+
 /// A box.
 pub(super) fn boxed(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let size = len32(body).saturating_add(8).to_be_bytes();
@@ -114,16 +123,10 @@ pub(super) fn put(clips: &Clips, canary: &Canary, shelf: &mut Shelf) -> Result<(
 }
 
 fn fragments(clip: &[u8], shelf: &mut Shelf) -> Result<()> {
-    let rows: [(&str, &[u8; 4], usize, &[u8], Expect); 5] = [
-        ("trun-count-max", b"trun", 4, ALL_ONES, MUTANT),
-        ("trun-offset-max", b"trun", 8, ALL_ONES, MUTANT),
-        ("tfhd-track-max", b"tfhd", 4, ALL_ONES, MUTANT),
-        ("tfhd-all-flags", b"tfhd", 1, &[0xff; 3], MUTANT),
-        ("tfdt-max", b"tfdt", 4, &[0xff; 8], MUTANT),
-    ];
-    for (name, within, offset, with, expect) in rows {
-        let at = find(clip, within)? + 4 + offset;
-        shelf.put(name, "video/mp4", patched(clip, at, with), expect);
+    for (name, within, offset, with, expect) in FRAGMENTS {
+        let at = (find(clip, within.as_slice())? + 4).checked_add_signed(*offset);
+        let at = at.context("inside the file")?;
+        shelf.put(name, "video/mp4", patched(clip, at, with), *expect);
     }
     let (at, _) = first(clip, b"moof")?;
     let count = [&[0; 8][..], &1_u32.to_be_bytes(), &[0; 8], &[0xff; 4], &[0; 64]].concat();
@@ -220,8 +223,8 @@ fn references(mp4: &[u8], canary: &Canary, shelf: &mut Shelf) -> Result<()> {
     // An alias record: 150 bytes of fixed fields, then typed strings; type 18 is the POSIX path.
     let path = film.trim_start_matches('/').as_bytes();
     let length = u16::try_from(path.len())?.to_be_bytes();
-    let tail =
-        [&18_u16.to_be_bytes()[..], &length, path, &[0; 2][..path.len() % 2], &[0xff, 0xff, 0, 0]];
+    let pad = vec![0; path.len() % 2];
+    let tail = [&18_u16.to_be_bytes()[..], &length, path, &pad, &[0xff, 0xff, 0, 0]];
     let alias = [&[0; 4][..], &[0; 150], &tail.concat()].concat();
     let bytes = whole(boxed(b"alis", &alias)).context("a longer reference")?;
     shelf.put("dref-alis", "video/quicktime", bytes, MUTANT);

@@ -130,47 +130,71 @@ fn lists(film: &str, secret: &str, shelf: &mut Shelf) {
 fn dash(film: &str) -> String {
     format!(
         "<?xml version=\"1.0\"?>\n<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\" \
-         mediaPresentationDuration=\"PT2S\" profiles=\"urn:mpeg:dash:profile:isoff-on-demand:2011\">\
-         <Period duration=\"PT2S\"><AdaptationSet mimeType=\"video/mp4\"><Representation id=\"1\" \
+         mediaPresentationDuration=\"PT2S\" \
+         profiles=\"urn:mpeg:dash:profile:isoff-on-demand:2011\"><Period duration=\"PT2S\"><AdaptationSet mimeType=\"video/mp4\"><Representation id=\"1\" \
          bandwidth=\"1000\" codecs=\"avc1.42c00b\"><BaseURL>{film}</BaseURL></Representation>\
          </AdaptationSet></Period></MPD>\n"
     )
 }
 
+/// Other formats that name files; `{film}` and `{secret}` stand for the canary's paths, `{laughs}`
+/// for entities that multiply.
+const OTHERS: [(&str, &str, Expect); 25] = [
+    (
+        "dash-entity",
+        "<?xml version=\"1.0\"?>\n<!DOCTYPE a [<!ENTITY x SYSTEM \"file://{secret}\">]>\
+         <MPD><BaseURL>&x;</BaseURL></MPD>",
+        PLAYLIST,
+    ),
+    ("dash-laughs", "<!DOCTYPE a [<!ENTITY l0 \"ha\">{laughs}]><MPD>&l9;</MPD>", PLAYLIST),
+    (
+        "dash-xlink",
+        "<?xml version=\"1.0\"?>\n<MPD xmlns:xlink=\"x\"><Period xlink:href=\"{film}\"/></MPD>",
+        PLAYLIST,
+    ),
+    ("smooth", "<SmoothStreamingMedia><StreamIndex Url=\"{film}\"/>", PLAYLIST),
+    ("ffconcat", "ffconcat version 1.0\nfile '{film}'\n", PLAYLIST),
+    ("concat-sibling", "ffconcat version 1.0\nfile 'film.mp4'\n", PLAYLIST),
+    ("concat-up", "ffconcat version 1.0\nfile ../film.mp4\n", PLAYLIST),
+    ("concat-options", "ffconcat version 1.0\nfile x\noption safe 0\nfile '{film}'\n", PLAYLIST),
+    ("concat-bare", "file '{film}'\nfile '{film}'\n", FOREIGN),
+    (
+        "sdp",
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+         m=video 9 RTP/AVP 96\r\n",
+        PLAYLIST,
+    ),
+    ("pls", "[playlist]\nFile1={film}\nNumberOfEntries=1\n", PLAYLIST),
+    ("quicktime-link", "RTSPtextRTSP://127.0.0.1:9/\n{film}\n", FOREIGN),
+    ("rtsptext", "rtsptext\nrtsp://127.0.0.1:9/{film}\n", FOREIGN),
+    ("asx", "<ASX version=\"3.0\"><Entry><Ref href=\"{film}\"/></Entry></ASX>", PLAYLIST),
+    ("asx-reference", "[Reference]\r\nRef1={film}\r\n", PLAYLIST),
+    ("smil", "<smil><body><video src=\"{film}\"/></body></smil>", PLAYLIST),
+    (
+        "xspf",
+        "<playlist xmlns=\"http://xspf.org/ns/0/\"><location>{film}</location></playlist>",
+        PLAYLIST,
+    ),
+    ("svg", "<svg xmlns:xlink=\"x\"><image xlink:href=\"file://{film}\"/></svg>", FOREIGN),
+    ("wpl", "<?wpl version=\"1.0\"?><smil><media src=\"{film}\"/></smil>", PLAYLIST),
+    ("cpl", "<CompositionPlaylist><Id>urn:uuid:1</Id></CompositionPlaylist>", FOREIGN),
+    ("ffmetadata", ";FFMETADATA1\ntitle={film}\n", FOREIGN),
+    ("vobsub", "# VobSub index file, v7 (do not modify this line!)\nid: {film}\n", FOREIGN),
+    ("srt", "1\n00:00:00,000 --> 00:00:09,000\n<img src={film}>\n", FOREIGN),
+    (
+        "ass",
+        "[Script Info]\n[Events]\nDialogue: 0,0:00:00.00,0:00:09.00,,,,0,0,0,,{film}\n",
+        FOREIGN,
+    ),
+    ("webvtt", "WEBVTT\n\n00:00.000 --> 00:09.000\n{film}\n", FOREIGN),
+];
+
 fn others(film: &str, secret: &str, shelf: &mut Shelf) {
-    let xml = "<?xml version=\"1.0\"?>\n";
-    let entity = format!("<!DOCTYPE a [<!ENTITY x SYSTEM \"file://{secret}\">]>");
-    let bomb: String = (1..10)
-        .map(|n| format!("<!ENTITY l{n} \"{}\">", format!("&l{};", n - 1).repeat(10)))
-        .collect();
-    let rows: [(&str, String, Expect); 25] = [
-        ("dash-entity", format!("{xml}{entity}<MPD><BaseURL>&x;</BaseURL></MPD>"), PLAYLIST),
-        ("dash-laughs", format!("{xml}<!DOCTYPE a [<!ENTITY l0 \"ha\">{bomb}]><MPD>&l9;</MPD>"), PLAYLIST),
-        ("dash-xlink", format!("{xml}<MPD xmlns:xlink=\"x\"><Period xlink:href=\"{film}\"/></MPD>"), PLAYLIST),
-        ("smooth", format!("{xml}<SmoothStreamingMedia><StreamIndex Url=\"{film}\"/>"), PLAYLIST),
-        ("ffconcat", format!("ffconcat version 1.0\nfile '{film}'\n"), PLAYLIST),
-        ("concat-sibling", format!("ffconcat version 1.0\nfile '{}'\n", super::FILM), PLAYLIST),
-        ("concat-up", "ffconcat version 1.0\nfile ../film.mp4\n".to_owned(), PLAYLIST),
-        ("concat-options", format!("ffconcat version 1.0\nfile x\noption safe 0\nfile '{film}'\n"), PLAYLIST),
-        ("concat-bare", format!("file '{film}'\nfile '{film}'\n"), FOREIGN),
-        ("sdp", "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 9 RTP/AVP 96\r\n".to_owned(), PLAYLIST),
-        ("pls", format!("[playlist]\nFile1={film}\nNumberOfEntries=1\n"), PLAYLIST),
-        ("quicktime-link", format!("RTSPtextRTSP://127.0.0.1:9/\n{film}\n"), FOREIGN),
-        ("rtsptext", format!("rtsptext\nrtsp://127.0.0.1:9/{film}\n"), FOREIGN),
-        ("asx", format!("<ASX version=\"3.0\"><Entry><Ref href=\"{film}\"/></Entry></ASX>"), PLAYLIST),
-        ("asx-reference", format!("[Reference]\r\nRef1={film}\r\n"), PLAYLIST),
-        ("smil", format!("<smil><body><video src=\"{film}\"/></body></smil>"), PLAYLIST),
-        ("xspf", format!("{xml}<playlist xmlns=\"http://xspf.org/ns/0/\"><location>{film}</location>"), PLAYLIST),
-        ("svg", format!("{xml}<svg xmlns:xlink=\"x\"><image xlink:href=\"file://{film}\"/></svg>"), FOREIGN),
-        ("wpl", format!("<?wpl version=\"1.0\"?><smil><media src=\"{film}\"/></smil>"), PLAYLIST),
-        ("cpl", format!("{xml}<CompositionPlaylist><Id>urn:uuid:1</Id></CompositionPlaylist>"), FOREIGN),
-        ("ffmetadata", format!(";FFMETADATA1\ntitle={film}\n"), FOREIGN),
-        ("vobsub", format!("# VobSub index file, v7 (do not modify this line!)\nid: {film}\n"), FOREIGN),
-        ("srt", format!("1\n00:00:00,000 --> 00:00:09,000\n<img src={film}>\n"), FOREIGN),
-        ("ass", format!("[Script Info]\n[Events]\nDialogue: 0,0:00:00.00,0:00:09.00,,,,0,0,0,,{film}\n"), FOREIGN),
-        ("webvtt", format!("WEBVTT\n\n00:00.000 --> 00:09.000\n{film}\n"), FOREIGN),
-    ];
-    for (name, text, expect) in rows {
+    let one = |n: u8| format!("<!ENTITY l{n} \"{}\">", format!("&l{};", n - 1).repeat(10));
+    let laughs: String = (1..10).map(one).collect();
+    for (name, text, expect) in OTHERS {
+        let text = text.replace("{film}", film).replace("{secret}", secret);
+        let text = text.replace("{laughs}", &laughs);
         shelf.put(name, "video/mp4", text.into_bytes(), expect);
     }
 }
