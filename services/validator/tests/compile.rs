@@ -216,8 +216,9 @@ fn accounted(option: &str, token: &str, container: Container) -> bool {
             part.is_empty() || number || words.split_whitespace().any(|word| word == part)
         }),
         "-codec_whitelist" => {
-            // The same constant as in the prober's line, which adds to it.
-            ffprobe_argv(container).iter().any(|probe| probe.starts_with(&format!("{token},")))
+            // The same constant as in the prober's line, which may add to it.
+            let line = ffprobe_argv(container);
+            line.iter().any(|probe| probe == token || probe.starts_with(&format!("{token},")))
         }
         "-b:v" => number(100_000_000),
         "-b:a" => number(512_000),

@@ -1,0 +1,1 @@
+../../../services/validator/src/check.rs
