@@ -32,6 +32,8 @@ pub struct Range {
     pub identity: Identity,
     /// What there is to be found.
     pub plant: Plant,
+    /// Whether cells may do without what this host lacks.
+    pub degraded: bool,
 }
 
 impl Range {
@@ -85,7 +87,7 @@ impl Range {
         if off.contains(&Layer::User) {
             cell.identity = Identity { uid: 0, gid: 0 };
         }
-        (cell.layers_off, cell.degraded) = (off.to_vec(), !off.is_empty());
+        (cell.layers_off, cell.degraded) = (off.to_vec(), self.degraded || !off.is_empty());
         cell
     }
 

@@ -57,7 +57,7 @@ impl Place {
         let plant = Plant::new(&at("work"), &canary, hostile, identity, &targets).unwrap();
         fs::create_dir(at("roots")).unwrap();
         let root = Root::prepare(&at("roots"), &[Program::resolve(hostile).unwrap()]).unwrap();
-        let range = Range { launcher: LAUNCHER.into(), root, identity, plant };
+        let range = Range { launcher: LAUNCHER.into(), root, identity, plant, degraded: false };
         Self { range: Arc::new(range), is_root, _folder: folder, _listeners: listeners }
     }
 

@@ -25,7 +25,7 @@ fn names_are_unique_and_rows_name_no_layer_twice() {
     }
 }
 
-/// BRK-01..05, BRK-08, BRK-26..38, NEW-01.
+/// BRK-01..05, BRK-08, BRK-26..38, NEW-01, NEW-06: nothing that we know of gets out of a cell.
 #[tokio::test]
 async fn all_layers_stop_every_attack() {
     let place = Place::new();

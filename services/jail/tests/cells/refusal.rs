@@ -1,14 +1,18 @@
 //! The launcher refuses to start, with its own exit code and one sentence on standard error; nothing runs.
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use hotcell_jail::Identity;
 use hotcell_jail::cell::{Cell, End};
 use hotcell_jail::layers::Layer;
-use hotcell_jail::preflight::{PreflightError, preflight};
+use hotcell_jail::preflight::{Preflight, PreflightError, preflight};
+use hotcell_jail::report::Report;
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde_json::json;
 
@@ -162,4 +166,77 @@ fn every_missing_layer_refuses() {
         assert_eq!(said.lines().count(), 1, "{call}: {said}");
         assert_eq!(text(&output.stdout), "", "{call}");
     }
+}
+
+/// What a host that lacks a layer would say, and the layer.
+fn lesser_hosts() -> [(BpfProgram, Layer, &'static str); 4] {
+    let first = |value: i32| json!([{"index": 0, "type": "dword", "op": "eq", "val": value}]);
+    let user = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
+    let new_user = json!([{"index": 0, "type": "dword", "op": {"masked_eq": user}, "val": user}]);
+    [
+        ("landlock_create_ruleset", libc::ENOSYS, json!(null), Layer::Landlock, "run Linux 6.2"),
+        ("seccomp", libc::ENOSYS, json!(null), Layer::Seccomp, "CONFIG_SECCOMP_FILTER"),
+        // PR_GET_MDWE
+        ("prctl", libc::EINVAL, first(66), Layer::Mdwe, "run Linux 6.3"),
+        ("unshare", libc::EPERM, new_user, Layer::UserNamespace, "user.max_user_namespaces"),
+    ]
+    .map(|(call, errno, args, layer, change)| (without_call(call, errno, &args), layer, change))
+}
+
+fn launcher_under(filter: BpfProgram) -> Command {
+    let mut command = Command::new(LAUNCHER);
+    // SAFETY: between fork and exec only system calls are made: the filter was compiled before.
+    unsafe { command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other)) };
+    command
+}
+
+/// A host that lacks a layer is unfit and says what to change. Only `degraded` goes on, without that layer and no other,
+/// and the report names it.
+#[test]
+fn only_degraded_goes_on_without_exactly_what_is_missing() {
+    let (cell, _out) = hostile("");
+    for (filter, layer, change) in lesser_hosts() {
+        let output = launcher_under(filter.clone()).arg("--preflight").output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{layer:?}");
+        let found: Result<Preflight, String> = serde_json::from_slice(&output.stdout).unwrap();
+        let missing = found.unwrap().missing;
+        assert_eq!(missing.iter().map(|it| it.layer).collect::<Vec<_>>(), [layer]);
+        assert!(missing[0].change.contains(change), "{missing:?}");
+
+        for degraded in [false, true] {
+            let (mut near, far) = UnixStream::pair().unwrap();
+            let mut command = launcher_under(filter.clone());
+            command.arg("--root").arg(cell.root.path()).args(["--profile", "transcode"]);
+            command.args(degraded.then_some("--degraded"));
+            command.args(["--", "/bin/hotcell-hostile", "exit", "7"]);
+            let output = command.stdin(OwnedFd::from(far)).output().unwrap();
+            drop(command);
+            let mut line = String::new();
+            near.read_to_string(&mut line).unwrap();
+            let report: Report = serde_json::from_str(&line).unwrap();
+            if degraded {
+                assert_eq!((report.end, report.degraded), (End::Exited(7), vec![layer]));
+            } else {
+                assert!(matches!(report.end, End::LauncherRefused(_)), "{layer:?}: {line}");
+                assert_eq!((output.status.code(), report.degraded), (Some(125), vec![]));
+            }
+        }
+    }
+}
+
+/// Without root there is no cell without a user namespace, degraded or not.
+#[test]
+fn without_root_a_user_namespace_is_needed() {
+    let (filter, ..) = lesser_hosts().into_iter().find(|it| it.1 == Layer::UserNamespace).unwrap();
+    let dir = tempfile::Builder::new().permissions(open_to_all()).tempdir().unwrap();
+    let copy = dir.path().join("launcher");
+    fs::copy(LAUNCHER, &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(["--root", "/", "--profile", "probe", "--degraded", "--", "/bin/true"]);
+    command.uid(USER).gid(USER).current_dir("/");
+    // SAFETY: as above.
+    unsafe { command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other)) };
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("namespaces are not available"));
 }
