@@ -108,7 +108,6 @@ pub(crate) enum Job {
     /// On a host whose vDSO has no clock.
     X265WithoutVdso,
     X265,
-    Vp9,
     Audio,
     DebianX264,
     DebianX265TwoPass,
@@ -157,10 +156,6 @@ impl Job {
             Self::X264 => ffmpeg(&minimal, x264),
             Self::X265WithoutVdso => (without_vdso(), format!("{IN} {x265}")),
             Self::X265 => ffmpeg(&minimal, x265),
-            Self::Vp9 => ffmpeg(
-                &minimal,
-                "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -row-mt 1 -threads:v 2 -c:a libopus -f webm -n /out/a",
-            ),
             Self::Audio => ffmpeg(&minimal, "-map 0:a:0 -c:a libmp3lame -f mp3 -n /out/a"),
             Self::DebianX264 => ffmpeg(&debian, x264),
             Self::DebianX265TwoPass => ffmpeg(
@@ -184,19 +179,18 @@ impl Job {
 
     /// Whether it went as it does without any filter.
     pub(crate) fn is_as_ever(self, outcome: &Outcome) -> bool {
-        match self {
-            Self::TooLong => outcome.end == End::Exited(255) && outcome.cpu_ms >= 900,
-            Self::BrokenHeap => {
-                let said = outcome.stderr.head.contains("free(): double free detected");
-                said && outcome.end == End::Signaled(libc::SIGABRT)
-            }
-            Self::ProbeOfNothing => outcome.end == End::Exited(1),
-            Self::Violation => {
-                let name = outcome.violation.as_deref();
-                outcome.end == End::Signaled(libc::SIGSYS) && name == Some("socket")
-            }
-            _ => outcome.end == End::Exited(0),
+        let said = |text: &str| outcome.stderr.head.contains(text);
+        if self == Self::TooLong {
+            return outcome.end == End::Exited(255) && outcome.cpu_ms >= 900;
         }
+        if self == Self::BrokenHeap {
+            return outcome.end == End::Signaled(libc::SIGABRT) && said("free(): double free");
+        }
+        if self == Self::Violation {
+            let named = outcome.violation.as_deref() == Some("socket");
+            return outcome.end == End::Signaled(libc::SIGSYS) && named;
+        }
+        outcome.end == End::Exited(i32::from(self == Self::ProbeOfNothing))
     }
 
     /// Runs it in a cell with this launcher.

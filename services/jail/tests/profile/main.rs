@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "tests")]
 
 #[path = "../../src/compile.rs"]
-#[expect(dead_code, reason = "a part of it is for build.rs and for its own tests")]
 mod compile;
 
 mod arguments;

@@ -1,6 +1,7 @@
 //! BRK-35: no line is redundant: without it, some job ends otherwise than with it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use hotcell_jail::cell::{End, Outcome};
 use hotcell_jail::profile::Profile;
@@ -66,17 +67,17 @@ async fn each_line_is_needed(profile: Profile, payload: &[(Job, &str)]) {
         let lines = file["x86_64"][list].as_array().unwrap();
         let proven = table.iter().flat_map(|(_, calls)| calls.split(' ')).count();
         assert_eq!(proven, lines.len(), "the table names what the profile does not list");
-        for at in 0..lines.len() {
-            let job = job_of(lines[at]["syscall"].as_str().unwrap());
-            if !with.contains_key(&job) {
+        for (at, line) in lines.iter().enumerate() {
+            let job = job_of(line["syscall"].as_str().unwrap());
+            if let Entry::Vacant(place) = with.entry(job) {
                 let outcome = job.run(&whole, profile).await;
                 assert!(job.is_as_ever(&outcome), "{job:?}: {outcome:?}");
-                with.insert(job, outcome);
+                place.insert(outcome);
             }
             for less in without(&file, list, at) {
                 let outcome = job.run(&launcher_of(&less.to_string()), profile).await;
                 let told = |outcome: &Outcome| (outcome.end.clone(), outcome.violation.clone());
-                assert_ne!(told(&outcome), told(&with[&job]), "{job:?} without {}", lines[at]);
+                assert_ne!(told(&outcome), told(&with[&job]), "{job:?} without {}", line);
             }
         }
     }

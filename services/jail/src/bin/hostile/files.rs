@@ -39,8 +39,8 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "device" => at(libc::SYS_mknodat, path(), |new| [HERE, new, device(), 0x103]),
         "mkdir" => fs::create_dir(path()),
         "socket_file" => socket_file(path()),
-        "chmod" => made(path(), |path| done(libc::SYS_chmod, [path, 0o6755])),
-        "chown" => made(path(), |path| done(libc::SYS_chown, [path, 1, 1])),
+        "chmod" => made(path(), |path| done(libc::SYS_fchmodat, [HERE, path, 0o6755])),
+        "chown" => made(path(), |path| done(libc::SYS_fchownat, [HERE, path, 1, 1, 0])),
         "attribute" => made(path(), |path| {
             let (name, value) = (text(c"user.x"), text(c"x"));
             done(libc::SYS_setxattr, [path, name, value, 1, 0])
