@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{audit, client, doctor, fail::Fail, nats, poison, replay, tenant, up};
+use crate::{audit, breach, client, doctor, fail::Fail, nats, poison, policy, replay, tenant, up};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -13,6 +13,7 @@ use std::{net::SocketAddr, path::PathBuf};
   hotcell up                                   start everything on this machine
   hotcell transcode clip.mov --resolution 480p make clip.mp4 from clip.mov
   hotcell tenant add acme                      add a tenant while it runs
+  hotcell policy explain job.json              what a request makes FFmpeg do
   hotcell audit verify                         check the evidence log offline
 
 Exit codes: 0 done, 1 the thing failed, 2 usage, 64 bad configuration, 69 a server is unreachable."
@@ -49,6 +50,9 @@ enum Command {
     /// Inputs that killed their cells.
     #[command(subcommand)]
     Poison(PoisonCommand),
+    /// What a request may ask of FFmpeg.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// The evidence log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -57,6 +61,8 @@ enum Command {
     Nats(NatsCommand),
     /// Say whether this machine can run cells safely, and with which FFmpeg.
     Doctor(DoctorArgs),
+    /// Attack a cell of this installation in every known way, and say what stopped each attack.
+    Breach(BreachArgs),
     /// Print versions.
     Version,
 }
@@ -115,6 +121,9 @@ pub(crate) struct UpArgs {
     /// When an acknowledged event is on disk.
     #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
     pub(crate) durability: DurabilityArg,
+    /// Work on a host that lacks a layer of the cell; every report and receipt then names it.
+    #[arg(long)]
+    pub(crate) degraded: bool,
     /// What runs in the cells: `ffmpeg`, `noop`, or `fixed:MS`.
     #[arg(long, default_value = "ffmpeg")]
     pub(crate) cell: up::CellProgram,
@@ -166,6 +175,9 @@ pub(crate) enum TenantCommand {
     Add {
         /// Its slug: a-z, 0-9 and '-'.
         name: hotcell_schemas::TenantId,
+        /// Let its requests give FFmpeg's own arguments, those of docs/arguments.md.
+        #[arg(long)]
+        raw_arguments: bool,
     },
 }
 
@@ -176,6 +188,30 @@ pub(crate) enum JobCommand {
         /// Its id.
         id: hotcell_schemas::JobId,
     },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A hostile program of ours takes ffmpeg's place in real cells of a running installation: same
+launcher, same folders, same user; broker, store and API are what it tries to reach. Canaries lie
+where secrets do. Limits are small, so that a flood ends at once. Exit code 1 if an attack succeeds.
+
+Examples:
+  hotcell breach
+  hotcell breach --layer-off seccomp            what the other layers stop
+  hotcell breach --json | jq '.attacks[] | select(.succeeded)'
+  hotcell breach --program ./mine -- --verbose  your own static program, once, with these arguments"
+)]
+pub(crate) struct BreachArgs {
+    /// Leave out this layer; may be repeated. One of those that docs/threat-model.md lists.
+    #[arg(long = "layer-off", value_name = "NAME", value_parser = breach::layer)]
+    pub(crate) layers_off: Vec<hotcell_jail::layers::Layer>,
+    /// Run this program once in a cell instead, and print what it said and how it ended.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) program: Option<PathBuf>,
+    /// The program's arguments. Its output folder is /out, its scratch folder /tmp.
+    #[arg(last = true, requires = "program", value_name = "ARG")]
+    pub(crate) args: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -260,7 +296,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Up(up) => Box::pin(up::run(&data, &up, json)).await,
         Command::Transcode(transcode) => client::transcode(&data, &transcode, json).await,
         Command::Job(JobCommand::Show { id }) => client::show(&data, &id, json).await,
-        Command::Tenant(TenantCommand::Add { name }) => tenant::add(&data, &name, json).await,
+        Command::Tenant(TenantCommand::Add { name, raw_arguments }) => {
+            tenant::add(&data, &name, raw_arguments, json).await
+        }
         Command::Audit(AuditCommand::Verify { log, job }) => {
             audit::verify(&data, log.as_deref(), job.as_ref(), json).await
         }
@@ -268,8 +306,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
             replay::run(&data, &job, &input, json).await
         }
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
+        Command::Policy(command) => policy::run(command, json),
         Command::Nats(command) => nats::run(command, json).await,
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
+        Command::Breach(args) => Box::pin(breach::run(&data, &args, json)).await,
         Command::Version => {
             crate::print::line(format!("hotcell {}", env!("CARGO_PKG_VERSION")));
             Ok(())

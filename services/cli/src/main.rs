@@ -3,12 +3,14 @@
 mod api;
 mod args;
 mod audit;
+mod breach;
 mod client;
 mod doctor;
 mod fail;
 mod layout;
 mod nats;
 mod poison;
+mod policy;
 mod print;
 mod replay;
 mod tenant;

@@ -141,7 +141,8 @@ impl Cells {
         }
     }
 
-    fn dir(layout: &Layout) -> PathBuf {
+    /// Where all of it is.
+    pub(crate) fn dir(layout: &Layout) -> PathBuf {
         if !rustix::process::geteuid().is_root() {
             return layout.root().join("cells");
         }
