@@ -28,7 +28,7 @@ const POLL_MS: u64 = 100;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The MIME type of a file by its extension; the server checks it against the bytes.
-fn content_type(file: &Path) -> Result<&'static str, Fail> {
+pub(crate) fn content_type(file: &Path) -> Result<&'static str, Fail> {
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     Ok(match extension.as_str() {
         "mp4" | "m4v" => "video/mp4",
@@ -243,6 +243,23 @@ fn describe(job: &Value, record: &Value) -> String {
     }
     if rows.len() > 1 {
         out.push_str(&format!("\n{}", print::table(&rows)));
+    }
+    out.push_str(&degraded(record));
+    out
+}
+
+/// A line for each attempt whose cells lacked a layer.
+fn degraded(record: &Value) -> String {
+    let mut out = String::new();
+    for attempt in record.get("attempts").and_then(Value::as_array).into_iter().flatten() {
+        let layers = attempt.pointer("/report/degraded").and_then(Value::as_array);
+        let layers: Vec<_> = layers.into_iter().flatten().filter_map(Value::as_str).collect();
+        if !layers.is_empty() {
+            let number = attempt.get("number").and_then(Value::as_u64).unwrap_or(0);
+            // The worker wrote them.
+            let layers = layers.join(", ").replace(char::is_control, " ");
+            out.push_str(&format!("\n\nDEGRADED: attempt {number} ran without {layers}"));
+        }
     }
     out
 }

@@ -50,6 +50,7 @@ pub(crate) struct Cells {
     launcher: PathBuf,
     image: Image,
     seat: Option<Seat>,
+    degraded: bool,
 }
 
 /// What is one slot's own.
@@ -62,8 +63,9 @@ pub(crate) struct Seat {
 }
 
 impl Cells {
-    pub(crate) fn new(launcher: PathBuf, image: Image) -> Self {
-        Self { launcher, image, seat: None }
+    /// Programs whose cells do without what the host lacks, if `degraded`.
+    pub(crate) fn new(launcher: PathBuf, image: Image, degraded: bool) -> Self {
+        Self { launcher, image, seat: None, degraded }
     }
 
     /// The same programs in the place of one slot.
@@ -73,7 +75,10 @@ impl Cells {
 
     /// What `ffmpeg -version` says, asked in a cell: also the proof that cells work here.
     pub(crate) async fn version(&self) -> Result<Version, VersionError> {
-        self.image.ffmpeg.version(&self.launcher, &self.image.root).await
+        let (root, ffmpeg) = (&self.image.root, &self.image.ffmpeg);
+        let mut cell = Cell::new(&self.launcher, root, &ffmpeg.name, Profile::Probe);
+        cell.degraded = self.degraded;
+        ffmpeg.version_in(cell).await
     }
 
     /// Probes `file`, which is of `container`.
@@ -132,6 +137,7 @@ impl Cells {
 
     fn cell(&self, program: &str, profile: Profile, limits: &CellLimits) -> Cell {
         let mut cell = Cell::new(&self.launcher, &self.image.root, program, profile);
+        cell.degraded = self.degraded;
         cell.limits = JailLimits {
             memory_bytes: limits.memory_bytes,
             cpu_secs: u64::from(limits.cpu_secs),

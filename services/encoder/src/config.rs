@@ -36,6 +36,8 @@ pub struct Config {
     pub cgroup_folders: Vec<PathBuf>,
     /// Most processor time of one cell, in percent of one processor; 0 for no bound.
     pub cell_cpu_percent: u32,
+    /// Whether cells may start without the layers that the host lacks.
+    pub degraded: bool,
     /// What the programs are, for the record.
     pub cell: String,
     /// The launcher.

@@ -32,7 +32,7 @@ use hotcell_jail::{
     Identity,
     cgroup::{Choice, GroupError, Groups},
     hide::hide_from_others,
-    preflight::preflight,
+    preflight::{Missing, inspect, preflight},
     profile::Profile,
 };
 use hotcell_schemas::{Role, WorkerId, report::Provenance};
@@ -57,15 +57,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     // Before the login is read: workers of one host may share a user.
     hide_from_others().map_err(|error| refuse(&error))?;
     let config = Arc::new(config);
-    let image = blocking(Arc::clone(&config), |config| {
-        preflight(&config.launcher).map_err(|error| refuse(&error))?;
+    let (image, missing) = blocking(Arc::clone(&config), |config| {
+        let missing = missing(config)?;
         let Config { launcher, ffmpeg, ffprobe, root_cache, .. } = config;
-        Image::read(Path::new(OWN_PROGRAM), launcher, ffmpeg, ffprobe, root_cache)
-            .map_err(|error| refuse(&error))
+        let image = Image::read(Path::new(OWN_PROGRAM), launcher, ffmpeg, ffprobe, root_cache)
+            .map_err(|error| refuse(&error))?;
+        Ok((image, missing))
     })
     .await?;
     let (image_digest, root_digest) = (image.digest, image.root_digest);
-    let cells = Cells::new(config.launcher.clone(), image);
+    let cells = Cells::new(config.launcher.clone(), image, config.degraded);
     let seats = seats(&checked).await?;
     let version = cells.version().await.map_err(|error| refuse(&error))?;
     let provenance = Provenance {
@@ -74,7 +75,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         root_digest,
         image_digest,
         profile_digest: Profile::Transcode.hash().parse().expect("a hash is SHA-256 in hex"),
-        degraded: Vec::new(),
+        degraded: missing.iter().map(|missing| missing.layer.name().to_owned()).collect(),
         cell: checked.cell.to_string(),
     };
 
@@ -107,6 +108,16 @@ async fn work(worker: &Worker, seats: Vec<Seat>, shutdown: Shutdown) -> Result<(
         }
     }
     result
+}
+
+/// The layers that this host lacks, when the configuration says to do without them.
+fn missing(config: &Config) -> Result<Vec<Missing>, ServiceError> {
+    let look = if config.degraded { inspect } else { preflight };
+    let found = look(&config.launcher).map_err(|error| refuse(&error))?;
+    for Missing { layer, change } in &found.missing {
+        warn!(layer = layer.name(), change, "cells do without a layer; every report says so");
+    }
+    Ok(found.missing)
 }
 
 /// A place for the cells of each slot. Only root can give each a user of its own.

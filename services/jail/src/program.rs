@@ -121,7 +121,15 @@ impl Program {
     /// # Errors
     /// [`VersionError`], when the cell fails or the program is not one that answers.
     pub async fn version(&self, launcher: &Path, root: &Root) -> Result<Version, VersionError> {
-        let text = self.answer(launcher, root, &["-version".to_owned()]).await?;
+        self.version_in(Cell::new(launcher, root, &self.name, Profile::Probe)).await
+    }
+
+    /// The same in this cell, whose arguments are replaced: one that is degraded, on a host that lacks a layer.
+    ///
+    /// # Errors
+    /// As [`Self::version`].
+    pub async fn version_in(&self, cell: Cell) -> Result<Version, VersionError> {
+        let text = ask(Cell { args: vec!["-version".to_owned()], ..cell }).await?;
         let line =
             text.lines().next().filter(|line| !line.is_empty()).ok_or(VersionError::Silent)?;
         let configuration = text.lines().find(|line| line.starts_with("configuration:"));
@@ -140,15 +148,18 @@ impl Program {
         root: &Root,
         args: &[String],
     ) -> Result<String, VersionError> {
-        let mut cell = Cell::new(launcher, root, &self.name, Profile::Probe);
-        cell.args = args.to_vec();
-        let outcome =
-            run(&cell, &CancellationToken::new(), Stdout::Bytes(ANSWER_BYTES_MAX)).await?;
-        if outcome.end != End::Exited(0) {
-            return Err(VersionError::Failed(outcome.end));
-        }
-        Ok(String::from_utf8_lossy(&outcome.stdout.bytes).into_owned())
+        let cell = Cell::new(launcher, root, &self.name, Profile::Probe);
+        ask(Cell { args: args.to_vec(), ..cell }).await
     }
+}
+
+/// What a cell's program prints on standard output.
+async fn ask(cell: Cell) -> Result<String, VersionError> {
+    let outcome = run(&cell, &CancellationToken::new(), Stdout::Bytes(ANSWER_BYTES_MAX)).await?;
+    if outcome.end != End::Exited(0) {
+        return Err(VersionError::Failed(outcome.end));
+    }
+    Ok(String::from_utf8_lossy(&outcome.stdout.bytes).into_owned())
 }
 
 /// `LOADER --list PROGRAM` maps the libraries and prints where they are; it runs no code of theirs (ld.so(8)).

@@ -162,6 +162,7 @@ impl Plan<'_> {
         let config = json!({
             "pool": super::POOL,
             "slots": super::processes(self.args).1,
+            "degraded": self.args.degraded,
             "cgroup": self.args.cgroup.name(),
             "cgroup_folders": self.cells.lot(number, worker).folders,
             "cell": self.args.cell.to_string(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod complex;
+mod degraded;
 mod encode;
 mod orders;
 mod site;

@@ -106,6 +106,7 @@ impl Site {
             cgroup: "required".to_owned(),
             cgroup_folders: Vec::new(),
             cell_cpu_percent: 0,
+            degraded: false,
             cell: "ffmpeg".to_owned(),
             launcher: program("hotcell-jail"),
             ffmpeg: ffmpeg.to_owned(),
