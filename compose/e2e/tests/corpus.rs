@@ -12,6 +12,8 @@
     reason = "tests; the table of a run"
 )]
 
+#[path = "corpus/layers.rs"]
+mod layers;
 #[path = "corpus/left.rs"]
 mod left;
 #[path = "corpus/look.rs"]

@@ -32,6 +32,10 @@ fn main() -> Result<ExitCode> {
         std::io::stdout().write_all(HELP.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if dir.as_encoded_bytes().starts_with(b"-") {
+        std::io::stderr().write_all(HELP.as_bytes())?;
+        return Ok(ExitCode::from(64));
+    }
     let dir = PathBuf::from(dir);
     fs::create_dir_all(dir.join("files")).context("cannot make the folder")?;
     let dir = dir.canonicalize()?;

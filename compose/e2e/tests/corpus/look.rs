@@ -13,6 +13,9 @@ const OFF: u8 = 40;
 /// Side of the grid of points that are looked at in each frame.
 const GRID: usize = 8;
 
+/// The points as a filter.
+pub(crate) const GRID_FILTER: &str = "scale=8:8:flags=neighbor";
+
 /// The canary's tone and the rate at which sound is looked at, in hertz.
 const TONE: f32 = 3000.0;
 const RATE: u16 = 16_000;
@@ -30,14 +33,16 @@ pub(crate) fn shows_canary(name: &str, bytes: &[u8]) -> Result<bool> {
 
 /// Whether some frame of a file is mostly the film's colour.
 pub(crate) fn file_shows_canary(path: &Path) -> Result<bool> {
-    let grid = format!("scale={GRID}:{GRID}:flags=neighbor");
-    let pixels =
-        decode(path, &["-map", "0:v:0", "-t", "60", "-vf", &grid, "-f", "rawvideo"], "rgb24")?;
-    let magenta = |pixel: &[u8]| pixel.iter().zip(MAGENTA).all(|(one, of)| one.abs_diff(of) < OFF);
-    let frames = pixels.chunks(GRID * GRID * 3);
-    let most =
-        |frame: &[u8]| frame.chunks(3).filter(|pixel| magenta(pixel)).count() * 2 > GRID * GRID;
-    Ok(frames.into_iter().any(most))
+    let options = ["-map", "0:v:0", "-t", "60", "-vf", GRID_FILTER, "-f", "rawvideo"];
+    Ok(pixels_show_canary(&decode(path, &options, "rgb24")?))
+}
+
+/// The same of what [`GRID_FILTER`] made, as `rgb24`.
+pub(crate) fn pixels_show_canary(pixels: &[u8]) -> bool {
+    let near = |pixel: &[u8]| pixel.iter().zip(MAGENTA).all(|(one, of)| one.abs_diff(of) < OFF);
+    pixels
+        .chunks(GRID * GRID * 3)
+        .any(|frame| frame.chunks(3).filter(|pixel| near(pixel)).count() * 2 > GRID * GRID)
 }
 
 /// Whether the sound's energy is mostly at the film's tone (Goertzel, half a second at a time).
