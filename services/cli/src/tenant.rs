@@ -19,7 +19,12 @@ fn login() -> LoginName {
 }
 
 /// `hotcell tenant add NAME`.
-pub(crate) async fn add(data: &Path, name: &TenantId, as_json: bool) -> Result<(), Fail> {
+pub(crate) async fn add(
+    data: &Path,
+    name: &TenantId,
+    raw_arguments: bool,
+    as_json: bool,
+) -> Result<(), Fail> {
     let layout = Layout::open(data)?;
     let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
     let url = layout.nats_url()?;
@@ -31,7 +36,8 @@ pub(crate) async fn add(data: &Path, name: &TenantId, as_json: bool) -> Result<(
     if known.iter().any(|record| record.id == *name) {
         return Err(Fail::failed(format!("tenant {name} exists already")));
     }
-    let spec = TenantSpec::new(name.clone(), vec![super::up::pool()]);
+    let pools = vec![super::up::pool()];
+    let spec = TenantSpec { raw_arguments, ..TenantSpec::new(name.clone(), pools) };
     let added = admin.add_tenant(&spec, &login(), clock::now()).await.or_fail("not added")?;
     let key = admin.add_key(name, clock::now()).await.or_fail("the tenant has no key yet")?;
     if as_json {

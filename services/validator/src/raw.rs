@@ -67,12 +67,15 @@ pub fn parse(format: Format, arguments: &[String]) -> Result<Tree, Refusal> {
 /// # Errors
 /// Within: the first [`Refusal`].
 pub fn explain(format: Format, arguments: &[String]) -> (Vec<Decision>, Result<Tree, Refusal>) {
-    let items = match split(arguments) {
-        Ok(items) => items,
-        Err(refusal) => return (Vec::new(), Err(refusal)),
-    };
+    let (items, end) = split(arguments);
     let mut draft = Draft::new(format);
-    let tree = draft.all(&items);
+    let each = draft.each(&items);
+    let tree = match (each, end) {
+        (Ok(()), Ok(())) => draft.tree(&items),
+        (Err(each), Err(end)) if end.at < each.at => Err(end),
+        (Err(refusal), _) | (Ok(()), Err(refusal)) => Err(refusal),
+    };
+    draft.decisions.sort_by_key(|decision| decision.at);
     (draft.decisions, tree)
 }
 
@@ -112,7 +115,7 @@ impl Draft {
         }
     }
 
-    fn all(&mut self, items: &[Item<'_>]) -> Result<Tree, Refusal> {
+    fn each(&mut self, items: &[Item<'_>]) -> Result<(), Refusal> {
         // An option belongs to an encoder, which may be named after it.
         for item in items {
             if item.kind.names_an_encoder() {
@@ -124,7 +127,10 @@ impl Draft {
                 self.one(item)?;
             }
         }
-        self.decisions.sort_by_key(|decision| decision.at);
+        Ok(())
+    }
+
+    fn tree(&mut self, items: &[Item<'_>]) -> Result<Tree, Refusal> {
         let end = items.last().map_or(0, |item| item.at);
         self.agree(items, end)?;
         let (video, audio) = (self.video.take(), self.audio.take());
@@ -211,7 +217,7 @@ impl Draft {
         for word in words {
             match MovFlag::read(word) {
                 Some(flag) if !self.flags.contains(&flag) => self.flags.push(flag),
-                _ => return refuse(item.at + 1, list::mov_flags()),
+                _ => return refuse(item.at + 1, must(&list::mov_flags())),
             }
         }
         self.decide(item, "-movflags", list::mov_flags());
@@ -220,7 +226,7 @@ impl Draft {
 
     fn tag(&mut self, item: &Item<'_>) -> Result<(), Refusal> {
         let Some(tag) = Tag::read(item.name, item.value) else {
-            return refuse(item.at + 1, list::tags());
+            return refuse(item.at + 1, must(&list::tags()));
         };
         if self.tags.len() == TAGS_MAX {
             return refuse(item.at, format!("at most {TAGS_MAX} tags are accepted"));
@@ -235,7 +241,7 @@ impl Draft {
             return refuse(item.at, TWICE);
         }
         let Some(encoder) = list::video_encoder(item.value) else {
-            return refuse(item.at + 1, list::video_encoders());
+            return refuse(item.at + 1, must(&list::video_encoders()));
         };
         if !holds(self.format).video.contains(&encoder.codec()) {
             return refuse(item.at + 1, "the output's `format` does not hold what this one makes");
@@ -250,7 +256,7 @@ impl Draft {
             return refuse(item.at, TWICE);
         }
         let Some(encoder) = list::audio_encoder(item.value) else {
-            return refuse(item.at + 1, list::audio_encoders());
+            return refuse(item.at + 1, must(&list::audio_encoders()));
         };
         if !holds(self.format).audio.contains(&encoder.codec()) {
             return refuse(item.at + 1, "the output's `format` does not hold what this one makes");
@@ -324,7 +330,7 @@ impl Draft {
                 Ok(())
             }
             (Set::Repeated, _) => refuse(item.at, TWICE),
-            (Set::Value, Some(row)) => refuse(item.at + 1, format!("must be {}", row.takes)),
+            (Set::Value, Some(row)) => refuse(item.at + 1, must(&row.takes)),
             _ => refuse(item.at, owners()),
         }
     }
@@ -334,8 +340,12 @@ const TWICE: &str = "is given twice";
 const NO_VIDEO: &str = "needs a video encoder: give -c:v";
 const NO_AUDIO: &str = "needs an audio encoder: give -c:a";
 
+fn must(takes: &str) -> String {
+    format!("must be {takes}")
+}
+
 fn read<T: Value>(item: &Item<'_>) -> Result<T, Refusal> {
-    let rule = || Refusal { at: item.at + 1, rule: format!("must be {}", T::takes()).into() };
+    let rule = || Refusal { at: item.at + 1, rule: must(&T::takes()).into() };
     T::read(item.value).ok_or_else(rule)
 }
 
@@ -349,12 +359,16 @@ fn filters<F: Filter>(item: &Item<'_>) -> Result<Vec<F>, Refusal> {
     if parts.len() > FILTERS_MAX {
         return Err(refusal(format!("at most {FILTERS_MAX} filters are accepted").into()));
     }
-    let read = |part: chain::Part<'_>| F::read(part.name, part.given);
-    let read: Result<Vec<F>, _> = parts.into_iter().map(read).collect();
-    read.map_err(|fault| refusal(fault.to_string().into()))
+    let read = |(number, part): (usize, chain::Part<'_>)| {
+        let filter = F::read(part.name, part.given);
+        filter.map_err(|fault| {
+            refusal(format!("{fault} (filter {} of the chain)", number + 1).into())
+        })
+    };
+    parts.into_iter().enumerate().map(read).collect()
 }
 
-/// The encoder with another's name, for the tables.
+/// Each encoder without options, for the tables.
 fn every_video() -> [VideoEncoder; 3] {
     use hotcell_schemas::request::VideoCodec as C;
     [C::H264, C::H265, C::Vp9].map(VideoEncoder::of)

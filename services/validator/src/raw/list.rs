@@ -114,22 +114,22 @@ pub(super) fn audio_encoder(name: &str) -> Option<AudioEncoder> {
 }
 
 pub(super) fn video_encoders() -> String {
-    format!("must be one of {}", every_video().map(|encoder| encoder.name()).join(", "))
+    format!("one of {}", every_video().map(|encoder| encoder.name()).join(", "))
 }
 
 pub(super) fn audio_encoders() -> String {
-    format!("must be one of {}", every_audio().map(|encoder| encoder.name()).join(", "))
+    format!("one of {}", every_audio().map(|encoder| encoder.name()).join(", "))
 }
 
 pub(super) fn mov_flags() -> String {
     let words: Vec<_> = MovFlag::ALL.iter().map(|flag| flag.word()).collect();
-    format!("must be some of {}, joined by +", words.join(", "))
+    format!("some of {}, joined by +", words.join(", "))
 }
 
 pub(super) fn tags() -> String {
     let keys: Vec<_> = TagKey::ALL.iter().map(|key| key.word()).collect();
     format!(
-        "must be one of {} with = and {}; of a stream language= with three small letters, of a \
+        "one of {} with = and {}; of a stream language= with three small letters, of a \
          sound track title= too",
         keys.join(", "),
         hotcell_schemas::plan::value::Text::takes()

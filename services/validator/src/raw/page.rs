@@ -93,11 +93,9 @@ fn fixed(page: &mut String) {
             | list::Kind::Video
             | list::Kind::Audio => String::new(),
         };
-        let takes = takes.trim_start_matches("must be ");
         line(page, &format!("| {} | {takes} | {does} |", ticked(names)));
     }
     let tags = list::tags();
-    let tags = tags.trim_start_matches("must be ");
     let names = ["-metadata", "-metadata:s:v:0", "-metadata:s:a:N"];
     line(page, &format!("| {} | {tags} | what is said about the output |", ticked(&names)));
 }

@@ -29,10 +29,14 @@ impl Item<'_> {
     }
 }
 
-/// Splits a list; the last item is the output.
-pub(super) fn split(arguments: &[String]) -> Result<Vec<Item<'_>>, Refusal> {
-    bounded(arguments)?;
-    let mut items: Vec<Item<'_>> = Vec::new();
+/// Splits a list as far as it goes; of one that goes all the way the last item is the output.
+pub(super) fn split(arguments: &[String]) -> (Vec<Item<'_>>, Result<(), Refusal>) {
+    let mut items = Vec::new();
+    let end = bounded(arguments).and_then(|()| fill(&mut items, arguments));
+    (items, end)
+}
+
+fn fill<'a>(items: &mut Vec<Item<'a>>, arguments: &'a [String]) -> Result<(), Refusal> {
     let mut opened = false;
     let mut rest = arguments.iter().map(String::as_str).enumerate().peekable();
     while let Some((at, name)) = rest.next() {
@@ -43,7 +47,7 @@ pub(super) fn split(arguments: &[String]) -> Result<Vec<Item<'_>>, Refusal> {
                 return refuse(at, "must stand after -i {in0}");
             }
             return match rest.next() {
-                None => Ok(items),
+                None => Ok(()),
                 Some((at, _)) => refuse(at, "nothing may follow {out0}: one output is made"),
             };
         }
