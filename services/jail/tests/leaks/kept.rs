@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::{marker, with_argument};
 
-/// Objects of the kernel's that a cell has, by the name of their cache (slabinfo(5)). A name that the running kernel has
-/// merged with another is not there.
+/// Objects of the kernel's that a cell has, by the name of their cache (slabinfo(5)). A name that the
+/// running kernel has merged with another is not there.
 const OBJECTS: [&str; 7] = [
     "pid_namespace",
     "user_namespace",

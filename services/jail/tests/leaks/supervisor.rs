@@ -1,6 +1,6 @@
-//! ZT-07: the supervisor is killed before each of its system calls: while it makes the root folder of its cells, and
-//! while it runs a cell, from lending the files to reading the report. Nothing of the cell outlives it, and the next one
-//! removes what it left.
+//! ZT-07: the supervisor is killed before each of its system calls: while it makes the root folder of
+//! its cells, and while it runs a cell, from lending the files to reading the report. Nothing of the
+//! cell outlives it, and the next one removes what it left.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -23,8 +23,8 @@ use crate::fixture::{PROBE, launcher, marker, words};
 use crate::kept::{Unified, cgroups, files_in, mounts_in};
 use crate::trace::{self, Event, Follow, Pid};
 
-/// `CACHE [OUT ATTACK [ARGUMENT...]]`: makes this program the supervisor of one such cell, or, with the cache alone, one
-/// that makes the root.
+/// `CACHE [OUT ATTACK [ARGUMENT...]]`: makes this program the supervisor of one such cell, or, with
+/// the cache alone, one that makes the root.
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
 /// Begin of the last argument of a cell that is in control groups; the folder follows, if it is named.
 const IN_GROUPS: &str = "in-groups:";
