@@ -20,7 +20,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
@@ -242,9 +242,27 @@ fn open_group(dir: &Path) -> Result<OwnedFd, Errno> {
 
 fn start_first(group: Option<&OwnedFd>) -> Result<Option<Pid>, Refusal> {
     match group {
-        Some(group) => sys::fork_into(group.as_fd()).map_err(Refusal::StartInGroup),
+        Some(group) => match sys::fork_into(group.as_fd()) {
+            // The filter of a container engine, which cannot see clone3's flags.
+            Err(error) if error.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {
+                start_and_move(group)
+            }
+            other => other.map_err(Refusal::StartInGroup),
+        },
         None => sys::fork().map_err(Refusal::Start),
     }
+}
+
+/// The child moves itself before it does anything else, or ends.
+fn start_and_move(group: &OwnedFd) -> Result<Option<Pid>, Refusal> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let members = openat(group, "cgroup.procs", flags, Mode::empty());
+    let members = members.map_err(|errno| Refusal::StartInGroup(errno.into()))?;
+    let child = sys::fork().map_err(Refusal::StartInGroup)?;
+    if child.is_none() && rustix::io::write(&members, b"0").is_err() {
+        sys::exit_now(inside::REFUSED);
+    }
+    Ok(child)
 }
 
 /// A host that runs out of memory shall kill a cell, and nothing that other jobs need. Best effort: without it, the

@@ -356,6 +356,18 @@ async fn version_2_cells_are_born_into_a_group_of_their_own() {
     assert_eq!(children(&dir), Vec::<PathBuf>::new(), "and this process has left its leaf");
 }
 
+/// In a container, whose engine refuses clone3 because a filter cannot see its flags: the cell moves itself.
+#[tokio::test]
+async fn version_2_where_clone3_is_refused() {
+    let filter = crate::refusal::without_call("clone3", libc::ENOSYS, &serde_json::Value::Null);
+    // For this thread and what it starts.
+    seccompiler::apply_filter(&filter).unwrap();
+    let (_removed, dir) = bare_v2();
+    let groups = open_v2(&dir);
+    let slot = Arc::new(groups.slot(0, IDENTITY).unwrap());
+    born_and_killed(&dir, &slot, IDENTITY).await;
+}
+
 /// A worker that never was root, in a folder that root gave it and moves it into, as `hotcell up` and systemd do.
 #[tokio::test]
 async fn version_2_delegated_to_a_user() {

@@ -108,7 +108,7 @@ fn open_to_all() -> fs::Permissions {
 }
 
 /// What a lesser kernel, a container's seccomp profile or a security module would do: one call fails.
-fn without_call(call: &str, errno: i32, args: &serde_json::Value) -> BpfProgram {
+pub(crate) fn without_call(call: &str, errno: i32, args: &serde_json::Value) -> BpfProgram {
     let rule = json!({"syscall": call, "args": args});
     let filter = json!({"f": {"default_action": "allow", "filter_action": {"errno": errno}, "filter": [rule]}});
     let text = filter.to_string();
