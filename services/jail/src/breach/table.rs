@@ -304,7 +304,7 @@ pub const ATTACKS: &[Attack] = attacks! {
     threads: "start threads without end", ["BRK-34"],
         "threads 64", Done, [Limits];
     memory: "take memory without end", ["BRK-33"],
-        "allocate 400000000", Done, [Limits];
+        "allocate 300000000", Done, [Limits];
     one_file: "write a file without end", ["BRK-33"],
         "fill {at}/out/x:8000000", Done, [Limits, Watch];
     all_files: "write many files without end", ["BRK-33"],
@@ -320,7 +320,7 @@ pub const ATTACKS: &[Attack] = attacks! {
     locked_memory: "take memory that the host cannot have back", ["BRK-33"],
         "lock", Done, [Seccomp, Limits];
     processor: "take processor time without end", ["BRK-34"],
-        "busy 3300", Done, [Limits, Watch];
+        "busy 1300 3300", Done, [Limits, Watch];
     wall_clock: "never end", ["BRK-34"],
         "idle 4000", Done, [Watch];
     core_file: "hand its memory to the host as a core", ["BRK-01"],

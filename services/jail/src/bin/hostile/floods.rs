@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::calls::{call, done};
 use crate::{argument, missed, number, say};
@@ -36,7 +36,7 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "allocate" => number(args, 0).and_then(allocate),
         "open_many" => argument(args, 0).and_then(|path| open_many(path, number(args, 1)?)),
         "lock" => lock(),
-        "busy" => number(args, 0).and_then(busy),
+        "busy" => number(args, 0).and_then(|processor_ms| busy(processor_ms, number(args, 1)?)),
         "idle" => number(args, 0).map(|ms| thread::sleep(Duration::from_millis(ms))),
         "talk" => argument(args, 0).and_then(|stream| talk(stream, number(args, 1)?)),
         "core_limit" => core_limit(),
@@ -74,10 +74,15 @@ fn forks(count: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// So much memory, and something in each page of it.
 fn allocate(bytes: usize) -> io::Result<()> {
     let mut memory: Vec<u8> = Vec::new();
     memory.try_reserve_exact(bytes).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-    memory.resize(bytes, 1);
+    for page in memory.spare_capacity_mut().chunks_mut(4096) {
+        if let Some(first) = page.first_mut() {
+            first.write(1);
+        }
+    }
     black_box(&memory);
     Ok(())
 }
@@ -136,14 +141,16 @@ fn lock() -> io::Result<()> {
     done(libc::SYS_mlock, [page.as_ptr() as libc::c_long, 4096])
 }
 
-/// Uses so many milliseconds of processor.
-fn busy(ms: i64) -> io::Result<()> {
+/// Uses so many milliseconds of processor, and stays for so many altogether.
+fn busy(processor_ms: i64, stay_ms: u64) -> io::Result<()> {
+    let start = Instant::now();
     let mut used = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    while used.tv_sec * 1000 + used.tv_nsec / 1_000_000 < ms {
+    while used.tv_sec * 1000 + used.tv_nsec / 1_000_000 < processor_ms {
         black_box((0..1_000_000_u64).sum::<u64>());
         // SAFETY: the pointer is to a local; the clock is this process's own.
         unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut used) };
     }
+    thread::sleep(Duration::from_millis(stay_ms).saturating_sub(start.elapsed()));
     Ok(())
 }
 

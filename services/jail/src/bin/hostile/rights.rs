@@ -45,7 +45,8 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "personality" => done(libc::SYS_personality, [0x0040_0000]),
         // As it is now, with no time zone: a host keeps none.
         "clock" => done(libc::SYS_settimeofday, [0, pointer(&[0_i32; 2])]),
-        "host_name" => host_name(),
+        // Of its own machine, as every cell has a name to itself.
+        "host_name" => done(libc::SYS_sethostname, [text(c"x"), 1]),
         "ports" => ports(),
         // SYSLOG_ACTION_SIZE_UNREAD
         "kernel_log" => done(libc::SYS_syslog, [9, 0, 0]),
@@ -154,16 +155,6 @@ fn perf() -> io::Result<()> {
         *slot = value;
     }
     descriptor(libc::SYS_perf_event_open, [pointer(&attributes), -1, 0, -1, 0]).map(|_| ())
-}
-
-/// The name that the machine has already.
-fn host_name() -> io::Result<()> {
-    let mut names = [0_u8; 390];
-    done(libc::SYS_uname, [names.as_mut_ptr() as c_long])?;
-    // The second of six fields of 65 bytes.
-    let name = names.get(65..130).unwrap_or_default();
-    let len = name.iter().position(|byte| *byte == 0).unwrap_or(0);
-    done(libc::SYS_sethostname, [pointer(name), c_long::try_from(len).unwrap_or(0)])
 }
 
 /// The processor's own ports: 0x80 is the one that does nothing.
