@@ -160,7 +160,7 @@ impl Job {
             Self::DebianX264 => ffmpeg(&debian, x264),
             Self::DebianX265TwoPass => ffmpeg(
                 &debian,
-                "-c:v libx265 -preset ultrafast -x265-params pass=1:stats=/tmp/log:log-level=error \
+                "-c:v libx265 -preset ultrafast -x265-params pass=1:stats=/tmp/log:pools=4:log-level=error \
                  -b:v 200k -an -f mp4 -n /out/a",
             ),
             Self::DebianSvtAv1 => ffmpeg(&debian, "-c:v libsvtav1 -preset 12 -an -f mp4 -n /out/a"),

@@ -33,7 +33,7 @@ const TRANSCODE: &[(Job, &str)] = &[
     (Job::X265, "clock_gettime getpriority setpriority"),
     (Job::X265WithoutVdso, "gettimeofday"),
     (Job::DebianX264, "sched_getaffinity getuid geteuid prctl get_mempolicy mlock statfs"),
-    (Job::DebianX265TwoPass, "rename unlink"),
+    (Job::DebianX265TwoPass, "rename unlink set_mempolicy"),
     (Job::DebianSvtAv1, "sched_setaffinity"),
     (Job::TooLong, "rt_sigreturn"),
     (Job::BrokenHeap, "writev getpid gettid tgkill"),
