@@ -7,6 +7,7 @@ mod complex;
 mod degraded;
 mod encode;
 mod orders;
+mod raw;
 mod site;
 mod slots;
 mod stop;
