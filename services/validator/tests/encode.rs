@@ -1,5 +1,5 @@
-//! The compiled command lines, run by the real FFmpeg on real media. `HOTCELL_FFMPEG` and
-//! `HOTCELL_FFPROBE` name another FFmpeg to test, such as the one of `make ffmpeg`.
+//! The compiled command lines, run by the real FFmpeg of `make ffmpeg` on real media.
+//! `HOTCELL_FFMPEG` and `HOTCELL_FFPROBE` name another to test, such as the distribution's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/clip.rs"]

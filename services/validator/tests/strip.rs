@@ -7,7 +7,7 @@
 mod clip;
 
 use clip::{DISTRIBUTION, dir, ffmpeg, ffprobe, placed, run, verdict};
-use hotcell_schemas::request::TranscodeRequest;
+use hotcell_schemas::{argv::ffprobe_argv, plan::Container, request::TranscodeRequest};
 use hotcell_validator::compile;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -152,4 +152,33 @@ fn stripped(name: &str, format: &str, made: &Path) {
     let foreign: Vec<String> =
         streams.chain(tags(&after["format"])).filter(|tag| !own.contains(&tag.as_str())).collect();
     assert!(foreign.is_empty(), "{name} to {format}: {foreign:?}");
+}
+
+/// ZT-08: what the prober prints does not grow with what a file says of itself: megabytes of
+/// tags and twenty attachments. (Only programs of a broadcast lengthen it, up to the limit of the
+/// answer: the encoder's probe.rs.)
+#[test]
+fn zt_08_tags_and_attachments_do_not_lengthen_the_prober_s_answer() {
+    let dir = dir("baggage");
+    let big = "t".repeat(1 << 20);
+    fs::write(dir.join("meta.txt"), format!(";FFMETADATA1\ntitle={big}\ncomment={big}\n")).unwrap();
+    fs::write(dir.join("font.ttf"), vec![0; 4096]).unwrap();
+    let attach = "-attach font.ttf ".repeat(20);
+    ffmpeg_with(
+        &dir,
+        &format!(
+            "-f lavfi -i testsrc2=s=128x96:r=10:d=1 -i meta.txt -map 0 -map_metadata 1 -c:v libx264 \
+             {attach} -metadata:s:t mimetype=font/ttf big.mkv"
+        ),
+    );
+    let answer = |name: &str, container| {
+        let file = dir.join(name);
+        let out = run(&ffprobe(), &placed(&ffprobe_argv(container), &file, &file));
+        assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(!marked(&out.stdout), "{name}");
+        out.stdout.len()
+    };
+    assert!(fs::metadata(dir.join("big.mkv")).unwrap().len() > 2 << 20);
+    let size = answer("big.mkv", Container::Matroska);
+    assert!(size < 8192, "{size} bytes of 21 streams");
 }

@@ -69,17 +69,18 @@ async fn examine(
     let libraries = program.parts.len().saturating_sub(1);
     let short = |hash: &str| hash.chars().take(16).collect::<String>();
     let words: Vec<&str> = version.line.split(" Copyright").collect();
-    let found = format!(
-        "{} at {}, configuration {}, sha256 {}, {libraries} libraries, manifest {}",
-        words.first().unwrap_or(&""),
-        path.display(),
-        short(&version.configuration_sha256),
-        short(&sha256),
-        short(&program.manifest_digest),
-    );
+    let found = format!("{} at {}", words.first().unwrap_or(&""), path.display());
     let mut check = Check::ok(name, found);
     check.detail = provenance(&path, &program, &sha256, &version);
-    let mut checks = vec![check, minimal(name, &path, &sha256, libraries)];
+    let content = format!(
+        "sha256 {}, configuration {}, {libraries} libraries, manifest {}",
+        short(&sha256),
+        short(&version.configuration_sha256),
+        short(&program.manifest_digest),
+    );
+    let title = if name == "ffmpeg" { "ffmpeg content" } else { "ffprobe content" };
+    let build = minimal(name, &path, &sha256, libraries);
+    let mut checks = vec![check, Check::ok(title, content), build];
     if name == "ffmpeg" {
         checks.push(weaknesses(&program, launcher, &root, &version.line).await);
     }

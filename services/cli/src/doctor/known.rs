@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// NEW: an old FFmpeg is told from a repaired one by the list as it is.
+    /// An old FFmpeg is told from a repaired one by the list as it is.
     #[test]
     fn known_versions_are_judged_as_published() {
         let list = List::read();

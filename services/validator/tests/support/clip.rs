@@ -27,14 +27,21 @@ pub fn dir(test: &str) -> PathBuf {
     dir
 }
 
-/// The FFmpeg under test: `HOTCELL_FFMPEG`, or the distribution's.
+/// The FFmpeg under test: `HOTCELL_FFMPEG`, or the one of `make ffmpeg`, as `hotcell up` has it.
 pub fn ffmpeg() -> String {
-    std::env::var("HOTCELL_FFMPEG").unwrap_or_else(|_| DISTRIBUTION.to_owned())
+    std::env::var("HOTCELL_FFMPEG").unwrap_or_else(|_| built("ffmpeg"))
 }
 
-/// Its prober: `HOTCELL_FFPROBE`, or the distribution's.
+/// Its prober: `HOTCELL_FFPROBE`, or the one of `make ffmpeg`.
 pub fn ffprobe() -> String {
-    std::env::var("HOTCELL_FFPROBE").unwrap_or_else(|_| "ffprobe".to_owned())
+    std::env::var("HOTCELL_FFPROBE").unwrap_or_else(|_| built("ffprobe"))
+}
+
+fn built(name: &str) -> String {
+    let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/ffmpeg/bin");
+    let path = bin.join(name);
+    assert!(path.exists(), "{} is missing: run `make ffmpeg`", path.display());
+    path.to_str().unwrap().to_owned()
 }
 
 /// Runs a program.
