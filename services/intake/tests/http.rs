@@ -169,6 +169,31 @@ async fn api_15_16_17_bad_uploads_name_field_and_rule_and_leave_nothing() {
     world.nothing_was_stored_or_signed().await;
 }
 
+/// NEW-07: FFmpeg's own arguments need a right of the tenant's record, and a place on the list.
+#[tokio::test]
+async fn new_07_own_arguments_need_a_right_and_each_a_rule() {
+    let world = World::start().await;
+    let path = "/v1/transcodes";
+    let body = |last: &str| {
+        json!({ "inputs": [{ "url": "upload:x.mp4" }], "outputs": [{ "format": "mp4",
+            "ffmpegArgs": ["-i", "{in0}", "-c:v", "libx264", "-an", last, "20", "{out0}"] }] })
+    };
+    world.refused(path, body("-crf"), 403, "outputs[0].ffmpegArgs").await;
+    let (_, problem) = world.post(path, &world.acme, &body("-crf")).await;
+    assert_eq!(problem["code"], "request_forbidden");
+    assert_eq!(problem["type"], "urn:hotcell:problem:forbidden");
+    // With the right, the list is what is asked next, and then everything else.
+    let (status, problem) = world.post(path, &world.bolt, &body("-passlogfile")).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("outputs[0].ffmpegArgs[5]")));
+    let (status, problem) = world.post(path, &world.bolt, &body("-crf")).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("inputs[0].url")));
+    let mut both = body("-crf");
+    both["outputs"][0]["audio"] = json!({ "codec": "aac" });
+    let (status, problem) = world.post(path, &world.bolt, &both).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("outputs[0].ffmpegArgs")));
+    world.nothing_was_stored_or_signed().await;
+}
+
 #[tokio::test]
 async fn api_24_bad_submissions_name_field_and_rule_and_leave_nothing() {
     let world = World::start().await;

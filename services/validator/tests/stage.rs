@@ -4,7 +4,7 @@
 #[path = "support/clip.rs"]
 mod clip;
 
-use hotcell_nats_config::{InitOptions, Login, Replicas, testing::TestServer};
+use hotcell_nats_config::{InitOptions, Login, Replicas, TenantSpec, testing::TestServer};
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, FileName, Job, JobId, RejectCode, Role, TenantId, UnixMs, UploadId,
     Verified,
@@ -231,6 +231,50 @@ async fn issue_2_every_submitted_job_is_judged_once_and_clearly() {
     for ended in validators.join_all().await {
         ended.unwrap();
     }
+}
+
+/// NEW-07: the right to FFmpeg's own arguments is asked for again, of the tenant's record.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_07_own_arguments_are_refused_without_the_tenant_s_right() {
+    let dir = clip::dir("stage-arguments");
+    let server = broker().await;
+    let clip = clip::sample(&dir, Container::Mp4);
+    let (mut with, mut without) = (job(1, &clip, "video/mp4"), job(2, &clip, "video/mp4"));
+    let body = serde_json::json!({"inputs": [{"url": "upload:clip"}], "outputs": [{"format": "mp4",
+        "ffmpegArgs": ["-i", "{in0}", "-c:v", "libx264", "-an", "-crf", "20", "{out0}"]}]});
+    for job in [&mut with, &mut without] {
+        job.request = serde_json::from_value(body.clone()).unwrap();
+    }
+    let bolt: TenantId = "bolt".parse().unwrap();
+    with.inputs[0].key = BlobKey::upload(&bolt, &UploadId::new(1, [1; 10]), &with.inputs[0].name);
+    with.tenant = bolt.clone();
+    let admin = server.admin().await.unwrap();
+    for (tenant, raw_arguments) in [(bolt, true), (without.tenant.clone(), false)] {
+        let spec = TenantSpec::new(tenant, vec!["cpu".parse().unwrap()]);
+        let spec = TenantSpec { raw_arguments, ..spec };
+        admin.add_tenant(&spec, &"app".parse().unwrap(), clock::now()).await.unwrap();
+    }
+    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    let objects = BTreeMap::from([(path(&with), clip.clone()), (path(&without), clip)]);
+    let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
+    let url = store(Arc::new(objects), &mut tasks).await;
+    let asked = signer(&server, url, shutdown.clone(), &mut tasks).await;
+    let intake = Bus::connect(Role::Intake, &nats(&server, Role::Intake)).await.unwrap();
+    let mut validator = JoinSet::new();
+    validator.spawn(run(config(&server, &dir), shutdown.clone()));
+    for job in [&with, &without] {
+        intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
+    }
+    let judged = settled(&intake, &without).await;
+    assert_eq!(judged.state, EventKind::Rejected);
+    assert_eq!(judged.failure.unwrap().code, RejectCode::RequestForbidden);
+    let judged = settled(&intake, &with).await;
+    assert_eq!(judged.state, EventKind::Validated, "{:?}", judged.failure);
+    assert!(agrees(judged.plan.as_ref().unwrap()));
+    assert!(judged.plan.unwrap().outputs[0].raw.is_some());
+    assert!(!asked.lock().unwrap().contains_key(&without.inputs[0].key), "nothing was opened");
+    shutdown.begin();
+    validator.join_next().await.unwrap().unwrap().unwrap();
 }
 
 fn config(server: &TestServer, dir: &Path) -> Config {

@@ -219,7 +219,10 @@ fn client() -> reqwest::Client {
 }
 
 async fn add(admin: &Admin, name: &str) -> String {
+    // One of the two may give FFmpeg's own arguments.
+    let raw_arguments = name == "bolt";
     let spec = TenantSpec::new(tenant(name), vec!["cpu".parse().unwrap()]);
+    let spec = TenantSpec { raw_arguments, ..spec };
     admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
     admin.add_key(&tenant(name), NOW).await.unwrap().text().to_owned()
 }
