@@ -48,6 +48,14 @@ impl Up {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_in(dir: TempDir, args: &[&str]) -> Result<Self> {
+        Self::start_with(dir, args, &[])
+    }
+
+    /// The same with variables in its environment, such as `HOTCELL_FFMPEG`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(dir: TempDir, args: &[&str], envs: &[(&str, &Path)]) -> Result<Self> {
         let program = programs().join("hotcell");
         ensure!(
             program.is_file(),
@@ -63,6 +71,7 @@ impl Up {
             .args(["up", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path())
             .args(args)
+            .envs(envs.iter().copied())
             .current_dir(workspace())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -16,8 +16,13 @@ Usage: corpus DIR
                      and whether plain FFmpeg 5.1 shows the canary
 
 The playlists name the canary by its absolute path and as ../film.mp4.
-The same files come each time on one machine: the seed is fixed, and valid clips
-are made by /usr/bin/ffmpeg, bit-exact.
+The same files come each time on one machine: the seed is fixed (another word in
+HOTCELL_CORPUS_SEED mutates elsewhere), and valid clips are made by
+/usr/bin/ffmpeg, bit-exact.
+
+The test that takes all of it through a whole installation:
+  cargo nextest run -p hotcell-e2e --test corpus
+With HOTCELL_CORPUS=png it takes only files with `png` in their name.
 
   cargo run -p hotcell-e2e --bin corpus -- /tmp/corpus
 ";

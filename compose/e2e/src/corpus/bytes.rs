@@ -7,9 +7,11 @@ use anyhow::{Context as _, Result};
 pub(super) struct Random(u64);
 
 impl Random {
-    /// One stream of numbers for each name.
+    /// One stream of numbers for each name; another for each `HOTCELL_CORPUS_SEED`.
     pub(super) fn of(name: &str) -> Self {
-        let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        let seed = std::env::var("HOTCELL_CORPUS_SEED").unwrap_or_default();
+        let text = [name, seed.as_str()].concat();
+        let seed = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         Self(seed | 1)
