@@ -4,7 +4,7 @@ use crate::site::Site;
 use hotcell_schemas::{JobId, RejectCode, report::CellEnd};
 use std::{collections::BTreeSet, fs};
 
-/// BRK-07: a transcoder that sleeps for ever is ended by the clock that only progress winds up.
+/// A transcoder that sleeps for ever is ended by the clock that only progress winds up.
 #[tokio::test(flavor = "multi_thread")]
 async fn brk_07_an_encode_without_progress_is_stalled() {
     let (site, _programs) = Site::with_stub(59_999).await;
@@ -33,7 +33,7 @@ fn users(program: &str) -> BTreeSet<u32> {
 
 /// A worker that is root has a user for each slot, and none of them is root or another's.
 #[tokio::test(flavor = "multi_thread")]
-async fn zt_08_each_slot_has_its_own_user() {
+async fn each_slot_has_its_own_user() {
     const MS: u32 = 50_004;
     let (mut site, _programs) = Site::with_stub(MS).await;
     (site.config.slots, site.config.first_uid) = (2, 64_150);

@@ -1,4 +1,4 @@
-//! ZT-08, BRK-26, BRK-33, BRK-34: cells in the control groups of this host's kernel. Version 1 where that has the
+//! Cells in the control groups of this host's kernel. Version 1 where that has the
 //! controllers; version 2 on its bare tree, with groups and kill and membership but no controller.
 
 use std::fs;
@@ -64,7 +64,7 @@ fn own_folders() -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn memory_is_bounded_by_the_group_and_named() {
+async fn brk_33_memory_is_bounded_by_the_group_and_named() {
     let slot = slot();
     let (mut cell, _out) = in_slot("allocate 200000000", &slot);
     cell.limits.tmp_bytes = MIB;
@@ -147,11 +147,11 @@ async fn a_payload_that_ends_well_was_not_refused() {
     assert_eq!(end_of(&cell).await.end, End::WallClock);
 }
 
-/// BRK-34: a cell with 32 busy threads beside one with a single thread. Each has half of the machine, so on two or more
+/// A cell with 32 busy threads beside one with a single thread. Each has half of the machine, so on two or more
 /// processors the single thread has one to itself; without groups it is one of 33. Measured as processor time in the
 /// same interval of one run, with everything else on this machine taking from both.
 #[tokio::test]
-async fn a_busy_neighbour_takes_no_more_than_its_share() {
+async fn brk_34_a_busy_neighbour_takes_no_more_than_its_share() {
     let share = async |slots: &[Option<Arc<Slot>>; 2]| {
         let (mut many, _out) = hostile("spin_threads 32");
         let (mut one, _other) = hostile("spin");
@@ -181,9 +181,9 @@ async fn a_busy_neighbour_takes_no_more_than_its_share() {
     assert!(unbounded * 2 < bounded, "{unbounded} without groups: this test shows nothing");
 }
 
-/// BRK-33: a neighbour that takes all the memory it can get ends alone.
+/// A neighbour that takes all the memory it can get ends alone.
 #[tokio::test]
-async fn a_neighbour_without_memory_dies_alone() {
+async fn brk_33_a_neighbour_without_memory_dies_alone() {
     let slots = slots(2);
     let mark = marker();
     let (mut holder, _out) = in_slot("hold", &slots[0]);

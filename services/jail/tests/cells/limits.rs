@@ -35,7 +35,7 @@ async fn all_files() {
     assert!(std::fs::read_dir(out.path()).unwrap().count() > 100);
 }
 
-/// BRK-38: files with nothing in them fill a disk too.
+/// Files with nothing in them fill a disk too.
 #[tokio::test]
 async fn number_of_files() {
     check("many /out 50", |limits| limits.files = 49, End::OutputLimit).await;
@@ -102,7 +102,7 @@ async fn stack() {
     assert_eq!(end_of(&cell).await.end, Signaled(11), "SIGSEGV");
 }
 
-/// BRK-07: a payload that does nothing for ever ends by the clock that only progress winds up.
+/// A payload that does nothing for ever ends by the clock that only progress winds up.
 #[tokio::test]
 async fn brk_07_no_progress() {
     let pulse = std::sync::Arc::new(tokio::sync::Notify::new());
