@@ -25,7 +25,7 @@ pub enum Layer {
     Mdwe,
     /// A network namespace of its own, without an interface that is up.
     Network,
-    /// The read-only root.
+    /// The read-only root, and read-only inputs.
     ReadOnly,
     /// A root of its own: the host's tree is gone.
     Root,

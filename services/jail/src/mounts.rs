@@ -65,8 +65,9 @@ impl Tree {
         let flags = !off.contains(&Layer::MountFlags);
         let fixed = if flags { FIXED } else { Attr::empty() };
         let data = if flags { DATA } else { Attr::empty() };
-        let read_only = Attr::MOUNT_ATTR_RDONLY;
-        let root = if off.contains(&Layer::ReadOnly) { fixed } else { fixed | read_only };
+        let writable = off.contains(&Layer::ReadOnly);
+        let read_only = if writable { Attr::empty() } else { Attr::MOUNT_ATTR_RDONLY };
+        let root = fixed | read_only;
         let mut beneath = Vec::new();
         for (number, input) in plan.inputs.iter().enumerate() {
             let mount = detach(input, FileType::RegularFile, data | read_only)?;

@@ -76,7 +76,7 @@ impl Plant {
         give(&program, 0o755)?;
         let (input, root_program) = (folder.join("program"), folder.join("set-user-id"));
         let tools = program_bytes(&program, "program", &input)
-            .and_then(|()| give_later(&input, 0o500))
+            .and_then(|()| give_later(&input, 0o700))
             .and_then(|()| program_bytes(&program, "root_program", &root_program))
             // Says whether it runs as root, and ends: nothing that anybody could use.
             .and_then(|()| fs::set_permissions(&root_program, Permissions::from_mode(0o4755)));

@@ -231,6 +231,8 @@ pub const ATTACKS: &[Attack] = attacks! {
         "create {at}/bin/x", Done, [ReadOnly, Landlock, User];
     write_input_folder: "add an input", ["BRK-04", "BRK-32"],
         "create {at}/in/x", Done, [ReadOnly, Landlock, User];
+    write_input: "change its input, which is evidence", ["BRK-02", "BRK-32"],
+        "write {at}/in/0", Done, [ReadOnly, Landlock];
     write_worker: "leave a file in the worker's folder", ["BRK-04"],
         "create {folder}/left", Done, [Root, Landlock];
     left_in_tmp: "leave a file in /tmp for the next job", ["BRK-04"],
