@@ -247,6 +247,13 @@ fn process_1_is_asked_about_what_the_payload_is_refused() {
             let named: std::collections::HashSet<u32> =
                 compiled.names.iter().map(|(number, _)| *number).collect();
             assert_eq!(asked_about, named);
+            // SECCOMP_IOCTL_NOTIF_RECV; then NOTIF_SEND, NOTIF_ADDFD and NOTIF_SET_FLAGS: it may ask and not answer.
+            let ioctl = if name == "x86_64" { 16 } else { 29 };
+            let init = |request| answer(&compiled.init, &asked(ioctl, processor, request));
+            assert_eq!(init(0xc050_2100), ALLOW);
+            for request in [0xc018_2101, 0xc018_2103, 0x4008_2104, 0xc018_2101 | (1 << 32)] {
+                assert_eq!(init(request), KILL);
+            }
             // How process 1 forks is its own business, and nobody else's.
             let own = asked(clone, processor, 0x1011);
             assert_eq!(answer(&compiled.watch, &own), ALLOW);
