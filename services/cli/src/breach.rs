@@ -1,7 +1,8 @@
 //! `hotcell breach`: attacks cells of a running installation, and says what stopped each attack.
 //!
-//! Promises: cells are made as the installation's worker makes them, from its own configuration;
-//! what is planted and left is removed. Refuses to pass when an attack was not tried: then it fails.
+//! Promises: cells are made as the installation's worker makes them, from its own configuration,
+//! but without control groups; what is planted and left is removed. Refuses to pass when an attack
+//! was not tried: then it fails.
 
 use crate::{
     args::BreachArgs,
@@ -104,7 +105,7 @@ impl Site {
         Ok(Self { config, identity, targets: Targets { broker, store, api, creds } })
     }
 
-    /// A root with `program`, beside those of the worker; removed when the returned value is dropped.
+    /// A root with `program`, beside those of the worker; removed when dropped.
     fn root(&self, program: &Path) -> Result<OwnRoot, Fail> {
         let program = Program::resolve(program).or_fail("the program cannot be used")?;
         let name = program.name.clone();
