@@ -330,7 +330,7 @@ impl Ended {
         Ok(Outcome {
             end,
             cpu_ms: report.cpu_ms.max(used.cpu_ms.unwrap_or(0)),
-            max_rss_bytes: used.memory_peak.unwrap_or(max_rss_bytes),
+            max_rss_bytes: used.memory_peak.map_or(max_rss_bytes, |peak| peak.max(max_rss_bytes)),
             wall_ms: report.wall_ms,
             bytes_in,
             bytes_out: report.bytes_out,

@@ -6,6 +6,7 @@
 //! what is missing is listed; groups that are made here are removed here, and those of a process that is gone by the
 //! next one. Refuses to go on with less when [`Choice::Required`] was said.
 
+mod bounds;
 mod estate;
 mod find;
 mod settle;

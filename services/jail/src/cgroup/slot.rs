@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
+use super::bounds;
 use super::find::{CgroupVersion, Controller, number};
 use super::settle::{make, remove_empty};
 use super::spawner::Spawner;
@@ -28,13 +29,9 @@ use crate::report::End;
 const LEAVING: Duration = Duration::from_secs(2);
 /// Between two looks at that; a process is gone within a few scheduler ticks.
 const LOOK: Duration = Duration::from_millis(2);
-/// Threads beside the payload's own in its group: process 1, and in version 1 also the launcher and our thread.
-const OWN_TASKS: (u64, u64) = (1, 3);
 /// With a group, the rlimits are the second wall, of one process and by another measure (address space is not memory):
 /// they leave room for the group to be first, because only the group says that it was met.
 const RLIMIT_FACTOR: u64 = 2;
-/// One period of processor time in microseconds, the kernel's default.
-const PERIOD_US: u64 = 100_000;
 
 /// A place for one cell at a time.
 #[derive(Debug)]
@@ -51,7 +48,8 @@ pub struct Slot {
     busy: Mutex<()>,
 }
 
-/// What the groups of a cell counted.
+/// What the groups of a cell counted; before it starts, also what an earlier cell left: in version 1 the cached pages of
+/// its files stay with the slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
     /// Most memory at once, of all kinds.
@@ -125,7 +123,7 @@ impl Slot {
         };
         for (dir, controllers) in &slot.old {
             if controllers.contains(&Controller::Cpu) {
-                slot.quota_v1(dir)?;
+                bounds::quota_v1(dir, slot.groups.cpu_percent)?;
             }
         }
         if !slot.old.is_empty() {
@@ -166,7 +164,7 @@ impl Slot {
         let one_at_a_time = self.busy.lock().await;
         for (dir, controllers) in &self.old {
             self.alone(dir).await?;
-            bound_v1(dir, controllers, limits)?;
+            bounds::v1(dir, controllers, limits).await?;
         }
         let own = self.unified.as_ref().map(|(base, controllers)| {
             let count = self.cells.fetch_add(1, Ordering::Relaxed);
@@ -214,37 +212,7 @@ impl Slot {
     ) -> Result<(), GroupError> {
         make(dir)?;
         share(dir, self.identity, false)?;
-        for controller in controllers {
-            match controller {
-                Controller::Memory => {
-                    set(dir, "memory.max", memory(limits))?;
-                    // Absent without swap, and then there is nothing to forbid.
-                    if dir.join("memory.swap.max").exists() {
-                        set(dir, "memory.swap.max", 0)?;
-                    }
-                    set(dir, "memory.oom.group", 1)?;
-                }
-                Controller::Pids => {
-                    set(dir, "pids.max", limits.procs.saturating_add(OWN_TASKS.0))?;
-                }
-                Controller::Cpu => {
-                    if let Some(quota) = self.quota_us() {
-                        set(dir, "cpu.max", format_args!("{quota} {PERIOD_US}"))?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn quota_us(&self) -> Option<u64> {
-        self.groups.cpu_percent.map(|percent| u64::from(percent) * PERIOD_US / 100)
-    }
-
-    fn quota_v1(&self, dir: &Path) -> Result<(), GroupError> {
-        let Some(quota) = self.quota_us() else { return Ok(()) };
-        set(dir, "cpu.cfs_period_us", PERIOD_US)?;
-        set(dir, "cpu.cfs_quota_us", quota)
+        bounds::v2(dir, controllers, limits, self.groups.cpu_percent)
     }
 }
 
@@ -277,7 +245,9 @@ impl Held<'_> {
                 sleep(LOOK).await;
             }
         }
+        let there = self.before.memory_peak.unwrap_or(0);
         Ok(Used {
+            memory_peak: now.memory_peak.map(|peak| peak.saturating_sub(there)),
             oom_kills: now.oom_kills.saturating_sub(self.before.oom_kills),
             pids_refused: now.pids_refused.saturating_sub(self.before.pids_refused),
             ..now
@@ -321,32 +291,6 @@ impl Drop for Held<'_> {
     }
 }
 
-/// What a cell touches at most: the payload's own memory, and the files of its `/tmp`.
-fn memory(limits: &CellLimits) -> u64 {
-    limits.memory_bytes.saturating_add(limits.tmp_bytes)
-}
-
-fn bound_v1(dir: &Path, controllers: &[Controller], limits: &CellLimits) -> Result<(), GroupError> {
-    if controllers.contains(&Controller::Pids) {
-        set(dir, "pids.max", limits.procs.saturating_add(OWN_TASKS.1))?;
-    }
-    if controllers.contains(&Controller::Memory) {
-        const WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
-        // Memory with swap may never be below memory alone, on the way up or down. Absent without swap accounting.
-        let swap = dir.join(WITH_SWAP).exists();
-        if swap {
-            set(dir, WITH_SWAP, -1)?;
-        }
-        set(dir, "memory.limit_in_bytes", memory(limits))?;
-        if swap {
-            set(dir, WITH_SWAP, memory(limits))?;
-        }
-        // Any write starts it again.
-        set(dir, "memory.max_usage_in_bytes", 0)?;
-    }
-    Ok(())
-}
-
 /// When this process is root the launcher becomes somebody else before it forks into the group; the kernel then asks
 /// whether that user may move processes into it, and whether its group of users may in the folder above.
 fn share(dir: &Path, identity: Identity, above: bool) -> Result<(), GroupError> {
@@ -371,40 +315,15 @@ mod tests {
 
     use super::{Controller, End, Groups, Held, Slot, Used};
     use crate::Identity;
-    use crate::limits::CellLimits;
 
     /// A slot whose version 2 folder is an ordinary one: what is written is what the kernel would read.
-    fn slot(base: &Path, cpu_percent: Option<u32>) -> Slot {
-        let groups = Groups { bases: Vec::new(), missing: Vec::new(), why: None, cpu_percent };
+    fn slot(base: &Path) -> Slot {
+        let groups =
+            Groups { bases: Vec::new(), missing: Vec::new(), why: None, cpu_percent: None };
         let identity = Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() };
         let mut slot = Slot::open(Arc::new(groups), 0, identity).unwrap();
         slot.unified = Some((base.to_owned(), Controller::ALL.to_vec()));
         slot
-    }
-
-    const LIMITS: CellLimits =
-        CellLimits { memory_bytes: 1000, tmp_bytes: 24, procs: 10, ..CellLimits::PROBE };
-
-    #[test]
-    fn what_version_2_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let cell = dir.path().join("cell");
-        fs::create_dir(&cell).unwrap();
-        for file in ["cgroup.procs", "memory.swap.max"] {
-            fs::write(cell.join(file), "").unwrap();
-        }
-        let text = |file: &str| fs::read_to_string(cell.join(file)).unwrap_or_default();
-        slot(dir.path(), None).make_v2(&cell, &Controller::ALL, &LIMITS).unwrap();
-        let expect = [
-            ("memory.max", "1024"),
-            ("memory.swap.max", "0"),
-            ("memory.oom.group", "1"),
-            ("pids.max", "11"),
-            ("cpu.max", ""),
-        ];
-        expect.iter().for_each(|(file, value)| assert_eq!(text(file), *value, "{file}"));
-        slot(dir.path(), Some(150)).make_v2(&cell, &Controller::ALL, &LIMITS).unwrap();
-        assert_eq!(text("cpu.max"), "150000 100000");
     }
 
     #[test]
@@ -416,7 +335,7 @@ mod tests {
             ("pids.events", "max 4\n"),
             ("cpu.stat", "usage_usec 2500\nuser_usec 2000\nsystem_usec 500\n"),
         ];
-        let slot = slot(dir.path(), None);
+        let slot = slot(dir.path());
         let held = |own| Held {
             slot: &slot,
             own: Some(own),
