@@ -20,6 +20,7 @@ mod compile;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/compile.rs");
+    println!("cargo:rerun-if-changed=src/shrink.rs");
     println!("cargo:rerun-if-changed=profiles");
     let processor = env::var("CARGO_CFG_TARGET_ARCH")?;
     let mut code = "const fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {\n    \

@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use shrink::shrink;
+
+#[path = "shrink.rs"]
+mod shrink;
+
 /// Calls that are compared one after the other. The kernel asks a new filter about every call that it knows, so a run
 /// of all that is listed would make each cell's start longer.
 const RUN: usize = 6;
@@ -135,13 +140,13 @@ pub(crate) enum Refusal {
 /// Compiles for a processor, named as in `std::env::consts::ARCH`.
 pub(crate) fn compile(text: &str, processor: &str) -> Result<Compiled, CompileError> {
     let (lists, target) = lists(text, processor)?;
-    let program = |lines| Ok::<_, CompileError>(dispatch(&runs(lines, target, stages)?));
+    let program = |lines| Ok::<_, CompileError>(shrink(dispatch(&runs(lines, target, stages)?)));
     let asked = lists.payload.iter().filter(|line| line.otherwise == Some(Refusal::Named));
     let asked = asked.chain(lists.payload.iter().filter(|line| line.then == Some(Refusal::Named)));
     let names = asked.map(|line| Ok((number(&line.syscall, target)?, line.syscall.clone())));
     Ok(Compiled {
         payload: program(&lists.payload)?,
-        watch: dispatch(&runs(&lists.payload, target, watched)?),
+        watch: shrink(dispatch(&runs(&lists.payload, target, watched)?)),
         init: program(&lists.init)?,
         names: names.collect::<Result<_, CompileError>>()?,
     })
