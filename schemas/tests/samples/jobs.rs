@@ -28,6 +28,7 @@ pub(crate) fn each(eye: &mut impl See) {
     let jobs = [
         ("submitted", submitted()),
         ("validated", validated()),
+        ("validated_own", super::own::own()),
         ("rejected", rejected()),
         ("assigned", assigned()),
         ("attempt_failed", attempt_failed()),

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod jobs;
+mod own;
 pub(crate) mod rest;
 pub(crate) mod worker;
 

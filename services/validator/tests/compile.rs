@@ -169,6 +169,60 @@ fn memory_follows_the_larger_picture() {
     assert_eq!(memory("240p", None, None), 4);
 }
 
+/// FFmpeg's own arguments for a picture through these filters, and no sound.
+fn filtered(filters: &str, preset: &str) -> TranscodeRequest {
+    request(json!({"outputs": [{"format": "mp4", "ffmpegArgs": ["-i", "{in0}", "-c:v", "libx264",
+        "-preset", preset, "-vf", filters, "-an", "{out0}"]}]}))
+}
+
+#[test]
+fn own_arguments_are_held_to_the_same_sizes_and_tracks() {
+    let memory = |filters: &str, preset: &str, input: &Sniffed| {
+        let plan = compile(&filtered(filters, preset), input);
+        plan.map(|plan| plan.limits.memory_bytes >> 30).map_err(|failure| failure.code)
+    };
+    let large = Err(RejectCode::RequestUnsupported);
+    let unknown = Sniffed { width: None, height: None, ..clip() };
+    assert_eq!(memory("hflip", "fast", &clip()), Ok(2));
+    assert_eq!(memory("scale=3840:2160,scale=64:64", "fast", &clip()), Ok(4));
+    assert_eq!(memory("scale=64:64,pad=8192:4320", "fast", &clip()), Ok(12));
+    assert_eq!(memory("pad=8192:4322", "fast", &clip()), large);
+    assert_eq!(memory("scale=8192:8192,crop=64:64", "fast", &unknown), large);
+    assert_eq!(memory("crop=64:8,scale=8192:-2,scale=-2:4320", "fast", &clip()), large);
+    assert_eq!(memory("crop=8:64,transpose=clock,scale=-2:4320", "fast", &clip()), large);
+    assert_eq!(memory("hflip", "fast", &unknown), Ok(4));
+    assert_eq!(memory("scale=8192:4320", "fast", &unknown), Ok(12));
+    assert_eq!(memory("hflip", "veryslow", &clip()), Ok(4));
+    assert_eq!(memory("scale=8192:4320", "veryslow", &clip()), Ok(12));
+
+    let sound = |map: &str| {
+        let list = ["-i", "{in0}", "-vn", "-c:a", "aac", "-map", map, "{out0}"];
+        request(json!({"outputs": [{"format": "m4a", "ffmpegArgs": list}]}))
+    };
+    let silent = Sniffed { has_audio: Some(false), ..clip() };
+    let blind = Sniffed { has_video: Some(false), ..clip() };
+    assert_eq!(memory("hflip", "fast", &blind), large);
+    assert!(compile(&sound("0:a:0"), &silent).is_err());
+    let plan = compile(&sound("0:a:1"), &clip()).unwrap();
+    let output = &plan.outputs[0];
+    assert_eq!((output.name.as_str(), output.content_type.as_str()), ("out0.m4a", "audio/mp4"));
+    assert_eq!((output.video, output.audio), (None, None));
+    assert!(agrees(&plan));
+}
+
+#[test]
+fn own_arguments_are_refused_with_their_place() {
+    let refused = |filters: &str| compile(&filtered(filters, "fast"), &clip()).unwrap_err();
+    let failure = refused("scale=64:64,movie=/etc/passwd");
+    assert_eq!(failure.code, RejectCode::RequestUnsupported);
+    assert!(failure.message.starts_with("outputs[0].ffmpegArgs[7]: "), "{}", failure.message);
+    assert!(failure.message.contains("filter 2 of the chain"), "{}", failure.message);
+    let list = json!(["-i", "{in0}", "-c:v", "libx264", "-an", "{out0}"]);
+    let both = json!({"format": "mp4", "ffmpegArgs": list, "video": {"codec": "h264"}});
+    let error = check_request(&request(json!({"outputs": [both]}))).unwrap_err();
+    assert_eq!(error.field, "outputs[0].ffmpegArgs");
+}
+
 /// Requests of every kind, good and bad, with a tenant's text wherever one fits.
 fn any_request() -> impl Strategy<Value = (TranscodeRequest, String)> {
     let format = prop::sample::select(vec!["mp4", "webm", "mkv", "mp3", "m4a"]);
