@@ -12,6 +12,7 @@ use hotcell_schemas::{
 };
 
 /// Signal numbers of Linux on every processor that cells run on.
+const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
@@ -103,6 +104,11 @@ fn verdict(program: Program, used: &CellUse, limits: &CellLimits) -> Option<Reje
         CellEnd::Exited(code) if code != 0 && cpu_spent => RejectCode::ResourceCpu,
         // Nothing else of ours sends SIGKILL without saying so: it was the kernel, out of memory.
         CellEnd::Signaled(SIGKILL) => RejectCode::ResourceMemory,
+        // C++ and others abort when they are given no more. Address space runs out well before all
+        // of it is in use. A broken heap ends by the same signal, with little in use.
+        CellEnd::Signaled(SIGABRT) if used.memory_bytes_max >= limits.memory_bytes / 2 => {
+            RejectCode::ResourceMemory
+        }
         CellEnd::Signaled(_) => RejectCode::CellCrashed,
         CellEnd::Exited(_) => match program {
             Program::Prober => RejectCode::ProbeFailed,
@@ -162,6 +168,17 @@ mod tests {
             let failure = failure(program, &used, &LIMITS);
             assert_eq!(failure.map(|failure| failure.code), expect, "{program:?} {end:?}");
         }
+    }
+
+    #[test]
+    fn an_abort_with_the_memory_used_up_is_not_held_against_the_bytes() {
+        let check = |memory_bytes_max, expect| {
+            let used = CellUse { memory_bytes_max, ..CellUse::nothing(CellEnd::Signaled(6)) };
+            assert_eq!(verdict(Program::Transcoder, &used, &LIMITS), Some(expect));
+        };
+        check(100 << 20, RejectCode::CellCrashed);
+        check((1 << 29) - 1, RejectCode::CellCrashed);
+        check(1 << 29, RejectCode::ResourceMemory);
     }
 
     #[test]

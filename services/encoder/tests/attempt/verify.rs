@@ -240,6 +240,7 @@ async fn zt_16_a_program_that_was_taken_over_dies_with_its_own_code() {
     let rows = [
         ("socket", RejectCode::CellViolation),
         ("crash", RejectCode::CellCrashed),
+        ("hog", RejectCode::ResourceMemory),
         ("nothing", RejectCode::EncodeFailed),
     ];
     for (what, code) in rows {
@@ -248,10 +249,13 @@ async fn zt_16_a_program_that_was_taken_over_dies_with_its_own_code() {
         let line = "-f lavfi -i testsrc=s=160x120:d=1 -pix_fmt yuv420p";
         let video = Some((VideoCodec::H264, Scale::Source));
         let change = planned(0, Container::Mp4, Format::Mp4, video, None);
-        site.order(&media(dir.path(), "a.mp4", line), change);
+        site.order(&media(dir.path(), "a.mp4", line), move |order| {
+            change(order);
+            order.plan.limits.memory_bytes = 512 << 20;
+        });
         let [report] = reports(&site, 1).await.try_into().unwrap();
         let failure = report.failure.unwrap();
-        assert_eq!(failure.code, code, "{what}: {}", failure.message);
+        assert_eq!(failure.code, code, "{what}: {} {:?}", failure.message, report.encode);
         let used = report.encode.unwrap();
         assert_eq!(used.violation.is_some(), code == RejectCode::CellViolation, "{used:?}");
         if let Some(call) = used.violation {
