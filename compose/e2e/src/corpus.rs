@@ -2,8 +2,8 @@
 //!
 //! Promises: the same files each time on one machine (fixed seed, unless `HOTCELL_CORPUS_SEED` names
 //! another; valid clips come from the distribution's FFmpeg, bit-exact, and are mutated), each with
-//! the ends that it may have. The
-//! families are what is known to misbehave in plain FFmpeg 5.1, and what parsers get wrong.
+//! the ends that it may have. The families are what is known to misbehave in plain FFmpeg 5.1, and
+//! what parsers get wrong.
 //! Refuses: real exploits, and bytes of anybody else.
 
 mod audio;

@@ -101,6 +101,24 @@ pub(super) fn with_more(clip: &[u8], more: &[u8]) -> Result<Vec<u8>> {
     Ok([front(clip, at), boxed(b"moov", &body)].concat())
 }
 
+/// The clip with another body for the first box of a kind, and the sizes of those above it.
+pub(super) fn replaced(
+    clip: &[u8],
+    above: &[&[u8; 4]],
+    kind: &[u8; 4],
+    body: &[u8],
+) -> Result<Vec<u8>> {
+    let (at, old) = first(clip, kind)?;
+    let made = boxed(kind, body);
+    let mut bytes = [&front(clip, at), made.as_slice(), &back(clip, at + old.len())].concat();
+    for kind in above {
+        let (start, outer) = first(clip, kind)?;
+        let size = (len32(outer) + len32(&made)).saturating_sub(len32(old));
+        bytes = patched(&bytes, start, &size.to_be_bytes());
+    }
+    Ok(bytes)
+}
+
 pub(super) fn put(clips: &Clips, canary: &Canary, shelf: &mut Shelf) -> Result<()> {
     let (mp4, kind) = (clips.get("mp4")?, "video/mp4");
     shelf.family("mp4-box");
@@ -195,19 +213,10 @@ fn tracks(mp4: &[u8], shelf: &mut Shelf) -> Result<()> {
 fn references(mp4: &[u8], canary: &Canary, shelf: &mut Shelf) -> Result<()> {
     shelf.family("reference-in");
     let film = canary.film().display().to_string();
-    let (at, dref) = first(mp4, b"dref")?;
     let whole = |entry: Vec<u8>| {
         let body = [&[0; 4][..], &1_u32.to_be_bytes(), &entry].concat();
-        let made = boxed(b"dref", &body);
-        // The boxes above have grown by as much; ten sizes to change, all on the way down.
-        let grown = made.len().checked_sub(dref.len())?;
-        let mut bytes = [front(mp4, at), made, back(mp4, at + dref.len())].concat();
-        for kind in [b"moov", b"trak", b"mdia", b"minf", b"dinf"] {
-            let (start, found) = first(mp4, kind).ok()?;
-            let size = len32(found).checked_add(u32::try_from(grown).ok()?)?;
-            bytes = patched(&bytes, start, &size.to_be_bytes());
-        }
-        Some(bytes)
+        let above = [b"moov", b"trak", b"mdia", b"minf", b"dinf"];
+        replaced(mp4, &above, b"dref", &body)
     };
     let urls = [
         ("url-path", film.clone()),
@@ -217,7 +226,7 @@ fn references(mp4: &[u8], canary: &Canary, shelf: &mut Shelf) -> Result<()> {
     ];
     for (name, target) in urls {
         let entry = boxed(b"url ", &[&[0; 4][..], target.as_bytes(), b"\0"].concat());
-        let bytes = whole(entry).context("a longer reference")?;
+        let bytes = whole(entry)?;
         shelf.put(format!("dref-{name}"), "video/mp4", bytes, MUTANT);
     }
     // An alias record: 150 bytes of fixed fields, then typed strings; type 18 is the POSIX path.
@@ -226,7 +235,7 @@ fn references(mp4: &[u8], canary: &Canary, shelf: &mut Shelf) -> Result<()> {
     let pad = vec![0; path.len() % 2];
     let tail = [&18_u16.to_be_bytes()[..], &length, path, &pad, &[0xff, 0xff, 0, 0]];
     let alias = [&[0; 4][..], &[0; 150], &tail.concat()].concat();
-    let bytes = whole(boxed(b"alis", &alias)).context("a longer reference")?;
+    let bytes = whole(boxed(b"alis", &alias))?;
     shelf.put("dref-alis", "video/quicktime", bytes, MUTANT);
     // A reference movie: only the name of another one (QTFF, Reference Movie Atoms).
     let rdrf = boxed(

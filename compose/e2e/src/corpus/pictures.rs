@@ -126,7 +126,9 @@ fn progressive(width: u16, height: u16, scans: usize) -> Vec<u8> {
         |class: u8, symbol: u8| segment(0xc4, &[&[class][..], &[1], &[0; 15], &[symbol]].concat());
     // DC: one code, no difference. AC: one code, 2^14 blocks without bands.
     let tables = [table(0x00, 0), table(0x10, 0xe0)].concat();
-    let first = [segment(0xda, &[1, 1, 0, 0, 0, 0x00]), vec![0; 40_000]].concat();
+    let blocks = usize::from(width.div_ceil(8)) * usize::from(height.div_ceil(8));
+    let bits = vec![0; (blocks / 8 + 8).min(100_000)];
+    let first = [segment(0xda, &[1, 1, 0, 0, 0, 0x00]), bits].concat();
     let scan = [segment(0xda, &[1, 1, 0, 1, 63, 0x00]), vec![0; 80]].concat();
     [vec![0xff, 0xd8], quantizer, frame, tables, first, scan.repeat(scans), vec![0xff, 0xd9]]
         .concat()

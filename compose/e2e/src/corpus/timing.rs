@@ -5,6 +5,7 @@ use super::{
     COMPLETED, COMPLEX, Expect, HUNGRY, MUTANT, Shelf,
     bytes::{find, patched},
     clips::Clips,
+    isobmff::replaced,
 };
 use anyhow::{Context as _, Result};
 
@@ -135,8 +136,29 @@ fn pictures(clips: &Clips, shelf: &mut Shelf) -> Result<()> {
     let stts = find(many, b"stts")? + 4;
     shelf.put("8192x4320-days", "video/quicktime", patched(many, stts + 12, &[0x7f; 4]), HUNGRY);
     shelf.put("8192x4320-three", "video/quicktime", many.to_vec(), HUNGRY);
+    shelf.put("8192x4320-times-2000", "video/quicktime", again(many, 2000)?, HUNGRY);
     let tkhd = find(dot, b"tkhd")? + 4;
     let lying = patched(dot, tkhd + 76, &[0x20, 0, 0, 0, 0x10, 0xe0, 0, 0]);
     shelf.put("says-8192x4320", "video/quicktime", lying, MUTANT);
     Ok(())
+}
+
+/// The first frame of a clip of one track, so many times: the index names it again and again.
+fn again(clip: &[u8], times: u32) -> Result<Vec<u8>> {
+    let field = |kind: &[u8; 4], offset: usize| -> Result<[u8; 4]> {
+        let at = find(clip, kind)? + 4 + offset;
+        Ok(*clip.get(at..).and_then(|rest| rest.first_chunk()).context("a field")?)
+    };
+    let (size, offset) = (field(b"stsz", 12)?, field(b"stco", 8)?);
+    let (count, one) = (times.to_be_bytes(), 1_u32.to_be_bytes());
+    let often = usize::try_from(times)?;
+    let tables: [(&[u8; 4], Vec<u8>); 4] = [
+        (b"stsz", [&[0; 8][..], &count, &size.repeat(often)].concat()),
+        (b"stco", [&[0; 4][..], &count, &offset.repeat(often)].concat()),
+        (b"stsc", [&[0; 4][..], &one, &one, &one, &one].concat()),
+        (b"stts", [&[0; 4][..], &one, &count, &512_u32.to_be_bytes()].concat()),
+    ];
+    tables.iter().try_fold(clip.to_vec(), |clip, (kind, body)| {
+        replaced(&clip, &[b"moov", b"trak", b"mdia", b"minf", b"stbl"], kind, body)
+    })
 }

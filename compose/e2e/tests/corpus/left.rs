@@ -5,6 +5,7 @@ use hotcell_e2e::up::Up;
 use std::{
     collections::BTreeSet,
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -12,9 +13,13 @@ use std::{
 /// Other tests' folders of control groups go within this; ours are gone already.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Mounts and control groups of the machine.
+/// Users that workers and cells run as (Debian Policy §9.2.2; `services/cli/src/up/cells.rs`).
+const USERS: RangeInclusive<u32> = 60_000..=64_999;
+
+/// Mounts and control groups of the machine, and processes of workers' users without a parent.
 #[derive(Debug)]
 pub(crate) struct Left {
+    orphans: BTreeSet<u32>,
     mounts: BTreeSet<String>,
     groups: BTreeSet<PathBuf>,
 }
@@ -28,7 +33,8 @@ impl Left {
             let place = line.split(' ').nth(4).unwrap();
             folders(Path::new(place), &mut groups);
         }
-        Self { mounts: mounts.lines().map(str::to_owned).collect(), groups }
+        let mounts = mounts.lines().map(str::to_owned).collect();
+        Self { orphans: orphans(), mounts, groups }
     }
 
     /// Nothing has come to what was there before.
@@ -38,10 +44,11 @@ impl Left {
             let now = Self::now();
             let mounts: Vec<_> = now.mounts.difference(&self.mounts).collect();
             let groups: Vec<_> = now.groups.difference(&self.groups).collect();
-            if mounts.is_empty() && groups.is_empty() {
+            let orphans: Vec<_> = now.orphans.difference(&self.orphans).collect();
+            if mounts.is_empty() && groups.is_empty() && orphans.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "left: {mounts:?} {groups:?}");
+            ensure!(Instant::now() < until, "left: {mounts:?} {groups:?} {orphans:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -54,6 +61,24 @@ fn folders(dir: &Path, into: &mut BTreeSet<PathBuf>) {
             into.insert(entry.path());
         }
     }
+}
+
+fn orphans() -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u32>().ok()
+        };
+        if number("PPid:") == Some(1) && number("Uid:").is_some_and(|uid| USERS.contains(&uid)) {
+            found.insert(pid);
+        }
+    }
+    found
 }
 
 /// The folder in which a worker makes those of its attempts.
