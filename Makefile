@@ -34,7 +34,7 @@ build: ## release programs; the launcher of cells is static, so that no library 
 	cargo rustc --release --locked -p hotcell-jail --bin hotcell-jail -- -C target-feature=+crt-static
 	! readelf --program-headers $(BIN)/hotcell-jail | grep INTERP
 
-bench: setup build ## the numbers, into loadtest/results (8 minutes)
+bench: setup build ## the numbers, into loadtest/results (10 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope
 	$(BIN)/loadtest all
 
