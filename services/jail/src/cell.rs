@@ -75,8 +75,8 @@ pub struct Outcome {
     pub end: End,
     /// User and system time of everything in the cell.
     pub cpu_ms: u64,
-    /// Most memory at once: what its control group counted (page cache and kernel memory too), or else the largest
-    /// resident set of one process.
+    /// Most memory at once: what its control group counted (page cache and kernel memory too), or the largest resident
+    /// set of one process, whichever is more.
     pub max_rss_bytes: u64,
     /// From the first process of the cell to the last.
     pub wall_ms: u64,

@@ -77,7 +77,8 @@ async fn brk_33_memory_is_bounded_by_the_group_and_named() {
     cell.limits.memory_bytes = 128 * MIB;
     let little = end_of(&cell).await;
     assert_eq!(little.end, End::Memory);
-    assert!(little.max_rss_bytes <= 129 * MIB, "{}", little.max_rss_bytes);
+    // With the pages of the program itself, which are charged to whoever read them first.
+    assert!(little.max_rss_bytes <= 140 * MIB, "{}", little.max_rss_bytes);
 
     // The address space is no limit here, so it is the group and nothing else: without it the same goes through.
     cell.slot = None;
