@@ -111,6 +111,11 @@ fn try_all() -> Result<Preflight, String> {
     compiled.map_err(|error| sentence(&error))?;
     let missing = offered.missing();
     let off: Vec<Layer> = missing.iter().map(|(layer, _)| *layer).collect();
+    // Read while the host's settings can be seen.
+    let change = |unfit: &Unfit| format!("{}{}", sentence(unfit), knobs(unfit));
+    let missing =
+        missing.iter().map(|(layer, unfit)| Missing { layer: *layer, change: change(unfit) });
+    let missing: Vec<Missing> = missing.collect();
     // This process has nothing to lose, so it enters the namespaces itself. A fork shows that process 1 can start.
     namespaces::enter(identity, &off).map_err(|error| sentence(&error))?;
     let failed = |error: io::Error| sentence(&error);
@@ -132,11 +137,8 @@ fn try_all() -> Result<Preflight, String> {
             }
         }
     }
-    let change = |unfit: &Unfit| format!("{}{}", sentence(unfit), knobs(unfit));
-    let missing =
-        missing.iter().map(|(layer, unfit)| Missing { layer: *layer, change: change(unfit) });
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    Ok(Preflight { kernel, offered, missing: missing.collect() })
+    Ok(Preflight { kernel, offered, missing })
 }
 
 /// What process 1 does before it gives up its rights; a container's filter may refuse any of it.

@@ -1,12 +1,14 @@
 //! The launcher refuses to start, with its own exit code and one sentence on standard error; nothing runs.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use hotcell_jail::Identity;
 use hotcell_jail::cell::{Cell, End};
@@ -222,6 +224,36 @@ fn only_degraded_goes_on_without_exactly_what_is_missing() {
             }
         }
     }
+}
+
+/// The knob itself, turned in a user namespace that has users enough: which it is, is said.
+#[test]
+fn the_setting_that_forbids_user_namespaces_is_named() {
+    let turn = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --preflight";
+    let wait = format!("read go && exec sh -c '{turn}' \"$0\"");
+    let mut child = Command::new("unshare")
+        .args(["--user", "sh", "-c", &wait, LAUNCHER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = Path::new("/proc").join(child.id().to_string());
+    let own = fs::read_link("/proc/self/ns/user").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::read_link(process.join("ns/user")).unwrap() == own {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(process.join(map), "0 0 70000").unwrap();
+    }
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let found: Result<Preflight, String> = serde_json::from_slice(&output.stdout).unwrap();
+    let missing = found.unwrap().missing;
+    assert_eq!(missing.iter().map(|it| it.layer).collect::<Vec<_>>(), [Layer::UserNamespace]);
+    assert!(missing[0].change.ends_with("(here user.max_user_namespaces is 0)"), "{missing:?}");
 }
 
 /// Without root there is no cell without a user namespace, degraded or not.
