@@ -234,3 +234,33 @@ pub fn corpus(canary: &Canary) -> Result<Vec<Entry>> {
     junk::put(&mut shelf);
     Ok(shelf.entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_same_files_come_each_time_and_each_name_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let canary = Canary::make(dir.path()).unwrap();
+        let (one, two) = (corpus(&canary).unwrap(), corpus(&canary).unwrap());
+        let names: BTreeSet<&str> = one.iter().map(|entry| entry.name.as_str()).collect();
+        assert!(names.len() == one.len() && one.len() >= 300, "{} files", one.len());
+        assert_eq!(one.len(), two.len());
+        for (one, two) in one.iter().zip(&two) {
+            assert!(one.name == two.name && one.bytes == two.bytes, "{}", one.name);
+        }
+        let size: usize = one.iter().map(|entry| entry.bytes.len()).sum();
+        assert!(size < 200 << 20, "{size} bytes");
+    }
+
+    #[test]
+    fn a_bomb_says_its_size() {
+        // A checksum of zeros counts them, modulo 65521 (RFC 1950 §9).
+        let (stream, zeros) = deflate::zeros(10_000_000);
+        assert!(zeros >= 10_000_000 && stream.len() < 10_000);
+        let sums = u32::try_from(zeros % 65_521).unwrap();
+        assert_eq!(stream[stream.len() - 4..], ((sums << 16) | 1).to_be_bytes());
+    }
+}
