@@ -239,7 +239,7 @@ fn lengths_are_held_to_what_the_container_knows() {
     // Two slides of ten seconds each: the last one's time is lost, its frame is not.
     let picture =
         ProbedStream { duration_ms: Some(20_000), frames: Some(2), ..video("gif", (1280, 720)) };
-    let slides = probe("gif", Some(20_000), &[picture.clone()]);
+    let slides = probe("gif", Some(20_000), std::slice::from_ref(&picture));
     let gif = plan(Container::Gif, Scale::Height(480));
     (found.duration_ms, found.streams[0].frames) = (Some(10_010), Some(2));
     check(&gif, &slides, &found, Ok(()));
@@ -338,7 +338,7 @@ proptest! {
         let scale =
             [Scale::Source, Scale::Height(to), Scale::Width(to), Scale::Exact(to, to)][which];
         let picture = ProbedStream { duration_ms: own, frames, ..video("h264", (width, height)) };
-        let input = probe(MOV, duration, &[picture.clone()]);
+        let input = probe(MOV, duration, std::slice::from_ref(&picture));
         let plan = plan(Container::Mp4, scale);
         let expected = expected(&plan, &plan.outputs[0], &input);
         drop(compare(&expected, &input));

@@ -11,6 +11,7 @@ use hotcell_schemas::{
     argv::agrees,
     job::{Actor, Input, Stamp},
     plan::Container,
+    poison::{PoisonRecord, Strike},
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
 use hotcell_stage::{Bus, NatsConfig, Outgoing, Shutdown, clock};
@@ -273,6 +274,67 @@ async fn new_07_own_arguments_are_refused_without_the_tenant_s_right() {
     assert!(agrees(judged.plan.as_ref().unwrap()));
     assert!(judged.plan.unwrap().outputs[0].raw.is_some());
     assert!(!asked.lock().unwrap().contains_key(&without.inputs[0].key), "nothing was opened");
+    shutdown.begin();
+    validator.join_next().await.unwrap().unwrap().unwrap();
+}
+
+/// NEW-13: a file that killed its cell twice is refused before anybody opens it: everyone's when its
+/// bytes did it, one tenant's own when its plan had a part in it. One strike refuses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_13_a_file_in_quarantine_is_refused_unread() {
+    let dir = clip::dir("stage-poison");
+    let server = broker().await;
+    let good = clip::sample(&dir, Container::Mp4);
+    let [common, own, others, once] = [1, 2, 3, 4].map(|number| {
+        let mut bytes = good.clone();
+        // A box that nobody reads: other bytes of the same film.
+        bytes.extend([0, 0, 0, 9, b'f', b'r', b'e', b'e', number]);
+        (job(number, &bytes, "video/mp4"), bytes)
+    });
+    let cases = [
+        (&common, None, 2, true),
+        (&own, Some("acme"), 2, true),
+        (&others, Some("bolt"), 2, false),
+        (&once, None, 1, false),
+    ];
+    let writer = Bus::connect(Role::Signer, &nats(&server, Role::Signer)).await.unwrap();
+    for ((job, _), tenant, strikes, _) in &cases {
+        let tenant: Option<TenantId> = tenant.map(|tenant| tenant.parse().unwrap());
+        let mut record = PoisonRecord::new(job.inputs[0].sha256, tenant.clone());
+        for attempt in 1..=*strikes {
+            assert!(record.strike(Strike {
+                tenant: job.tenant.clone(),
+                job: JobId::new(9, [9; 10]),
+                attempt,
+                worker: "w1".parse().unwrap(),
+                code: RejectCode::CellCrashed,
+                at: clock::now(),
+            }));
+        }
+        let key = PoisonRecord::key(record.sha256, tenant.as_ref());
+        writer.bucket("poison").create(&key, &record).await.unwrap();
+    }
+    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    let objects = cases.iter().map(|((job, bytes), ..)| (path(job), bytes.clone()));
+    let objects: BTreeMap<_, _> = objects.collect();
+    let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
+    let url = store(Arc::new(objects), &mut tasks).await;
+    let asked = signer(&server, url, shutdown.clone(), &mut tasks).await;
+    let intake = Bus::connect(Role::Intake, &nats(&server, Role::Intake)).await.unwrap();
+    let mut validator = JoinSet::new();
+    validator.spawn(run(config(&server, &dir), shutdown.clone()));
+    for ((job, _), ..) in &cases {
+        intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
+    }
+    for ((job, _), _, _, refused) in &cases {
+        let judged = settled(&intake, job).await;
+        let code = judged.failure.map(|failure| failure.code);
+        assert_eq!(code, refused.then_some(RejectCode::InputPoisoned));
+        let state = if *refused { EventKind::Rejected } else { EventKind::Validated };
+        assert_eq!(judged.state, state);
+        let read = asked.lock().unwrap().contains_key(&job.inputs[0].key);
+        assert_eq!(read, !refused, "a quarantined file is not opened");
+    }
     shutdown.begin();
     validator.join_next().await.unwrap().unwrap().unwrap();
 }

@@ -115,7 +115,15 @@ async fn every_honest_output_is_as_planned() {
                 (F::Webm, V::Vp9, S::Exact(64, 48), Some(AudioCodec::Opus)),
                 (F::Mp4, V::H264, S::Height(120), None),
             ],
-            _ => &[
+            Container::Matroska
+            | Container::MpegTs
+            | Container::Avi
+            | Container::Flv
+            | Container::Flac
+            | Container::Ogg
+            | Container::Png
+            | Container::Jpeg
+            | Container::Gif => &[
                 (F::Mp4, V::H264, S::Source, AAC),
                 (F::Mkv, V::H264, S::Height(50), AAC),
                 (F::Webm, V::Vp9, S::Width(90), Some(AudioCodec::Opus)),
