@@ -2,9 +2,10 @@
 //! but for its two paths.
 //!
 //! Promises: pairs take turns in who goes first, so that a machine that slows down favours nobody;
-//! the number is the median of the pairs' ratios, and its spread is printed beside it; both outputs
-//! must be the same bytes. Refuses to average: one stall of the machine would decide. Where perf(1)
-//! is installed and the processor counts for us, instructions are counted too: they hardly vary.
+//! the number is the median of the pairs' ratios, and its spread is printed beside it; how many of
+//! all outputs are the same bytes is told. Refuses to average: one stall of the machine would decide.
+//! Where perf(1) is installed and the processor counts for us, instructions are counted too: they
+//! hardly vary.
 
 use crate::{
     cell::{Prepared, Took, in_cell, prepare, slots, spawn, timed},
@@ -187,6 +188,7 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) ->
     let (_, expect) = bench.plain(false).await?;
     bench.jailed(false).await?;
     let (mut plain, mut jailed, mut ratios) = (Side::default(), Side::default(), Vec::new());
+    let mut same = 0;
     let progress = bar(u64::from(scenario.jobs), &scenario.name)?;
     for pair in 0..scenario.jobs {
         let (a, b) = if pair % 2 == 0 {
@@ -196,7 +198,7 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) ->
             let b = bench.jailed(false).await?;
             (bench.plain(false).await?, b)
         };
-        ensure!(a.1 == expect && b.1 == expect, "the outputs differ");
+        same += u32::from(a.1 == expect) + u32::from(b.1 == expect);
         ratios.push(ratio(b.0.cpu.as_secs_f64(), a.0.cpu.as_secs_f64()));
         plain.add(&a.0);
         jailed.add(&b.0);
@@ -204,7 +206,7 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) ->
     }
     let counted = count(&bench, COUNTED.min(scenario.jobs)).await?;
     progress.finish_and_clear();
-    Ok(measured(scenario, &bench, [&plain, &jailed], &ratios, counted))
+    Ok(measured(scenario, &bench, [&plain, &jailed], &ratios, same, counted))
 }
 
 fn measured(
@@ -212,6 +214,7 @@ fn measured(
     bench: &Bench,
     sides: [&Side; 2],
     ratios: &[f64],
+    same: u32,
     counted: Option<[f64; 2]>,
 ) -> Measured {
     let at = |share: f64| within(ratios, share);
@@ -246,11 +249,13 @@ fn measured(
             format!(
                 "{} pairs, taking turns in who is first, of a clip of {} s of 854x480; CPU has the \
                  launcher's too; the cell is in control groups ({}); the ratio is the median of \
-                 the pairs', goal {}; all outputs are the same bytes",
+                 the pairs', goal {}; {same} of {} outputs are the same bytes as the first (with \
+                 several threads libx264's are not always)",
                 ratios.len(),
                 scenario.seconds,
                 bench.groups,
-                if met { "met" } else { "missed" }
+                if met { "met" } else { "missed" },
+                2 * ratios.len()
             ),
             told,
             format!("command of both: ffmpeg {line}; {}", bench.version),
@@ -258,7 +263,7 @@ fn measured(
         numbers: json!({
             "pairs": ratios.len(), "cpu_ratio_median": at(0.5), "cpu_ratios": ratios,
             "goal": GOAL, "cpu_s": [plain.cpu, jailed.cpu], "wall_s": [plain.wall, jailed.wall],
-            "instructions": counted,
+            "instructions": counted, "same_outputs": same,
         }),
     }
 }
