@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Err(error) => Err(fail::Fail::failed(format!("no runtime: {error}"))),
     };
     match result {
+        Ok(()) if print::is_lost() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
             print::error(&fail);

@@ -2,6 +2,13 @@
 
 use crate::fail::Fail;
 use serde::Serialize;
+use std::{
+    io::{self, ErrorKind, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Whether a result could not be written, for another reason than that its reader has gone.
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// A text without what a terminal would act on: workers and tenants wrote parts of it.
 fn shown(text: &str) -> String {
@@ -9,10 +16,20 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// A result for people.
-#[expect(clippy::print_stdout, reason = "results go to stdout")]
+/// A result for people. When its reader has gone (`| head`) the command still goes to its end: an
+/// installation that runs must not end for that.
 pub(crate) fn line(text: impl AsRef<str>) {
-    println!("{}", shown(text.as_ref()));
+    if let Err(error) = writeln!(io::stdout(), "{}", shown(text.as_ref()))
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        LOST.store(true, Ordering::Relaxed);
+        note(format!("hotcell: the result could not be written: {error}"));
+    }
+}
+
+/// Whether a part of the result is missing, for example because the disk is full.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// A result for machines.
@@ -20,10 +37,9 @@ pub(crate) fn json(value: &impl Serialize) {
     line(serde_json::to_string_pretty(value).expect("our own results encode as JSON"));
 }
 
-/// A remark that is not the result.
-#[expect(clippy::print_stderr, reason = "remarks go to stderr")]
+/// A remark that is not the result; where nobody can read it, the exit code says enough.
 pub(crate) fn note(text: impl AsRef<str>) {
-    eprintln!("{}", shown(text.as_ref()));
+    writeln!(io::stderr(), "{}", shown(text.as_ref())).ok();
 }
 
 /// The sentence that says why the command failed.
