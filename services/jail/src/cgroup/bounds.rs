@@ -8,7 +8,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::task::spawn_blocking;
 
 use super::find::Controller;
 use super::{GroupError, set};
@@ -64,8 +63,9 @@ pub(super) fn v2(
     Ok(())
 }
 
-/// For a slot's groups, before each cell: Documentation/admin-guide/cgroup-v1.
-pub(super) async fn v1(
+/// For a slot's groups, before each cell: Documentation/admin-guide/cgroup-v1. Blocks, with a lower memory limit than
+/// the last cell's until the pages of that one's files are on the disk.
+pub(super) fn v1(
     dir: &Path,
     controllers: &[Controller],
     limits: &CellLimits,
@@ -74,10 +74,7 @@ pub(super) async fn v1(
         set(dir, "pids.max", limits.procs.saturating_add(OWN_TASKS_V1))?;
     }
     if controllers.contains(&Controller::Memory) {
-        let (dir, bytes) = (dir.to_owned(), memory(limits));
-        // A lower limit than the last cell's waits until the pages of that one's files are on the disk.
-        let lowered = spawn_blocking(move || memory_v1(&dir, bytes));
-        lowered.await.map_err(|error| GroupError::Thread(error.into()))??;
+        memory_v1(dir, memory(limits))?;
     }
     Ok(())
 }

@@ -162,9 +162,15 @@ impl Slot {
     /// Groups with these limits and nobody in them; waits until the last cell of this slot is over.
     pub(crate) async fn hold(&self, limits: &CellLimits) -> Result<Held<'_>, GroupError> {
         let one_at_a_time = self.busy.lock().await;
-        for (dir, controllers) in &self.old {
+        for (dir, _) in &self.old {
             self.alone(dir).await?;
-            bounds::v1(dir, controllers, limits).await?;
+        }
+        if let Some(spawner) = &self.spawner {
+            let (old, limits) = (self.old.clone(), *limits);
+            let bound = move || {
+                old.iter().try_for_each(|(dir, controllers)| bounds::v1(dir, controllers, &limits))
+            };
+            spawner.run(bound).await.map_err(GroupError::Thread)??;
         }
         let own = self.unified.as_ref().map(|(base, controllers)| {
             let count = self.cells.fetch_add(1, Ordering::Relaxed);

@@ -103,6 +103,21 @@ async fn files_in_memory_count() {
     assert!(outcome.max_rss_bytes > 57 * MIB, "{}", outcome.max_rss_bytes);
 }
 
+/// The cached pages of what one cell wrote are neither in the next one's way nor in its account.
+#[tokio::test]
+async fn files_of_the_last_cell_do_not_count() {
+    let slot = slot();
+    let (mut cell, _out) = in_slot("fill /out/x:150000000", &slot);
+    let wrote = end_of(&cell).await;
+    assert_eq!(wrote.end, End::Exited(0));
+    assert!(wrote.max_rss_bytes > 140 * MIB, "cached pages count: {}", wrote.max_rss_bytes);
+    cell.args = ["allocate", "40000000"].map(str::to_owned).to_vec();
+    (cell.limits.memory_bytes, cell.limits.tmp_bytes) = (64 * MIB, MIB);
+    let next = end_of(&cell).await;
+    assert_eq!(next.end, End::Exited(0));
+    assert!(next.max_rss_bytes <= 65 * MIB, "{}", next.max_rss_bytes);
+}
+
 #[tokio::test]
 async fn threads_are_bounded_by_the_group_and_named() {
     let slot = slot();
