@@ -171,10 +171,18 @@ fn picture(line: &mut Line, format: Format, video: &Video) {
     let (effort, rest): (Vec<_>, Vec<_>) =
         tokens.into_iter().partition(|(option, _)| EFFORT.contains(option));
     line.pairs(effort);
-    match video.encoder {
+    match &video.encoder {
+        // With a buffer model x264's threads look at each other's progress, and the same command
+        // gives other bytes each time: three of six, measured.
+        VideoEncoder::H264(x) if x.maxrate.is_some() || x.bufsize.is_some() => {
+            line.number("-threads:v", 1);
+        }
         VideoEncoder::H264(_) => line.number("-threads:v", THREADS),
-        VideoEncoder::H265(_) => {
-            let pools = format!("pools={THREADS}:frame-threads={X265_FRAME_THREADS}");
+        VideoEncoder::H265(x) => {
+            // A target rate is met by what frames before this one came to, and with several at once
+            // that is another number each time: two of fourteen, measured.
+            let frames = if x.bitrate.is_some() { 1 } else { X265_FRAME_THREADS };
+            let pools = format!("pools={THREADS}:frame-threads={frames}");
             line.words(&["-x265-params", &format!("{pools}:log-level=warning")]);
             if format == Format::Mp4 {
                 // Apple's players take H.265 in MP4 only with its parameter sets out of band.

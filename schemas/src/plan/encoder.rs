@@ -208,7 +208,7 @@ options! {
         preset: Preset = "-preset" or "-preset:v", "effort";
         crf: Num<0, 51> = "-crf" or "-crf:v", "constant quality, lower is better";
         bitrate: VideoBits = "-b:v", "target rate";
-        maxrate: VideoBits = "-maxrate:v" or "-maxrate", "largest rate, with a buffer";
+        maxrate: VideoBits = "-maxrate:v" or "-maxrate", "largest rate, with a buffer; one thread encodes then";
         bufsize: BufferBits = "-bufsize:v" or "-bufsize", "the decoder's buffer";
         tune: X264Tune = "-tune" or "-tune:v", "kind of picture";
         profile: X264Profile = "-profile:v" or "-vprofile", "profile";
@@ -224,7 +224,7 @@ options! {
         bitrate: VideoBits = "-b:v", "target rate";
         tune: X265Tune = "-tune" or "-tune:v", "kind of picture";
         profile: X265Profile = "-profile:v" or "-vprofile", "profile";
-        bframes: Num<0, 16> = "-bf:v" or "-bf", "frames in a row that look ahead";
+        bframes: Num<0, 4> = "-bf:v" or "-bf", "frames in a row that look ahead";
     }
     "Options of libvpx for VP9." Vp9 {
         deadline: Deadline = "-deadline" or "-quality", "how long it may think";

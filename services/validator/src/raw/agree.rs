@@ -111,6 +111,12 @@ impl Draft {
             (AudioEncoder::Mp3(_), Some(Channels::Surround), _) => {
                 refuse(at(&["-ac", "-ac:a"]) + 1, "mp3 holds one or two channels")
             }
+            // RFC 6716 §2.1.1 and libopus: of each channel.
+            (AudioEncoder::Opus(x), None | Some(Channels::Mono), _)
+                if x.bitrate.is_some_and(|bits| bits.0.get() > 256_000) =>
+            {
+                refuse(at(&["-b:a"]) + 1, "above 256000 opus needs -ac 2 or -ac 6")
+            }
             (AudioEncoder::Opus(_), _, Some(rate)) if !of_opus(rate) => {
                 let rule = "opus has 8000, 12000, 16000, 24000 and 48000 samples per second";
                 refuse(at(&["-ar", "-ar:a"]) + 1, rule)

@@ -14,7 +14,7 @@ use hotcell_schemas::{
 const FLAGS: [&str; 6] = ["-hide_banner", "-nostdin", "-nostats", "-sn", "-dn", "-n"];
 
 /// Constants of ours with the value that they must have; `#` is any number, `@` the demuxer, `%`
-/// the decoders.
+/// the decoders, `&` the two ways to run x265.
 const FIXED: &[(&str, &str)] = &[
     ("-loglevel", "level+info"),
     ("-progress", "pipe:1"),
@@ -32,7 +32,7 @@ const FIXED: &[(&str, &str)] = &[
     ("-map_metadata", "-1"),
     ("-map_chapters", "-1"),
     ("-threads:v", "#"),
-    ("-x265-params", "pools=4:frame-threads=2:log-level=warning"),
+    ("-x265-params", "&"),
     ("-tag:v", "hvc1"),
     ("-sws_flags", "bicubic+accurate_rnd+full_chroma_int+bitexact"),
     ("-fps_mode", "vfr"),
@@ -96,6 +96,9 @@ fn rest(argv: &[String], container: Container) -> Vec<String> {
                 "#" => value.parse::<u32>().is_ok(),
                 "@" => value == container.demuxer(),
                 "%" => value == decoders(container),
+                "&" => ["1", "2"]
+                    .map(|n| format!("pools=4:frame-threads={n}:log-level=warning"))
+                    .contains(&value.to_owned()),
                 fixed => value == fixed,
             };
             assert!(good, "{token} {value}");
