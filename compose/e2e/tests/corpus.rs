@@ -121,8 +121,8 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
     // What completed shows nothing of others, and the check sees the film where it may be.
     ensure!(!films.is_empty());
     for id in &films {
-        let (name, bytes) = take::output(&victim, id).await?;
-        ensure!(look::shows_canary(&name, &bytes)?, "the check cannot see the canary");
+        let seen = look::look(&take::output(&victim, id).await?)?;
+        ensure!(seen.shows && seen.sounds, "the check cannot see or hear the canary");
     }
     look_at_all(&api, &entries, &ends).await?;
     let jobs: BTreeSet<String> = ends.iter().filter_map(|end| end.job.clone()).collect();
@@ -294,15 +294,16 @@ async fn look_at_all(api: &Api, entries: &[Entry], ends: &[End]) -> Result<()> {
 }
 
 async fn look_at(api: &Api, entry: &Entry, id: &str) -> Result<Option<String>> {
-    let (name, bytes) = take::output(api, id).await?;
+    let bytes = take::output(api, id).await?;
     for needle in [CANARY_TEXT, BAGGAGE_TEXT] {
         if look::holds(&bytes, needle) {
             return Ok(Some(format!("the output of {} holds {needle}", entry.name)));
         }
     }
-    let shows = tokio::task::spawn_blocking(move || look::shows_canary(&name, &bytes)).await?;
-    let shows = shows.with_context(|| format!("the output of {}", entry.name))?;
-    Ok(shows.then(|| format!("{} shows the canary", entry.name)))
+    let seen = tokio::task::spawn_blocking(move || look::look(&bytes)).await?;
+    let seen = seen.with_context(|| format!("the output of {}", entry.name))?;
+    let has_it = seen.shows || seen.sounds;
+    Ok(has_it.then(|| format!("{} has the canary: {seen:?}", entry.name)))
 }
 
 /// The canary's text is in no record, log, event, stored object or standard error.

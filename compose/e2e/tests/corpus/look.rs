@@ -20,21 +20,53 @@ pub(crate) const GRID_FILTER: &str = "scale=8:8:flags=neighbor";
 const TONE: f32 = 3000.0;
 const RATE: u16 = 16_000;
 
-/// Whether an output of this name shows the film's colour or has its tone.
-pub(crate) fn shows_canary(name: &str, bytes: &[u8]) -> Result<bool> {
+/// What an output has of the canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// A frame is mostly of its colour.
+    pub(crate) shows: bool,
+    /// Half a second is mostly its tone.
+    pub(crate) sounds: bool,
+}
+
+/// Decodes an output, an MP4 or M4A, and looks at all of it. One that cannot be decoded is an
+/// error.
+pub(crate) fn look(bytes: &[u8]) -> Result<Seen> {
     let dir = tempfile::tempdir()?;
-    let path = dir.path().join(name);
-    fs::write(&path, bytes)?;
-    if name.ends_with(".mp4") && file_shows_canary(&path)? {
-        return Ok(true);
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("out.mp4"), bytes)?;
+    let rate = RATE.to_string();
+    let (video, audio) = (has_track(bytes, b"vide"), has_track(bytes, b"soun"));
+    ensure!(video || audio, "an output without tracks");
+    let mut command = Command::new(FFMPEG);
+    command.args(["-v", "error", "-nostdin", "-i"]).arg(path("out.mp4"));
+    if video {
+        command.args(["-map", "0:v:0", "-vf", GRID_FILTER, "-fps_mode", "passthrough"]);
+        command.args(["-f", "rawvideo", "-pix_fmt", "rgb24"]).arg(path("pixels"));
     }
-    file_sounds_like_canary(&path)
+    if audio {
+        command.args(["-map", "0:a:0", "-ac", "1", "-ar", &rate, "-f", "s16le"]);
+        command.arg(path("samples"));
+    }
+    let made = command.output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let shows = video && pixels_show_canary(&fs::read(path("pixels"))?);
+    Ok(Seen { shows, sounds: audio && samples_sound_like_canary(&fs::read(path("samples"))?) })
+}
+
+/// Whether a track of an MP4 is of this kind (ISO/IEC 14496-12 §8.4.3), whatever a report says.
+fn has_track(bytes: &[u8], kind: &[u8; 4]) -> bool {
+    bytes.windows(16).any(|window| window.starts_with(b"hdlr") && window.ends_with(kind))
 }
 
 /// Whether some frame of a file is mostly the film's colour.
 pub(crate) fn file_shows_canary(path: &Path) -> Result<bool> {
-    let options = ["-map", "0:v:0", "-t", "60", "-vf", GRID_FILTER, "-f", "rawvideo"];
-    Ok(pixels_show_canary(&decode(path, &options, "rgb24")?))
+    let mut command = Command::new(FFMPEG);
+    command.args(["-v", "error", "-nostdin", "-t", "60", "-i"]).arg(path);
+    command.args(["-map", "0:v:0", "-vf", GRID_FILTER, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]);
+    let made = command.output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(pixels_show_canary(&made.stdout))
 }
 
 /// The same of what [`GRID_FILTER`] made, as `rgb24`.
@@ -46,13 +78,10 @@ pub(crate) fn pixels_show_canary(pixels: &[u8]) -> bool {
 }
 
 /// Whether the sound's energy is mostly at the film's tone (Goertzel, half a second at a time).
-fn file_sounds_like_canary(path: &Path) -> Result<bool> {
-    let rate = RATE.to_string();
-    let options = ["-map", "0:a:0?", "-t", "60", "-ac", "1", "-ar", &rate, "-f", "s16le"];
-    let bytes = decode(path, &options, "").unwrap_or_default();
+fn samples_sound_like_canary(bytes: &[u8]) -> bool {
     let samples: Vec<f32> =
         bytes.chunks_exact(2).map(|two| f32::from(i16::from_le_bytes([two[0], two[1]]))).collect();
-    Ok(samples.chunks_exact(usize::from(RATE / 2)).any(|part| {
+    samples.chunks_exact(usize::from(RATE / 2)).any(|part| {
         let turn = 2.0 * (2.0 * std::f32::consts::PI * TONE / f32::from(RATE)).cos();
         let (one, two) =
             part.iter().fold((0.0, 0.0), |(one, two), sample| (sample + turn * one - two, one));
@@ -61,18 +90,7 @@ fn file_sounds_like_canary(path: &Path) -> Result<bool> {
         let count = f32::from(RATE / 2);
         // A pure tone has half of its energy times the count at its frequency.
         all > count && tone * 2.0 > all * count * 0.5
-    }))
-}
-
-fn decode(path: &Path, options: &[&str], pixels: &str) -> Result<Vec<u8>> {
-    let mut command = Command::new(FFMPEG);
-    command.args(["-v", "error", "-nostdin", "-t", "60", "-i"]).arg(path).args(options);
-    if !pixels.is_empty() {
-        command.args(["-pix_fmt", pixels]);
-    }
-    let made = command.arg("-").output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    Ok(made.stdout)
+    })
 }
 
 /// Whether `bytes` hold `needle`, as UTF-8 or UTF-16.

@@ -144,12 +144,12 @@ pub(crate) async fn ended(api: &Api, id: &str) -> Result<Value> {
     }
 }
 
-/// The one output of a completed job: its name and its bytes.
-pub(crate) async fn output(api: &Api, id: &str) -> Result<(String, Vec<u8>)> {
+/// The one output of a completed job.
+pub(crate) async fn output(api: &Api, id: &str) -> Result<Vec<u8>> {
     let job = api.get(&format!("/v1/transcodes/{id}")).await?;
     let name = text(&job["outputs"][0], "name")?;
     let path = format!("/v1/transcodes/{id}/download?output={name}");
     let url = text(&api.get(&path).await?, "url")?;
     let answer = api.http.get(&url).send().await?.error_for_status()?;
-    Ok((name, answer.bytes().await?.to_vec()))
+    Ok(answer.bytes().await?.to_vec())
 }
