@@ -61,6 +61,10 @@ fn what_is_read_is_within_its_bounds_and_written_in_one_way() {
     ] {
         check::<Dec<-2000, 2000>>(text, written);
     }
+}
+
+#[test]
+fn times_ratios_and_rates_are_written_in_one_way() {
     for (text, written) in [
         ("75.5", Some("75.5")),
         ("00:01:15.5", Some("75.5")),
