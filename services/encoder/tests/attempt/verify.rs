@@ -3,7 +3,12 @@
 use crate::site::Site;
 use hotcell_schemas::{
     RejectCode, argv,
-    plan::{AudioPlan, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
+    plan::{
+        AudioPlan, Container, Effort, OutputPlan, Rate, Scale, Tree, VideoPlan,
+        filter::{Filter, Given},
+        tree::MovFlag,
+        value::Value,
+    },
     report::Report,
     request::{AudioCodec, Format, VideoCodec},
     work::WorkOrder,
@@ -151,6 +156,98 @@ async fn every_honest_output_is_as_planned() {
         assert!(encode.bytes_out >= report.files[0].size, "{what}: {encode:?}");
         assert!(encode.bytes_in > 0 && encode.memory_bytes_max > 1 << 20, "{what}: {encode:?}");
     }
+}
+
+/// A filter of the tree by its text.
+fn filter<F: Filter>(text: &str) -> F {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let given = value.split(':').filter(|part| !part.is_empty());
+    let given = given.map(|part| match part.split_once('=') {
+        Some((key, value)) => (Some(key), value),
+        None => (None, part),
+    });
+    F::read(name, Given::new(given.collect())).unwrap()
+}
+
+/// What a tenant's own arguments change: sizes, lengths, tracks. FFmpeg's arithmetic is the rule's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_own_arguments_make_is_as_planned() {
+    let site = Site::start(Path::new(FFMPEG), Path::new(FFPROBE)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let line = "-f lavfi -i testsrc=s=322x182:r=25:d=8 -f lavfi -i sine=d=8 -f lavfi -i sine=d=5 \
+                -map 0 -map 1 -map 2 -pix_fmt yuv420p -preset ultrafast";
+    let (mp4, mkv) = (media(dir.path(), "a.mp4", line), media(dir.path(), "a.mkv", line));
+    let shapes = [
+        "crop=200:100",
+        "crop=201:101 scale=w=-2:h=50",
+        "pad=400:300:-1:-1",
+        "transpose=clock scale=w=100:h=-2",
+        "fps=5",
+        "scale=w=97:h=-2 pad=98:98",
+        "yadif=mode=send_field hflip",
+    ];
+    let mut expect = Vec::new();
+    let mut order =
+        |what: &str, (container, input): (Container, &[u8]), change: &dyn Fn(&mut Tree)| {
+            let video = Some((VideoCodec::H264, Scale::Source));
+            let preset = planned(expect.len(), container, Format::Mp4, video, AAC);
+            let mut tree = preset_tree();
+            change(&mut tree);
+            site.order(input, move |order| {
+                preset(order);
+                let output = &mut order.plan.outputs[0];
+                (output.video, output.audio, output.raw) = (None, None, Some(tree.clone()));
+                (order.plan.argv, order.plan.filters) = argv::argv(container, output);
+            });
+            expect.push(what.to_owned());
+        };
+    for shape in shapes {
+        order(shape, (Container::Mp4, &mp4), &|tree| {
+            tree.video.as_mut().unwrap().filters = shape.split(' ').map(filter).collect();
+        });
+    }
+    for (container, input) in [(Container::Mp4, &mp4), (Container::Matroska, &mkv)] {
+        let input = (container, input.as_slice());
+        order("seek", input, &|tree| tree.window.seek = Value::read("2.5"));
+        order("part", input, &|tree| {
+            tree.window.seek = Value::read("3");
+            tree.window.duration = Value::read("2");
+        });
+        order("beyond", input, &|tree| tree.window.duration = Value::read("100"));
+        order("cut", input, &|tree| tree.duration = Value::read("1.5"));
+        order("two tracks", input, &|tree| tree.maps.push(Value::read("0:a:1").unwrap()));
+        order("the short track", input, &|tree| tree.maps[1] = Value::read("0:a:1").unwrap());
+        order("no such track", input, &|tree| tree.maps[1] = Value::read("0:a:7?").unwrap());
+        order("tempo", input, &|tree| {
+            tree.audio.as_mut().unwrap().filters = vec![filter("atempo=2")];
+        });
+        order("fragments", input, &|tree| {
+            tree.muxer.flags = vec![MovFlag::FragKeyframe, MovFlag::EmptyMoov];
+            tree.maps.truncate(1);
+            tree.audio = None;
+        });
+    }
+    for (what, report) in expect.iter().zip(reports(&site, expect.len()).await) {
+        assert_eq!(report.failure, None, "{what}: {:?}", report.output);
+    }
+}
+
+/// The tree of H.264 as large as the input, with its sound.
+fn preset_tree() -> Tree {
+    let output = OutputPlan {
+        name: "out.bin".parse().unwrap(),
+        format: Format::Mp4,
+        content_type: "video/mp4".to_owned(),
+        video: Some(VideoPlan {
+            codec: VideoCodec::H264,
+            rate: Rate::Crf(35),
+            effort: Effort::Fast,
+            scale: Scale::Source,
+        }),
+        audio: Some(AudioPlan { codec: AudioCodec::Aac, bitrate: 64_000 }),
+        raw: None,
+    };
+    output.tree()
 }
 
 /// A phone's film: the header's picture lies on its side, players and FFmpeg turn it.
