@@ -86,10 +86,11 @@ async fn dropping_the_future_kills_all() {
     until("nothing is left", || with_argument(&mark).is_empty()).await;
 }
 
-/// The launcher, killed at once or at any moment of its start: the cell goes with it.
+/// The launcher, killed early, in the middle or late: the cell goes with it, and the supervisor says so. Every moment
+/// there is has its turn in `tests/leaks`.
 #[tokio::test]
 async fn killing_the_launcher_kills_all() {
-    for delay_us in [0, 200, 500, 1000, 1500, 2000, 3000, 5000, 8000, 50_000] {
+    for delay_us in [0, 1000, 50_000] {
         let (cell, _out, mark) = marked("hold");
         let cancel = CancellationToken::new();
         let kill = async {
