@@ -277,3 +277,24 @@ pub(crate) fn timeline(job: &Value) -> String {
     }
     print::table(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_job_says_which_layers_its_cells_lacked() {
+        let job = json!({"id": "j", "state": "completed"});
+        let record = |degraded: Value| {
+            json!({"attempts": [{"number": 1, "workerId": "w1",
+                "report": {"ffmpeg": "ffmpeg version 5", "degraded": degraded}}]})
+        };
+        let said = describe(&job, &record(json!(["landlock", "mdwe\nFAKE"])));
+        assert!(
+            said.ends_with("\n\nDEGRADED: attempt 1 ran without landlock, mdwe FAKE"),
+            "{said}"
+        );
+        assert!(!describe(&job, &record(json!([]))).contains("DEGRADED"));
+    }
+}
