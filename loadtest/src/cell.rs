@@ -22,17 +22,18 @@ use hotcell_jail::{
     program::Program,
     root::Root,
 };
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{process::Command, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// The trivial program: prints one line.
@@ -149,50 +150,69 @@ struct Many {
     cpu: Times,
 }
 
-/// Runs the scenario.
-pub(crate) async fn run(programs: &Programs, scenario: &Scenario) -> Result<Measured> {
-    let (prepared, cell) = trivial(programs)?;
-    let stub = programs.path(STUB);
-    let plain = || {
-        let mut command = Command::new(&stub);
-        command.arg("-version");
-        command
-    };
-    let unshared = || {
-        let mut command = Command::new("/usr/bin/unshare");
-        command.args(NAMESPACES).arg(&stub).arg("-version");
-        command
-    };
-    let bwrapped = || {
-        let mut command = Command::new("/usr/bin/bwrap");
-        let tmp = cell.limits.tmp_bytes.to_string();
-        command.args(BWRAP).arg("--ro-bind").arg(prepared.root.path()).arg("/");
-        command.args(["--size", &tmp, "--tmpfs", "/tmp", "--chdir", "/", "--"]);
-        command.args([&format!("/bin/{STUB}"), "-version"]);
-        command
-    };
-    let (slots, groups) = slots(1)?;
-    let mut grouped = cell.clone();
-    grouped.slot = slots.first().cloned();
-    let mut rows = NAMES.map(|name| (name, Many::default()));
-    let progress = bar(u64::from(scenario.jobs), &scenario.name)?;
-    for round in 0..scenario.jobs + WARM_UP {
+fn plain(stub: &Path) -> Command {
+    let mut command = Command::new(stub);
+    command.arg("-version");
+    command
+}
+
+fn unshared(stub: &Path) -> Command {
+    let mut command = Command::new("/usr/bin/unshare");
+    command.args(NAMESPACES).arg(stub).arg("-version");
+    command
+}
+
+fn bwrapped(cell: &Cell) -> Command {
+    let mut command = Command::new("/usr/bin/bwrap");
+    command.args(BWRAP).arg("--ro-bind").arg(cell.root.path()).arg("/");
+    command.args(["--size", &cell.limits.tmp_bytes.to_string(), "--tmpfs", "/tmp"]);
+    command.args(["--chdir", "/", "--", &format!("/bin/{STUB}"), "-version"]);
+    command
+}
+
+/// All rounds. The second cell is in control groups.
+async fn rounds(
+    stub: PathBuf,
+    cells: [Cell; 2],
+    count: u32,
+    progress: ProgressBar,
+) -> Result<[Many; 5]> {
+    let [cell, grouped] = &cells;
+    let mut all: [Many; 5] = Default::default();
+    for round in 0..count + WARM_UP {
         let took = [
-            timed(spawn(plain())).await?,
-            timed(spawn(unshared())).await?,
-            timed(spawn(bwrapped())).await?,
-            timed(in_cell(&cell)).await?,
-            timed(in_cell(&grouped)).await?,
+            timed(spawn(plain(&stub))).await?,
+            timed(spawn(unshared(&stub))).await?,
+            timed(spawn(bwrapped(cell))).await?,
+            timed(in_cell(cell)).await?,
+            timed(in_cell(grouped)).await?,
         ];
         if round >= WARM_UP {
-            for ((_, many), took) in rows.iter_mut().zip(took) {
+            for (many, took) in all.iter_mut().zip(took) {
                 many.wall.record(took.wall);
                 many.cpu.record(took.cpu);
             }
             progress.inc(1);
         }
     }
+    Ok(all)
+}
+
+/// Runs the scenario.
+pub(crate) async fn run(programs: &Programs, scenario: &Scenario) -> Result<Measured> {
+    let (_prepared, cell) = trivial(programs)?;
+    let (slots, groups) = slots(1)?;
+    let mut grouped = cell.clone();
+    grouped.slot = slots.first().cloned();
+    let progress = bar(u64::from(scenario.jobs), &scenario.name)?;
+    // In a task, as a worker runs its cells: the main thread would be woken by another for each event.
+    let mut task = JoinSet::new();
+    let stub = programs.path(STUB);
+    task.spawn(rounds(stub, [cell, grouped], scenario.jobs, progress.clone()));
+    let all = task.join_next().await.context("there is a task")???;
     progress.finish_and_clear();
+    let mut rows = NAMES.map(|name| (name, Many::default()));
+    rows.iter_mut().zip(all).for_each(|(row, many)| row.1 = many);
     Ok(measured(&rows, &groups))
 }
 
