@@ -16,13 +16,13 @@ use hotcell_schemas::{
         filter::Filter as _,
         value::{Seconds, Value as _},
     },
-    request::{OutputRequest, TranscodeRequest},
+    request::{AudioCodec, OutputRequest, TranscodeRequest},
 };
 use hotcell_validator::{
     Scanner,
     check::{
-        AUDIO_BITRATE_MAX, AUDIO_BITRATE_MIN, HEIGHT_MAX, HEIGHT_MIN, RAW_FIELD, VIDEO_BITRATE_MAX,
-        VIDEO_BITRATE_MIN, WIDTH_MAX, WIDTH_MIN,
+        AUDIO_BITRATE_MAX, AUDIO_BITRATE_MIN, HEIGHT_MAX, HEIGHT_MIN, MP3_BITRATE_MAX,
+        MP3_BITRATE_MIN, RAW_FIELD, VIDEO_BITRATE_MAX, VIDEO_BITRATE_MIN, WIDTH_MAX, WIDTH_MIN,
     },
     check_request, compile,
     raw::{self, Decision},
@@ -214,7 +214,11 @@ fn explicit(output: &OutputRequest, lines: &mut Vec<Line>) {
     if let Some(audio) = &output.audio {
         push("audio.codec", word(&audio.codec), "codec", "one that the format holds".to_owned());
         if let Some(bitrate) = audio.bitrate {
-            let takes = range(AUDIO_BITRATE_MIN, AUDIO_BITRATE_MAX, "a number");
+            let (min, max) = match audio.codec {
+                AudioCodec::Mp3 => (MP3_BITRATE_MIN, MP3_BITRATE_MAX),
+                AudioCodec::Aac | AudioCodec::Opus => (AUDIO_BITRATE_MIN, AUDIO_BITRATE_MAX),
+            };
+            let takes = range(min, max, "a number");
             push("audio.bitrate", bitrate.to_string(), "range", takes);
         }
     }
