@@ -194,8 +194,7 @@ pub(crate) enum JobCommand {
 #[command(
     after_help = "A hostile program of ours takes ffmpeg's place in real cells of a running installation: same
 launcher, same folders, same user; broker, store and API are what it tries to reach. Canaries lie
-where secrets do. Limits are small, so that a flood ends at once, and control groups are left out:
-the layers of the table stop everything without them. Exit code 1 if an attack succeeds.
+where secrets do. Limits are small, so that a flood ends at once. Exit code 1 if an attack succeeds.
 
 Examples:
   hotcell breach

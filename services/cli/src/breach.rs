@@ -1,8 +1,8 @@
 //! `hotcell breach`: attacks cells of a running installation, and says what stopped each attack.
 //!
-//! Promises: cells are made as the installation's worker makes them, from its own configuration,
-//! but without control groups; what is planted and left is removed. Refuses to pass when an attack
-//! was not tried: then it fails.
+//! Promises: cells are made as the installation's worker makes them, from its own configuration, in
+//! control groups where this process may make any; what is planted and left is removed. Refuses to
+//! pass when an attack was not tried: then it fails.
 
 use crate::{
     args::BreachArgs,
@@ -17,6 +17,7 @@ use hotcell_jail::{
     breach::{ATTACKS, Attack, Plant, Range, Targets, Verdict},
     capture::Stdout,
     cell::{Cell, End, Outcome, run as run_cell},
+    cgroup::{Groups, Slot, UnknownChoice, Wish},
     layers::Layer,
     preflight::inspect,
     profile::Profile,
@@ -30,7 +31,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +122,21 @@ impl Site {
         self.config.work_dir.join(unique())
     }
 
+    /// Groups beside the worker's, which has its own; as many as cells run at once.
+    fn slots(&self, cells: usize) -> Result<Vec<Arc<Slot>>, Fail> {
+        let choice = self.config.cgroup.parse();
+        let choice =
+            choice.map_err(|error: UnknownChoice| Fail::failed(format!("cgroup: {error}")))?;
+        let cpu_percent = Some(self.config.cell_cpu_percent).filter(|percent| *percent > 0);
+        let groups = Groups::open(&Wish { choice, folders: Vec::new(), cpu_percent });
+        let groups = groups.or_fail("no control groups")?;
+        if groups.version().is_none() {
+            return Ok(Vec::new());
+        }
+        let slot = |number| groups.slot(number, self.identity).map(Arc::new);
+        (0..cells).map(slot).collect::<Result<_, _>>().or_fail("no control group")
+    }
+
     async fn attacks(&self, off: &[Layer], degraded: bool, as_json: bool) -> Result<(), Fail> {
         let own = std::env::current_exe().or_fail("cannot find this program")?;
         let hostile = own.with_file_name(HOSTILE);
@@ -133,6 +149,7 @@ impl Site {
             identity: self.identity,
             plant: plant.or_fail("cannot plant the canaries")?,
             degraded,
+            slots: Mutex::new(self.slots(AT_ONCE)?),
         });
         let (mut left, mut running) = (ATTACKS.iter().enumerate(), JoinSet::new());
         let mut verdicts: Vec<(usize, &Attack, Verdict)> = Vec::new();
@@ -175,6 +192,9 @@ impl Site {
         cell.limits.wall_secs = PROGRAM_SECS;
         cell.layers_off.clone_from(&args.layers_off);
         cell.degraded = degraded || !args.layers_off.is_empty();
+        if !args.layers_off.contains(&Layer::Limits) {
+            cell.slot = self.slots(1)?.pop();
+        }
         let stdout = Stdout::Bytes(SHOWN_BYTES_MAX);
         let outcome = run_cell(&cell, &CancellationToken::new(), stdout).await;
         show(&outcome.or_fail("the cell did not run")?, as_json)

@@ -45,7 +45,7 @@ pub enum Layer {
     NoNewPrivs,
     /// Process 1 cannot be traced or read.
     Hidden,
-    /// rlimits, and the size of `/tmp`.
+    /// rlimits, the size of `/tmp`, and for `hotcell breach` control groups.
     Limits,
     /// The launcher's clock and its count of the output folder.
     Watch,

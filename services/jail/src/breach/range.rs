@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,7 @@ use super::judge::{STDOUT_BYTES_MAX, Seen, judge};
 use super::{Attack, BreachError, LIMITS, Plant, Proof, Verdict};
 use crate::capture::Stdout;
 use crate::cell::{Cell, End, Outcome, run};
+use crate::cgroup::Slot;
 use crate::layers::Layer;
 use crate::plan::Identity;
 use crate::profile::Profile;
@@ -34,6 +36,9 @@ pub struct Range {
     pub plant: Plant,
     /// Whether cells may do without what this host lacks.
     pub degraded: bool,
+    /// Control groups, one for each attack that runs at once; when none is free, an attack runs without. They count as
+    /// part of the layer `limits`.
+    pub slots: Mutex<Vec<Arc<Slot>>>,
 }
 
 impl Range {
@@ -72,7 +77,13 @@ impl Range {
             cell.args.push(marker.to_owned());
         }
         (cell.inputs, cell.out_dir) = (vec![input], Some(out));
+        if !off.contains(&Layer::Limits) {
+            cell.slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        }
         let outcome = run(&cell, &CancellationToken::new(), Stdout::Bytes(STDOUT_BYTES_MAX)).await;
+        if let Some(slot) = cell.slot.take() {
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        }
         fs::remove_dir_all(&job).map_err(failed)?;
         match outcome? {
             Outcome { end: End::LauncherRefused(why), .. } => Err(BreachError::Refused(why)),

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hotcell_jail::Identity;
 use hotcell_jail::breach::{ATTACKS, Attack, Plant, Range, Targets, Verdict};
@@ -57,7 +57,14 @@ impl Place {
         let plant = Plant::new(&at("work"), &canary, hostile, identity, &targets).unwrap();
         fs::create_dir(at("roots")).unwrap();
         let root = Root::prepare(&at("roots"), &[Program::resolve(hostile).unwrap()]).unwrap();
-        let range = Range { launcher: LAUNCHER.into(), root, identity, plant, degraded: false };
+        let range = Range {
+            launcher: LAUNCHER.into(),
+            root,
+            identity,
+            plant,
+            degraded: false,
+            slots: Mutex::default(),
+        };
         Self { range: Arc::new(range), is_root, _folder: folder, _listeners: listeners }
     }
 
