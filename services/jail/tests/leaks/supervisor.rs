@@ -28,6 +28,8 @@ use crate::trace::{self, Event, Follow, Pid};
 const ROLE: &str = "HOTCELL_TEST_SUPERVISOR";
 /// Begin of the last argument of a cell that is in control groups; the folder follows, if it is named.
 const IN_GROUPS: &str = "in-groups:";
+/// Folder in the cache for a copy of the hostile program, so that nobody makes it anew while a test runs.
+const PROGRAMS: &str = "programs";
 /// A program that is not ours, and not made anew while tests run.
 const SMALL: &str = "/usr/bin/env";
 /// A supervisor that does nothing for so long waits for its cell, which runs.
@@ -40,7 +42,8 @@ fn name() -> String {
 }
 
 fn cell_of(cache: &Path, out: &Path, args: Vec<String>) -> Cell {
-    let root = Root::prepare(cache, &[Program::resolve(PROBE.as_ref()).unwrap()]).unwrap();
+    let program = Program::resolve(&cache.join(PROGRAMS).join(name())).unwrap();
+    let root = Root::prepare(cache, &[program]).unwrap();
     let mut cell = Cell::new(launcher(), &root, &name(), Profile::Transcode);
     cell.args = args;
     cell.out_dir = Some(out.to_owned());
@@ -188,6 +191,8 @@ fn killed_while_it_makes_the_root() {
 fn at_every_call(line: &str, last: &Was, groups: Option<&str>) {
     let cache = cache();
     let mark = marker();
+    std::fs::create_dir(cache.path().join(PROGRAMS)).unwrap();
+    std::fs::copy(PROBE, cache.path().join(PROGRAMS).join(name())).unwrap();
     let _made = cell_of(cache.path(), cache.path(), Vec::new());
     let files = files_in(cache.path());
     let (mut nth, mut with_groups) = (0, 0);
