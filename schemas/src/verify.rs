@@ -73,7 +73,10 @@ pub enum Difference {
         expected: &'static str,
     },
     /// Another picture size.
-    #[error("has pictures of {}x{} where {}x{} was planned", found.0, found.1, expected.0, expected.1)]
+    #[error(
+        "has pictures of {}x{} where {}x{} was planned",
+        found.0, found.1, expected.0, expected.1
+    )]
     Size {
         /// Width and height.
         found: (u32, u32),

@@ -143,11 +143,11 @@ impl Signer {
         }
         let (now, seal) = (clock::now(), seal(incoming)?);
         let charged = self.charge(&held.job, &spoken.worker, &request.report, now).await;
-        let quarantined = charged
-            .inspect_err(|error| {
-                warn!(error = describe(error), job = %request.job, "report not taken; the worker will repeat it");
-            })
-            .ok()?;
+        let charged = charged.inspect_err(|error| {
+            let error = describe(error);
+            warn!(error, job = %request.job, "report not counted; the worker will repeat it");
+        });
+        let quarantined = charged.ok()?;
         let next = transitions::reported(held.job, request.report.clone(), seal, quarantined, now);
         let (id, state) = (next.id.clone(), next.state);
         match self.bus.publish(&Outgoing::job(next, held.seq)).await {
