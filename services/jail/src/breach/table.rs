@@ -165,6 +165,8 @@ pub const ATTACKS: &[Attack] = attacks! {
         "exec {set_user_id}", Done, [Seccomp, Landlock, Root, NoNewPrivs, UserNamespace];
     set_user_id_output: "leave a program with the set-user-id bit in the output", ["BRK-04"],
         "chmod {at}/out/x", Done, [Seccomp];
+    set_user_id_new: "make an output that has the set-user-id bit from its birth on", ["BRK-04"],
+        "create_set_user_id {at}/out/x", Done, [Seccomp];
     change_owner: "give an output to another user", ["BRK-37"],
         "chown {at}/out/x", Done, [Seccomp, Capabilities, UserNamespace];
     bpf: "load a program into the kernel", ["BRK-35"],

@@ -75,6 +75,11 @@ async fn arguments_of_both_profiles() {
         for operation in [3, 4, 5, 6, 7, 8, 11, 12, 13, 6 | 128, 12 | 256, 6 | (1 << 32)] {
             check(libc::SYS_futex, &[0, operation, 1, 0, 0, 0], named("unknown")).await;
         }
+        // Memory of its own; then of the host's huge pages, which are kept for somebody else.
+        let own = i64::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        check(libc::SYS_mmap, &[0, 4096, 3, own, -1, 0], Fate::Done).await;
+        let huge = own | i64::from(libc::MAP_HUGETLB);
+        check(libc::SYS_mmap, &[0, 2 << 20, 3, huge, -1, 0], named("unknown")).await;
         // Only to itself, and only to abort.
         for args in [[1, 1, 6], [2, 2, 9], [2, 2, 0], [-1, 2, 6]] {
             check(libc::SYS_tgkill, &args, named("tgkill")).await;
@@ -106,6 +111,14 @@ async fn arguments_that_differ() {
         let expect = named("unknown");
         check(Profile::Transcode, libc::SYS_openat, &[here, 0, flags.into()], expect).await;
     }
+    // An output with the set-user-id, set-group-id or sticky bit from its birth on, and one with none of them.
+    let create = i64::from(libc::O_CREAT | libc::O_WRONLY);
+    for bit in [0o4000, 0o2000, 0o1000, 0o4000 | (1 << 32)] {
+        let args = [here, 1, create, bit | 0o700];
+        check(Profile::Transcode, libc::SYS_openat, &args, named("unknown")).await;
+    }
+    let args = [here, 1, create, 0o777 | (1 << 32)];
+    check(Profile::Transcode, libc::SYS_openat, &args, Fate::Refused(libc::EFAULT)).await;
     for nr in [libc::SYS_rename, libc::SYS_unlink, libc::SYS_ftruncate] {
         check(Profile::Probe, nr, &[0, 0], named("unknown")).await;
     }

@@ -4,7 +4,7 @@ use std::ffi::c_long;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use crate::calls::{c_text, call, descriptor, done, text};
 use crate::{argument, missed, number, say};
@@ -40,6 +40,7 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "mkdir" => fs::create_dir(path()),
         "socket_file" => socket_file(path()),
         "chmod" => made(path(), |path| done(libc::SYS_fchmodat, [HERE, path, 0o6755])),
+        "create_set_user_id" => create_set_user_id(path()),
         "chown" => made(path(), |path| done(libc::SYS_fchownat, [HERE, path, 1, 1, 0])),
         "attribute" => made(path(), |path| {
             let (name, value) = (text(c"user.x"), text(c"x"));
@@ -88,6 +89,13 @@ fn read(path: &str) -> io::Result<()> {
 
 fn create(path: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(true).open(path)?.write_all(b"x")
+}
+
+/// Works if the new file has the bit: open(2) keeps it, whatever the umask is.
+fn create_set_user_id(path: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o4700).open(path)?;
+    let mode = file.metadata()?.mode();
+    if mode & 0o4000 == 0 { missed() } else { Ok(()) }
 }
 
 fn list(path: &str) -> io::Result<()> {
