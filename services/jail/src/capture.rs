@@ -1,7 +1,7 @@
 //! Reading what a hostile program prints, in bounded memory.
 //!
-//! Promises: standard error is kept at both ends and hashed whole; lines are cut, never refused. Refuses to grow with
-//! the input.
+//! Promises: standard error is kept at both ends and hashed whole; lines are cut, never refused; who prints too much is
+//! told on, by `flood`. Refuses to grow with the input.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{STDERR_END_BYTES_MAX, STDOUT_LINE_BYTES_MAX};
+use crate::limits::{
+    STDERR_ALL_BYTES_MAX, STDERR_END_BYTES_MAX, STDOUT_ALL_BYTES_MAX, STDOUT_LINE_BYTES_MAX,
+};
 
 /// One read from a pipe; a Linux pipe holds 64 KiB by default.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -53,28 +55,34 @@ pub struct Captured {
 
 /// Reads to the end, or to the first read error, which for a pipe means the same. Not an async closure over chunks:
 /// that would make the future of a cell impossible to spawn (rust-lang/rust#110338).
-struct Chunks<R> {
+struct Chunks<'a, R> {
     from: R,
     chunk: Vec<u8>,
+    /// Bytes that may still come.
+    left: u64,
+    /// Cancelled when more came.
+    flood: &'a CancellationToken,
 }
 
-impl<R: AsyncRead + Unpin> Chunks<R> {
-    fn new(from: R) -> Self {
-        Self { from, chunk: vec![0; CHUNK_BYTES] }
+impl<'a, R: AsyncRead + Unpin> Chunks<'a, R> {
+    fn new(from: R, left: u64, flood: &'a CancellationToken) -> Self {
+        Self { from, chunk: vec![0; CHUNK_BYTES], left, flood }
     }
 
     async fn next(&mut self) -> Option<&[u8]> {
-        match self.from.read(&mut self.chunk).await {
-            Ok(len @ 1..) => self.chunk.get(..len),
-            Ok(0) | Err(_) => None,
+        let len = self.from.read(&mut self.chunk).await.ok().filter(|len| *len > 0)?;
+        match self.left.checked_sub(len as u64) {
+            Some(left) => self.left = left,
+            None => self.flood.cancel(),
         }
+        self.chunk.get(..len)
     }
 }
 
-pub(crate) async fn stderr(from: impl AsyncRead + Unpin) -> Stderr {
+pub(crate) async fn stderr(from: impl AsyncRead + Unpin, flood: &CancellationToken) -> Stderr {
     let (mut head, mut tail) = (Vec::new(), VecDeque::new());
     let (mut bytes, mut hash) = (0_u64, Sha256::new());
-    let mut chunks = Chunks::new(from);
+    let mut chunks = Chunks::new(from, STDERR_ALL_BYTES_MAX, flood);
     while let Some(chunk) = chunks.next().await {
         hash.update(chunk);
         bytes = bytes.saturating_add(chunk.len() as u64);
@@ -98,16 +106,14 @@ pub(crate) async fn stdout(
     from: impl AsyncRead + Unpin,
     to: Stdout,
     stop: &CancellationToken,
+    flood: &CancellationToken,
 ) -> Captured {
     let mut kept = Captured::default();
+    let mut chunks = Chunks::new(from, STDOUT_ALL_BYTES_MAX, flood);
     match to {
-        Stdout::Discard => {
-            let mut chunks = Chunks::new(from);
-            while chunks.next().await.is_some() {}
-        }
-        Stdout::Lines(channel) => lines(from, channel, stop).await,
+        Stdout::Discard => while chunks.next().await.is_some() {},
+        Stdout::Lines(channel) => lines(chunks, channel, stop).await,
         Stdout::Bytes(max) => {
-            let mut chunks = Chunks::new(from);
             while let Some(chunk) = chunks.next().await {
                 let room = max - kept.bytes.len();
                 kept.cut |= chunk.len() > room;
@@ -120,7 +126,7 @@ pub(crate) async fn stdout(
 
 /// A receiver that went away does not stop the reading: the payload must not block on a pipe.
 async fn lines(
-    from: impl AsyncRead + Unpin,
+    mut chunks: Chunks<'_, impl AsyncRead + Unpin>,
     channel: mpsc::Sender<String>,
     stop: &CancellationToken,
 ) {
@@ -129,7 +135,6 @@ async fn lines(
         stop.run_until_cancelled(channel.send(line)).await
     };
     let mut line: Vec<u8> = Vec::new();
-    let mut chunks = Chunks::new(from);
     while let Some(chunk) = chunks.next().await {
         for part in chunk.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = match part.split_last() {
@@ -150,20 +155,38 @@ async fn lines(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, repeat};
     use tokio_util::sync::CancellationToken;
 
-    use super::{Captured, STDERR_END_BYTES_MAX, STDOUT_LINE_BYTES_MAX, Stdout, stderr, stdout};
+    use super::{
+        Captured, STDERR_END_BYTES_MAX, STDOUT_ALL_BYTES_MAX, STDOUT_LINE_BYTES_MAX, Stdout,
+        stderr, stdout,
+    };
+
+    fn calm() -> CancellationToken {
+        CancellationToken::new()
+    }
+
+    /// BRK-33: no end of a pipe is read for ever.
+    #[tokio::test]
+    async fn who_prints_too_much_is_told_on() {
+        for (bytes, expect) in [(STDOUT_ALL_BYTES_MAX, false), (STDOUT_ALL_BYTES_MAX + 1, true)] {
+            let flood = calm();
+            stdout(repeat(b'x').take(bytes), Stdout::Discard, &calm(), &flood).await;
+            assert_eq!(flood.is_cancelled(), expect);
+        }
+    }
 
     #[tokio::test]
     async fn stderr_keeps_both_ends() {
-        let short = stderr(b"hello\xff".as_slice()).await;
+        let short = stderr(b"hello\xff".as_slice(), &calm()).await;
         assert_eq!((short.head.as_str(), short.tail.as_str()), ("hello\u{fffd}", ""));
         assert_eq!((short.bytes, short.dropped), (6, 0));
 
         let mut long = vec![b'a'; STDERR_END_BYTES_MAX];
         long.extend(vec![b'b'; 100_000]);
         long.extend(vec![b'c'; STDERR_END_BYTES_MAX]);
-        let kept = stderr(long.as_slice()).await;
+        let kept = stderr(long.as_slice(), &calm()).await;
         assert_eq!(kept.head, "a".repeat(STDERR_END_BYTES_MAX));
         assert_eq!(kept.tail, "c".repeat(STDERR_END_BYTES_MAX));
         assert_eq!((kept.bytes, kept.dropped), (long.len() as u64, 100_000));
@@ -173,7 +196,7 @@ mod tests {
     async fn lines_are_cut() {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
         let text = format!("a\n\n{}\nend", "x".repeat(3 * STDOUT_LINE_BYTES_MAX));
-        stdout(text.as_bytes(), Stdout::Lines(sender), &CancellationToken::new()).await;
+        stdout(text.as_bytes(), Stdout::Lines(sender), &calm(), &calm()).await;
         let mut lines = Vec::new();
         while let Some(line) = receiver.recv().await {
             lines.push(line);
@@ -186,14 +209,14 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         drop(receiver);
         let stop = CancellationToken::new();
-        stdout("a\nb\nc\n".as_bytes(), Stdout::Lines(sender), &stop).await;
+        stdout("a\nb\nc\n".as_bytes(), Stdout::Lines(sender), &stop, &calm()).await;
     }
 
     #[tokio::test]
     async fn bytes_are_capped() {
         let kept = |cut| Captured { bytes: b"abc".to_vec(), cut };
         let stop = CancellationToken::new();
-        assert_eq!(stdout(b"abcd".as_slice(), Stdout::Bytes(3), &stop).await, kept(true));
-        assert_eq!(stdout(b"abc".as_slice(), Stdout::Bytes(3), &stop).await, kept(false));
+        assert_eq!(stdout(b"abcd".as_slice(), Stdout::Bytes(3), &stop, &calm()).await, kept(true));
+        assert_eq!(stdout(b"abc".as_slice(), Stdout::Bytes(3), &stop, &calm()).await, kept(false));
     }
 }

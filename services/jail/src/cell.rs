@@ -232,7 +232,7 @@ async fn attend(
     let err = child.stderr.take().ok_or_else(missing)?;
     let (report, lifeline) = control.into_split();
 
-    let stop = CancellationToken::new();
+    let (stop, flood) = (CancellationToken::new(), CancellationToken::new());
     let mut readers = Box::pin(async {
         let report = async {
             let report = read_report(report).await;
@@ -241,7 +241,9 @@ async fn attend(
             }
             report
         };
-        tokio::join!(capture::stdout(out, stdout, &stop), capture::stderr(err), report)
+        let (out, err) =
+            (capture::stdout(out, stdout, &stop, &flood), capture::stderr(err, &flood));
+        tokio::join!(out, err, report)
     });
     // The launcher keeps the wall clock. If it does not answer in time, it is killed, and its cell with it.
     let wall = Duration::from_secs(cell.limits.wall_secs).saturating_add(GRACE);
@@ -253,6 +255,7 @@ async fn attend(
             read = &mut readers => break read,
             () = cancel.cancelled(), if lifeline.is_some() => End::Cancelled,
             () = &mut stalled, if lifeline.is_some() => End::Stalled,
+            () = flood.cancelled(), if lifeline.is_some() => End::OutputLimit,
             () = sleep_until(deadline) => {
                 why = why.or(Some(End::WallClock));
                 stop.cancel();

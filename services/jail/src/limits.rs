@@ -15,6 +15,12 @@ pub const STDOUT_LINE_BYTES_MAX: usize = 4096;
 /// Bytes kept of each end of standard error. ffmpeg's banner and stream mapping fit in the head, the reason why it
 /// gave up in the tail.
 pub const STDERR_END_BYTES_MAX: usize = 32 * 1024;
+/// Bytes on standard output at which a cell ends. Progress is 300 bytes each second: two days. Whoever prints costs the
+/// supervisor time that no limit of the cell counts, and 64 MiB of empty lines are seconds of it.
+pub const STDOUT_ALL_BYTES_MAX: u64 = 64 * MIB;
+/// Bytes on standard error at which a cell ends. A badly damaged film of four hours complains half as much; hashing this
+/// much takes the supervisor half a second.
+pub const STDERR_ALL_BYTES_MAX: u64 = 256 * MIB;
 /// Bytes of the launcher's one-line report; it is a fixed handful of numbers and at most one sentence.
 pub const REPORT_BYTES_MAX: u64 = 16 * 1024;
 /// How long the launcher may take to kill and reap a cell before the supervisor kills the launcher itself.

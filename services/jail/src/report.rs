@@ -17,7 +17,7 @@ pub enum End {
     Signaled(i32),
     /// The wall-clock limit passed and everything in the cell was killed.
     WallClock,
-    /// The output folder held more bytes or files than allowed, and everything in the cell was killed.
+    /// The output folder held more bytes or files than allowed, or more was printed, and everything in the cell was killed.
     OutputLimit,
     /// Nothing that the supervisor counts as progress came for the limit's time, and everything in the cell was killed.
     Stalled,

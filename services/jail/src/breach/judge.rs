@@ -71,7 +71,7 @@ fn stop(outcome: &Outcome, text: &str) -> String {
         End::Exited(0) => "found nothing".to_owned(),
         End::Exited(_) => refusal(text).unwrap_or_else(|| "failed".to_owned()),
         End::WallClock => format!("limit: {} s of wall clock", LIMITS.wall_secs),
-        End::OutputLimit => "limit: the output folder".to_owned(),
+        End::OutputLimit => "limit: output".to_owned(),
         End::Memory => "limit: memory of the control group".to_owned(),
         End::Pids => "limit: processes of the control group".to_owned(),
         End::Stalled => "limit: no progress".to_owned(),

@@ -28,7 +28,7 @@ fn mounts() -> usize {
 
 #[tokio::test]
 async fn wall_clock_kills_all() {
-    for line in ["hold", "spin", "flood"] {
+    for line in ["hold", "spin"] {
         let (mut cell, _out, mark) = marked(line);
         cell.limits.wall_secs = 1;
         let outcome = end_of(&cell).await;
@@ -37,10 +37,6 @@ async fn wall_clock_kills_all() {
         assert_eq!(with_argument(&mark), Vec::<i32>::new(), "{line}");
         if line == "spin" {
             assert!(outcome.cpu_ms > 100, "time of the killed is counted: {}", outcome.cpu_ms);
-        }
-        if line == "flood" {
-            let kept = outcome.stderr.head.len() + outcome.stderr.tail.len();
-            assert!(outcome.stderr.bytes > 1 << 20 && kept <= 64 * 1024);
         }
     }
 }

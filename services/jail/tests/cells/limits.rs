@@ -35,6 +35,19 @@ async fn all_files() {
     assert!(std::fs::read_dir(out.path()).unwrap().count() > 100);
 }
 
+/// What is printed and not kept costs the supervisor time all the same.
+#[tokio::test]
+async fn printing() {
+    for stream in ["stdout", "stderr"] {
+        assert!(outside(&format!("talk {stream} 4000000")).status.success());
+        let (cell, _out) = hostile(&format!("talk {stream} 4000000000"));
+        let outcome = end_of(&cell).await;
+        assert_eq!(outcome.end, End::OutputLimit, "{stream}");
+        let kept = outcome.stderr.head.len() + outcome.stderr.tail.len();
+        assert!(kept <= 64 * 1024 && (outcome.stderr.bytes > 4_000_000) == (stream == "stderr"));
+    }
+}
+
 /// Files with nothing in them fill a disk too.
 #[tokio::test]
 async fn number_of_files() {

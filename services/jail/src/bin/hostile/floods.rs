@@ -18,11 +18,6 @@ pub(crate) fn run(attack: &str, args: &[&str]) -> Option<io::Result<()>> {
         "spin" => loop {
             black_box(0);
         },
-        "flood" => loop {
-            if let Err(error) = io::stderr().write_all(&[b'e'; 4096]) {
-                break Err(error);
-            }
-        },
         "litter" => argument(args, 0).and_then(litter),
         "litter_for" => argument(args, 0).and_then(|folder| {
             let files: u32 = number(args, 1)?;
