@@ -28,6 +28,7 @@ use rustix::process::{
 };
 use thiserror::Error;
 
+use crate::cores::{self, CoresLeave};
 use crate::inside::{self, Inside, Note};
 use crate::layers::{Layer, Offered, Unfit, decide};
 use crate::limits::CellLimits;
@@ -67,6 +68,8 @@ enum Refusal {
     Unfit(#[from] Unfit),
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Cores(#[from] CoresLeave),
     #[error("cannot close inherited descriptors")]
     Descriptors(#[source] io::Error),
     #[error("RLIMIT_NOFILE is below {EXEC_FD}: raise its hard limit")]
@@ -171,6 +174,9 @@ fn launch(args: Vec<OsString>, variant: Option<&'static Filters>) -> Result<Repo
     let offered = Offered::here(plan.degraded.then_some(plan.identity));
     let off = decide(offered, &plan.layers_off, plan.degraded)?;
     let filters = variant.map_or_else(|| plan.profile.filters(), Ok)?;
+    if !off.contains(&Layer::Limits) {
+        cores::stay_in()?;
+    }
     make_room_for_exec_fd()?;
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let null = null.map_err(Refusal::Null)?;

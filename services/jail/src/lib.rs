@@ -14,6 +14,7 @@ pub mod cgroup;
 mod compile;
 #[cfg(test)]
 mod compiled;
+mod cores;
 mod elf;
 mod fence;
 pub mod hide;

@@ -13,7 +13,7 @@ use crate::launcher::sentence;
 use crate::layers::{Layer, Offered, Unfit};
 use crate::plan::Identity;
 use crate::profile::{Profile, ProfileError};
-use crate::{inside, mounts, namespaces, sys};
+use crate::{cores, inside, mounts, namespaces, sys};
 
 /// The answer is one line of JSON with at most one sentence in it.
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -109,6 +109,7 @@ fn try_all() -> Result<Preflight, String> {
     let compiled: Result<(), ProfileError> =
         compiles(Profile::Probe).and_then(|()| compiles(Profile::Transcode));
     compiled.map_err(|error| sentence(&error))?;
+    cores::stay_in().map_err(|error| sentence(&error))?;
     let missing = offered.missing();
     let off: Vec<Layer> = missing.iter().map(|(layer, _)| *layer).collect();
     // Read while the host's settings can be seen.
