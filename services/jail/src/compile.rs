@@ -271,7 +271,7 @@ fn jump(over: usize) -> sock_filter {
 }
 
 /// The call's number: the first comparison of a program that allows only this call, after the processor's.
-fn number(call: &str, target: TargetArch) -> Result<u32, CompileError> {
+pub(crate) fn number(call: &str, target: TargetArch) -> Result<u32, CompileError> {
     let only = program(&[json!({"syscall": call})], "kill_process", &json!("allow"), target)?;
     Ok(only.get(4).expect("seccompiler loads and compares the processor, then the number").k)
 }
