@@ -49,7 +49,9 @@ pub(crate) enum NamespaceError {
 /// Becomes `identity` for good, then enters new namespaces, without those that are switched off.
 pub(crate) fn enter(identity: Identity, off: &[Layer]) -> Result<(), NamespaceError> {
     let Identity { uid, gid } = identity;
-    if (uid == 0 || gid == 0) && !off.contains(&Layer::User) {
+    // The highest number is nobody's: setresuid(2) would take it for "as it is".
+    let is_root = |id: u32| matches!(id, 0 | u32::MAX);
+    if (is_root(uid) || is_root(gid)) && !off.contains(&Layer::User) {
         return Err(NamespaceError::Root);
     }
     let flags = flags(off);

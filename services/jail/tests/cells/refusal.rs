@@ -57,6 +57,13 @@ async fn bad_cells() {
     assert!(off.contains("remove --layer-off, or add --degraded"), "{off}");
     let root = refused_cell(|cell| cell.identity = Identity { uid: 0, gid: 7 }).await;
     assert!(root.contains("may not be root"), "{root}");
+    // To setresuid(2) and setresgid(2) the highest number means "as it is", which here is root.
+    let (own, highest) = (USER.to_string(), u32::MAX.to_string());
+    for (uid, gid) in [(&highest, &own), (&own, &highest)] {
+        let fixed = ["--root", "/", "--profile", "probe", "--uid", uid, "--gid", gid];
+        let root = refused(&[&fixed[..], &["--", "/bin/true"]].concat());
+        assert!(root.contains("may not be root"), "{root}");
+    }
     let program = refused_cell(|cell| cell.program = "none".to_owned()).await;
     assert!(program.contains("is it part of this root folder"), "{program}");
     // The program, as a link to the way out.
