@@ -8,6 +8,7 @@ mod cells;
 mod configs;
 mod groups;
 mod supervise;
+mod users;
 
 pub(crate) use cells::{CellProgram, Cells, located};
 
@@ -32,7 +33,8 @@ use std::{
 };
 use supervise::{Spec, Supervisor};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -60,6 +62,8 @@ const SERVICES: [Role; 6] =
 /// `hotcell up`.
 pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(), Fail> {
     let started = Instant::now();
+    // Before anything is made or started: a stop at any moment is one in order.
+    let mut signals = Signals::listen()?;
     let layout = Layout::create(data)?;
     let _lock = lock(&layout)?;
     let ended = supervise::end_leftovers(&layout).await?;
@@ -67,33 +71,45 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
         print::note(format!("ended {ended} processes that an earlier run left behind"));
     }
     groups::clear(&layout);
+    Cells::remove(&layout);
     let stop = Shutdown::new();
-    let mut supervisor = Supervisor::new(layout.clone());
+    let (mut supervisor, mut preparing) = (Supervisor::new(layout.clone()), JoinSet::new());
     let outcome = tokio::select! {
-        result = start(&layout, args, &mut supervisor, as_json, started) => result,
-        () = stop_signal() => {
+        result = start(&layout, args, (&mut supervisor, &mut preparing), as_json, started) => result,
+        () = signals.stop() => {
             stop.begin();
             Ok(())
         }
     };
     if outcome.is_ok() && !stop.has_begun() {
-        stop_signal().await;
+        signals.stop().await;
     }
     if !as_json {
         print::note("stopping");
     }
     supervisor.stop().await;
+    // A thread cannot be stopped: what it makes after the stop is removed, too.
+    while preparing.join_next().await.is_some() {}
     Cells::remove(&layout);
     groups::clear(&layout);
     outcome
 }
 
-async fn stop_signal() {
-    let hook = |kind| signal(kind).expect("signal handlers can be installed");
-    let (mut term, mut int) = (hook(SignalKind::terminate()), hook(SignalKind::interrupt()));
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// The two signals that end it. One that comes while nobody waits is kept.
+struct Signals([Signal; 2]);
+
+impl Signals {
+    fn listen() -> Result<Self, Fail> {
+        let hook = |kind| signal(kind).or_fail("cannot listen to signals");
+        Ok(Self([hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?]))
+    }
+
+    async fn stop(&mut self) {
+        let [term, int] = &mut self.0;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 
@@ -114,7 +130,7 @@ fn lock(layout: &Layout) -> Result<File, Fail> {
 async fn start(
     layout: &Layout,
     args: &UpArgs,
-    supervisor: &mut Supervisor,
+    (supervisor, preparing): (&mut Supervisor, &mut JoinSet<Result<Cells, Fail>>),
     as_json: bool,
     started: Instant,
 ) -> Result<(), Fail> {
@@ -123,13 +139,14 @@ async fn start(
     let pool = pool();
     let installation = init(layout)?;
     let ports = Ports::choose(layout, args.listen)?;
-    let cells = {
+    {
         let (layout, cell, programs) = (layout.clone(), args.cell.clone(), programs.clone());
-        let cgroup = args.cgroup;
-        tokio::task::spawn_blocking(move || {
-            Cells::prepare(&layout, &cell, &programs)?.with_groups(&layout, cgroup)
-        })
-    };
+        let (cgroup, count) = (args.cgroup, processes(args).0);
+        preparing.spawn_blocking(move || {
+            let cells = Cells::prepare(&layout, &cell, &programs)?.with_users(count)?;
+            cells.with_groups(&layout, cgroup)
+        });
+    }
 
     broker(layout, args, &installation, &ports, supervisor).await?;
     let url = format!("nats://{}", ports.nats);
@@ -141,7 +158,8 @@ async fn start(
     })?;
     admin.provision(Replicas::One, clock::now()).await.or_fail("cannot provision the broker")?;
     logins(&admin, &workers, &pool).await?;
-    let cells = cells.await.or_fail("cannot prepare the cells")??;
+    let cells = preparing.join_next().await.expect("it was started above");
+    let cells = cells.or_fail("cannot prepare the cells")??;
     let plan = Plan { layout, args, ports: &ports, cells: &cells, workers: &workers };
     plan.write()?;
 

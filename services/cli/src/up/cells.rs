@@ -4,7 +4,7 @@
 //! its programs in a folder that this user can reach; started as root the folder lies below
 //! /var/tmp, because an installation's own folder is closed to others.
 
-use super::{groups, supervise::Spec};
+use super::{groups, supervise::Spec, users::Users};
 use crate::{
     args::CgroupArg,
     fail::{Context as _, Fail},
@@ -24,10 +24,8 @@ use std::{
     str::FromStr,
 };
 
-/// User and group of the first worker when started as root, the others follow: in Debian's range
-/// for such use (60000 to 64999, Debian Policy §9.2.2). One for each, so that a worker that was
-/// taken over can neither signal another nor read its files.
-const WORKER_UID: u32 = 64_200;
+/// How the folder of an installation begins below /var/tmp.
+pub(super) const FOLDER: &str = "hotcell-";
 
 /// What runs in the cells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +67,10 @@ impl fmt::Display for CellProgram {
 #[derive(Debug)]
 pub(crate) struct Cells {
     dir: PathBuf,
-    /// Started as root: each worker gets a user of its own.
+    /// Started as root: each worker gets a user of its own. One for each, so that a worker that was
+    /// taken over can neither signal another nor read its files.
     as_root: bool,
+    users: Users,
     pub(crate) ffmpeg: PathBuf,
     pub(crate) ffprobe: PathBuf,
     /// Control groups to hand on.
@@ -114,13 +114,21 @@ impl Cells {
         );
         let image = image.or_fail("cannot prepare the cells")?;
         let (root, program) = (image.root, image.ffmpeg.name);
-        let groups = None;
-        Ok(Self { dir, as_root, ffmpeg, ffprobe, groups, image: image.digest, root, program })
+        let (users, groups, image) = (Users::default(), None, image.digest);
+        Ok(Self { dir, as_root, users, ffmpeg, ffprobe, groups, image, root, program })
+    }
+
+    /// Takes a user for each of `workers`, where this process can give them one.
+    pub(crate) fn with_users(mut self, workers: u16) -> Result<Self, Fail> {
+        if self.as_root {
+            self.users = Users::take(workers, &self.dir)?;
+        }
+        Ok(self)
     }
 
     /// Finds what control groups there are to hand on; [`groups::clear`] removes them.
     pub(crate) fn with_groups(mut self, layout: &Layout, cgroup: CgroupArg) -> Result<Self, Fail> {
-        let name = format!("hotcell-{}", short(layout));
+        let name = format!("{FOLDER}{}", short(layout));
         self.groups = groups::find(layout, &name, cgroup, self.as_root)?;
         Ok(self)
     }
@@ -146,7 +154,7 @@ impl Cells {
         if !rustix::process::geteuid().is_root() {
             return layout.root().join("cells");
         }
-        PathBuf::from("/var/tmp").join(format!("hotcell-{}", short(layout)))
+        PathBuf::from("/var/tmp").join(format!("{FOLDER}{}", short(layout)))
     }
 
     pub(crate) fn launcher(&self) -> PathBuf {
@@ -162,8 +170,10 @@ impl Cells {
 
     /// User and group of the worker with this number, counted from 0.
     fn user(&self, number: u16) -> Option<(u32, u32)> {
-        let id = WORKER_UID + u32::from(number);
-        self.as_root.then_some((id, id))
+        self.as_root.then(|| {
+            let id = self.users.get(number).expect("with_users took one for each worker");
+            (id, id)
+        })
     }
 
     /// Gives a worker its folder: `files` by name, readable by it alone.
