@@ -20,6 +20,12 @@ use tracing::warn;
 /// is a strike of another attempt, and the second ends the file.
 const TRIES_MAX: u32 = 8;
 
+/// Linux's longest name of a call (`map_shadow_stack`, `set_mempolicy_home_node`) has 23 bytes.
+const CALL_BYTES_MAX: usize = 40;
+
+/// What stands for a text that is no name of a call.
+const UNKNOWN_CALL: &str = "unknown";
+
 /// Why a report is not taken now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChargeError {
@@ -29,6 +35,13 @@ pub(crate) enum ChargeError {
     /// The strike is not counted.
     #[error("the strike is not counted")]
     Strike(#[source] KvError),
+}
+
+/// A call's name as it may stand in the log and on a terminal; the text is the worker's.
+fn named(call: &str) -> &str {
+    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let good = (1..=CALL_BYTES_MAX).contains(&call.len()) && call.bytes().all(is_name);
+    if good { call } else { UNKNOWN_CALL }
 }
 
 impl Signer {
@@ -74,13 +87,13 @@ impl Signer {
         profile_digest: Digest,
     ) -> Result<(), ChargeError> {
         let (tenant, attempt) = (&job.tenant, job.attempt());
+        let call = named(call);
         warn!(%tenant, job = %job.id, attempt, %worker, call, "cell killed for a system call");
         let act = AuditAct::Violation {
             job: job.id.clone(),
             attempt,
             worker: worker.clone(),
-            // A name of the kernel's has under 30 characters; the text is the worker's.
-            call: call.chars().filter(|c| !c.is_control()).take(40).collect(),
+            call: call.to_owned(),
             inputs: job.inputs.iter().map(|input| input.sha256).collect(),
             profile_digest,
         };

@@ -169,6 +169,27 @@ async fn eight_reports_of_one_death_at_once_are_one_strike_and_one_event() {
     assert_eq!(violations(&rig).await.len(), 1);
 }
 
+/// The text is a worker's, and ends on an operator's terminal: what is no name of a call is not
+/// repeated, however it is dressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_a_call_is_a_name_or_is_not_told() {
+    let rig = Rig::start().await;
+    let worker = rig.worker("w1", "cpu").await;
+    let long = "a".repeat(20_000);
+    let texts =
+        ["\u{1b}]0;owned\u{7}", "so\u{202e}tekc", "", "a b", "SOCKET", &long, "io_uring_setup"];
+    for text in texts {
+        let job = validated(&rig, "acme", text.as_bytes()).await;
+        let mut lie = violated();
+        lie.encode.as_mut().unwrap().violation = Some(text.to_owned());
+        attempt(&worker, &job, lie).await;
+    }
+    let told: Vec<String> = violations(&rig).await.into_iter().map(|told| told.2).collect();
+    let (last, dressed) = told.split_last().unwrap();
+    assert_eq!((last.as_str(), dressed.len()), ("io_uring_setup", 6));
+    assert!(dressed.iter().all(|call| call == "unknown"), "{told:?}");
+}
+
 /// The signer died after it had counted, and before the job's event: what it had written is there,
 /// the worker says its report again, and the next signer comes to the same end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
