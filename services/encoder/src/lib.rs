@@ -127,7 +127,7 @@ async fn seats(checked: &Checked) -> Result<Vec<Seat>, ServiceError> {
         let own = Identity::for_this_process();
         let groups = Groups::open(&wish)?;
         let seat = |(number, uid)| {
-            let identity = match own == Identity::NOBODY {
+            let identity = match Identity::can_be_chosen() {
                 true => Identity { uid, gid: first },
                 false => own,
             };

@@ -25,6 +25,12 @@ impl Identity {
     /// Debian's and the kernel's `nobody`.
     pub const NOBODY: Self = Self { uid: 65534, gid: 65534 };
 
+    /// Whether this process can give a cell another user than its own: it is root. `nobody` may be its own, too.
+    #[must_use]
+    pub fn can_be_chosen() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
     /// This process's own identity, or `nobody` when it is root's.
     #[must_use]
     pub fn for_this_process() -> Self {
