@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, getegid, geteuid, getgroups, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, capabilities, set_capabilities,
     set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -26,6 +26,10 @@ const INSIDE_ID: u32 = 65534;
 pub(crate) enum NamespaceError {
     #[error("the cell's user and group may not be root: pass --uid and --gid")]
     Root,
+    #[error("the cell's user may not be in root's group: start the service without root's group")]
+    RootGroup,
+    #[error("cannot read this process's groups")]
+    Groups(#[source] Errno),
     #[error("only root can give the cell another user: remove --uid and --gid")]
     NotOurs,
     #[error(
@@ -63,6 +67,9 @@ pub(crate) fn enter(identity: Identity, off: &[Layer]) -> Result<(), NamespaceEr
         drop_root(Uid::from_raw(uid), Gid::from_raw(gid)).map_err(NamespaceError::Become)?;
     } else if (geteuid().as_raw(), getegid().as_raw()) != (uid, gid) {
         return Err(NamespaceError::NotOurs);
+    } else if getgroups().map_err(NamespaceError::Groups)?.iter().any(|group| group.is_root()) {
+        // Only root can put off groups, so the payload keeps those that this process came with.
+        return Err(NamespaceError::RootGroup);
     }
     // A process that changed its user is not dumpable, and then may not write its own maps.
     set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(NamespaceError::Become)?;

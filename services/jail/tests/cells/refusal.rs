@@ -95,6 +95,24 @@ fn another_user_without_root() {
     assert!(text(&output.stderr).contains("only root can give the cell another user"));
 }
 
+/// BRK-37: an ordinary user cannot put off the groups of users that it came with, and takes them into the cell.
+#[test]
+fn a_user_in_root_s_group() {
+    let dir = tempfile::Builder::new().permissions(open_to_all()).tempdir().unwrap();
+    let copy = dir.path().join("launcher");
+    fs::copy(LAUNCHER, &copy).unwrap();
+    let user = USER.to_string();
+    let preflight = |groups: &str| {
+        let ids = ["--reuid", &user, "--regid", &user, "--groups", groups];
+        Command::new("setpriv").args(ids).arg(&copy).arg("--preflight").output().unwrap()
+    };
+    assert!(preflight("42").status.success());
+    let refused = preflight("42,0");
+    assert_eq!(refused.status.code(), Some(125));
+    let said = text(&refused.stdout);
+    assert!(said.contains("without root's group"), "{said}");
+}
+
 /// ZT-06: without /proc there is no user namespace, and a root that may not change users cannot leave root. The launcher
 /// says so in the answer that services show at start-up.
 #[test]
