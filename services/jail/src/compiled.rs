@@ -281,6 +281,8 @@ fn process_1_is_asked_about_what_the_payload_is_refused() {
                     KILL => assert_eq!(payload, KILL, "{data:?}"),
                     _ => assert_eq!(watch, ALLOW),
                 }
+                // Also the exec that is right: it was used up by the launcher.
+                assert!(data[..2] != [exec, processor] || watch == ASK, "{data:?}");
                 // What nobody asks about is decided here.
                 assert!(payload != TRACE || watch == ASK, "{data:?}");
                 if watch == ASK {
