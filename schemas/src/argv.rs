@@ -56,7 +56,7 @@ const EFFORT: [&str; 5] = ["-preset", "-deadline", "-cpu-used", "-row-mt", "-til
 
 /// What the prober prints: numbers and FFmpeg's own names. No tags, which are text of the file, and
 /// no attachments or side data, which are its bytes.
-const PROBE_ENTRIES: &str = "format=format_name,duration,bit_rate,nb_streams:\
+const PROBE_ENTRIES: &str = "format=format_name,start_time,duration,bit_rate,nb_streams:\
 stream=index,codec_type,codec_name,width,height,sample_rate,channels,avg_frame_rate,duration,\
 nb_frames:stream_disposition=attached_pic";
 

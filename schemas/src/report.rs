@@ -96,8 +96,11 @@ pub struct ProbedStream {
 pub struct Probe {
     /// Container by its FFmpeg name.
     pub format: String,
-    /// Duration, where known.
+    /// Duration, where known; in Matroska, whose end is meant, from nought.
     pub duration_ms: Option<u64>,
+    /// When it begins, where that is later than at nought: a recording of a part of a stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
     /// Bits per second, where known.
     pub bit_rate: Option<u64>,
     /// Its streams, at most [`crate::limits::STREAMS_MAX`].

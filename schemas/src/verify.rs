@@ -19,7 +19,6 @@ use crate::{
         Container, OutputPlan, Tree,
         filter::{Pixels, Side, Turn, VideoFilter},
         tree::{Map, MovFlag, StreamKind},
-        value::Seconds,
     },
     report::{Probe, ProbedStream},
     request::{AudioCodec, VideoCodec},
@@ -40,6 +39,10 @@ pub const FRAMES_LOST_PART: u64 = 20;
 /// The container says how long the file is but not how long each track is: an output that has
 /// sound must have at least one part in this of the whole.
 const UNSPLIT_PART: u64 = 2;
+
+/// An output with a picture may last this many times its input: the last picture of the input may
+/// be there for an instant, the one before it for nearly all of the rest.
+const STANDING_TIMES: u64 = 2;
 
 /// How an output differs from what was planned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -164,7 +167,12 @@ pub fn expected(plan: &Plan, output: &OutputPlan, input: &Probe) -> Expected {
     let audio = tree.audio.as_ref().map(|audio| audio_codec(audio.encoder.codec()));
     let audios = audio.iter().flat_map(|codec| {
         let empty = |stream: &ProbedStream| stream.duration_ms == Some(0);
-        sounds.iter().map(move |stream| Sound { codec, needed: !stream.is_some_and(empty) })
+        // A window of the picture may have none of the sound.
+        let apart = tree.video.is_some() && is_part(&tree);
+        sounds.iter().map(move |stream| {
+            let needed = !apart && !stream.is_some_and(empty);
+            Sound { codec, needed }
+        })
     });
     let container = output_container(tree.muxer.format);
     let (videos, audios) = (videos.collect(), audios.collect());
@@ -236,32 +244,38 @@ fn lasts(
     (pictures, sounds): (Streams<'_>, Streams<'_>),
 ) -> Lasts {
     let guesses = match container {
-        Container::MpegTs | Container::Flv | Container::Aac | Container::Mp3 => true,
+        // An Ogg may be several one after the other, and states the length of its last.
+        Container::MpegTs | Container::Flv | Container::Aac | Container::Mp3 | Container::Ogg => {
+            true
+        }
         Container::Mp4
         | Container::Matroska
         | Container::Avi
         | Container::Wav
         | Container::Flac
-        | Container::Ogg
         | Container::Png
         | Container::Jpeg
         | Container::Gif => false,
     };
+    // A changed tempo has no length at all.
+    if guesses || tree.duration_ms(0).is_none() {
+        return Lasts::default();
+    }
     let slack = |ms: u64| TOLERANCE_MS + ms / TOLERANCE_PART;
     let least = |ms: u64| tree.duration_ms(ms).map(|ms| ms.saturating_sub(slack(ms)));
-    // A changed tempo has no length at all.
-    let Some(longest) = tree.duration_ms(input.duration_ms.unwrap_or(u64::MAX)) else {
-        return Lasts::default();
-    };
-    let asked = [tree.window.duration, tree.duration].into_iter().flatten().map(Seconds::millis);
-    let known = if guesses || input.duration_ms.is_none() { asked.min() } else { Some(longest) };
-    let ms_max = known.map(|ms| ms.saturating_add(slack(ms)));
+    // The last picture stands as long as the one before it did, even out of a window that was asked
+    // for: of two slides, the first there for a minute, a second of output is a minute.
+    let times = if pictures.is_empty() { 1 } else { STANDING_TIMES };
+    let ms_max =
+        input.duration_ms.map(|ms| ms.saturating_mul(times)).map(|ms| ms.saturating_add(slack(ms)));
     let bound = Lasts { ms_max, ..Lasts::default() };
-    if guesses {
-        return bound;
-    }
     let sound = sounds.iter().flatten().filter(|stream| stream.duration_ms != Some(0));
-    let whole = input.duration_ms.map(|ms| ms / UNSPLIT_PART);
+    // The whole file's length is that of tracks which are all it has, or one of which is a picture.
+    let all = pictures.len() + sounds.len() == input.streams.len() || !pictures.is_empty();
+    // Recordings of a part of a stream begin later than at nought.
+    let begins = input.start_ms.unwrap_or(0);
+    let whole = input.duration_ms.filter(|_| all);
+    let whole = whole.map(|ms| ms.saturating_sub(begins) / UNSPLIT_PART);
     if let Some(ms) = sound.map(|stream| stream.duration_ms.or(whole)).max() {
         return Lasts { ms_min: ms.and_then(least), ..bound };
     }
@@ -276,14 +290,20 @@ fn lasts(
     }
 }
 
+/// Whether an output is a window of its input.
+fn is_part(tree: &Tree) -> bool {
+    let parts =
+        [tree.window.seek.is_some(), tree.window.duration.is_some(), tree.duration.is_some()];
+    parts.contains(&true)
+}
+
 /// Whether an output has its input's frames, and says how many.
 fn keeps_frames(tree: &Tree) -> bool {
     let filters = tree.video.iter().flat_map(|video| &video.filters);
     let mut other_rate = filters.filter(|filter| matches!(filter, VideoFilter::Fps { .. }));
-    let parts = [tree.window.seek, tree.window.duration, tree.duration];
     let fragments = [MovFlag::FragKeyframe, MovFlag::EmptyMoov];
     other_rate.next().is_none()
-        && parts.iter().all(Option::is_none)
+        && !is_part(tree)
         && !tree.muxer.flags.iter().any(|flag| fragments.contains(flag))
 }
 

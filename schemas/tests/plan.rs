@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use hotcell_schemas::plan::value::{
-    Bits, Dec, FrameRate, Num, Ratio, Seconds, TEXT_CHARS_MAX, Text, Value,
+    Bits, Dec, FrameRate, Length, Num, Ratio, Seconds, TEXT_CHARS_MAX, Text, Value,
 };
 
 fn check<T: Value>(text: &str, written: Option<&str>) {
@@ -81,6 +81,11 @@ fn times_ratios_and_rates_are_written_in_one_way() {
     ] {
         check::<Seconds>(text, written);
     }
+    // FFmpeg takes a length of nothing for no length, and reads everything.
+    check::<Seconds>("0", Some("0"));
+    check::<Length>("0", None);
+    check::<Length>("00:00:00.000", None);
+    check::<Length>("0.001", Some("0.001"));
     check::<Ratio>("16/9", Some("16/9"));
     check::<Ratio>("1/1", Some("1"));
     check::<Ratio>("1/0", None);

@@ -8,7 +8,7 @@
 use super::{
     encoder::{AudioEncoder, Picture, Sound, VideoEncoder},
     filter::{AudioFilter, Pixels, Side, Turn, VideoFilter},
-    value::{Num, Seconds, Text, Value, words},
+    value::{Length, Num, Seconds, Text, Value, words},
 };
 use crate::request::{AudioCodec, Format, VideoCodec};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct Window {
     /// Where to begin.
     pub seek: Option<Seconds>,
     /// How much to read.
-    pub duration: Option<Seconds>,
+    pub duration: Option<Length>,
 }
 
 words! {
@@ -237,7 +237,7 @@ pub struct Tree {
     /// The sound.
     pub audio: Option<Audio>,
     /// Longest output.
-    pub duration: Option<Seconds>,
+    pub duration: Option<Length>,
     /// What is said about it.
     pub tags: Vec<Tag>,
     /// The container.
@@ -287,7 +287,7 @@ impl Tree {
         }
         let rest = input_ms.saturating_sub(self.window.seek.map_or(0, Seconds::millis));
         let ends = [self.window.duration, self.duration];
-        Some(ends.into_iter().flatten().map(Seconds::millis).fold(rest, u64::min))
+        Some(ends.into_iter().flatten().map(Length::millis).fold(rest, u64::min))
     }
 
     /// The sizes of the picture, from an input of this width and height.

@@ -204,12 +204,18 @@ fn decimal(thousandths: i32) -> String {
 /// Longest time that a tree may name, in milliseconds: the longest input.
 pub const TIME_MS_MAX: i32 = 14_400_000;
 
-/// Seconds, to the millisecond; as `75.5` or `00:01:15.5`, up to four hours.
+/// Seconds, to the millisecond; as `75.5` or `00:01:15.5`, from so many milliseconds to four hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Seconds(pub Num<0, TIME_MS_MAX>);
+pub struct Time<const MIN: i32>(pub Num<MIN, TIME_MS_MAX>);
 
-impl Seconds {
+/// A place in time.
+pub type Seconds = Time<0>;
+
+/// A length of time. Of none at all, FFmpeg reads everything.
+pub type Length = Time<1>;
+
+impl<const MIN: i32> Time<MIN> {
     /// As milliseconds.
     #[must_use]
     pub const fn millis(self) -> u64 {
@@ -217,7 +223,7 @@ impl Seconds {
     }
 }
 
-impl Value for Seconds {
+impl<const MIN: i32> Value for Time<MIN> {
     fn read(text: &str) -> Option<Self> {
         let mut parts = text.rsplit(':');
         let seconds = parts.next()?;
@@ -241,7 +247,7 @@ impl Value for Seconds {
     }
 
     fn takes() -> String {
-        "seconds from 0 to 14400, as 75.5 or 00:01:15.5".to_owned()
+        format!("seconds from {} to 14400, as 75.5 or 00:01:15.5", decimal(MIN))
     }
 }
 

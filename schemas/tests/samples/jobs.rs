@@ -236,6 +236,7 @@ pub(crate) fn report() -> Report {
     let probed = |width, height| Probe {
         format: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
         duration_ms: Some(10_000),
+        start_ms: None,
         bit_rate: Some(838_860),
         streams: vec![
             ProbedStream {

@@ -14,7 +14,7 @@ use hotcell_schemas::{
         Container, OutputPlan, Sniffed, Tree,
         encoder::Options as _,
         filter::Filter as _,
-        value::{Seconds, Value as _},
+        value::{Time, Value as _},
     },
     request::{AudioCodec, OutputRequest, TranscodeRequest},
 };
@@ -327,7 +327,9 @@ fn tree(tree: &Tree, output: &OutputPlan) -> Vec<Vec<String>> {
             rows.push(vec![name.to_owned(), text]);
         }
     };
-    let time = |name: &str, time: Option<Seconds>| time.map(|t| format!("{name} {} s", t.write()));
+    fn time<const MIN: i32>(name: &str, time: Option<Time<MIN>>) -> Option<String> {
+        time.map(|time| format!("{name} {} s", time.write()))
+    }
     let window = [time("from", tree.window.seek), time("for", tree.window.duration)];
     let window: Vec<String> = window.into_iter().flatten().collect();
     row("input", if window.is_empty() { "all of it".to_owned() } else { window.join(", ") });

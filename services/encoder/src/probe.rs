@@ -92,6 +92,7 @@ struct Answer {
 #[derive(Deserialize)]
 struct Format {
     format_name: String,
+    start_time: Option<String>,
     duration: Option<String>,
     bit_rate: Option<String>,
 }
@@ -133,7 +134,10 @@ pub(crate) fn parse(json: &[u8]) -> Result<Probe, ProbeError> {
     let bit_rate = maybe(answer.format.bit_rate.as_deref(), number)?;
     let streams = answer.streams.into_iter().map(|from| stream(from, duration_ms));
     let streams = streams.collect::<Result<_, _>>()?;
-    Ok(Probe { format: name(answer.format.format_name)?, duration_ms, bit_rate, streams })
+    // Before nought and at nought are the same: no part is missing.
+    let start_ms = maybe(answer.format.start_time.as_deref(), milliseconds)?.filter(|ms| *ms > 0);
+    let format = name(answer.format.format_name)?;
+    Ok(Probe { format, duration_ms, start_ms, bit_rate, streams })
 }
 
 fn stream(from: Stream, file_ms: Option<u64>) -> Result<ProbedStream, ProbeError> {
@@ -267,6 +271,23 @@ mod tests {
 
     fn with(format: &str, streams: &str) -> Result<Probe, ProbeError> {
         parse(format!(r#"{{"streams":[{streams}],"format":{{{format}}}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn a_file_that_begins_later_says_so() {
+        let check = |start: &str, expect| {
+            let format = format!(
+                r#""format_name":"matroska,webm","duration":"120.0","start_time":"{start}""#
+            );
+            assert_eq!(with(&format, VIDEO).map(|probe| probe.start_ms), expect, "{start}");
+        };
+        check("100.000000", Ok(Some(100_000)));
+        // A stream that runs for days is not longer than what was kept of it.
+        check("250000.5", Ok(Some(250_000_500)));
+        check("0.000000", Ok(None));
+        check("-0.007000", Ok(None));
+        check("N/A", Ok(None));
+        check("soon", Err(ProbeError::Nonsense));
     }
 
     #[test]

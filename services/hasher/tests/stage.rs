@@ -48,6 +48,7 @@ fn probed(codec: &str) -> Probe {
     Probe {
         format: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
         duration_ms: Some(2000),
+        start_ms: None,
         bit_rate: None,
         streams: vec![video],
     }

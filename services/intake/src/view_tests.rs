@@ -57,6 +57,7 @@ fn a_report() -> Report {
     let probe = Probe {
         format: "mov".to_owned(),
         duration_ms: Some(1000),
+        start_ms: None,
         bit_rate: None,
         streams: vec![stream],
     };

@@ -229,7 +229,9 @@ fn memory(tree: &Tree, input: &Sniffed) -> Result<u64, Failure> {
         return Err(unsupported("the output's picture would be larger than 8192 x 4320 pixels"));
     }
     let read = size.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
-    let largest = memory_bytes(Some(sizes.pixels_max.max(read)));
+    // A phone held upright writes pictures that lie, and says so where the sniffer does not look.
+    let turned = tree.sizes(size.map(|(width, height)| (height, width))).pixels_max;
+    let largest = memory_bytes(Some(sizes.pixels_max.max(turned).max(read)));
     let bytes = if size.is_none() { largest.max(memory_bytes(None)) } else { largest };
     let thorough = match &video.encoder {
         VideoEncoder::H264(x) => x.preset.is_some_and(is_thorough),

@@ -23,7 +23,7 @@ use hotcell_schemas::{
         filter::Filter,
         maps,
         tree::{Audio, Map, MovFlag, Muxer, Tag, Tree, Video, Window},
-        value::{Seconds, Value},
+        value::{Length, Seconds, Value},
     },
     request::Format,
 };
@@ -89,7 +89,7 @@ struct Draft {
     format: Format,
     format_named: bool,
     window: Window,
-    duration: Option<Seconds>,
+    duration: Option<Length>,
     maps: Vec<(usize, Map)>,
     video: Option<Video>,
     audio: Option<Audio>,
@@ -174,11 +174,11 @@ impl Draft {
             Kind::Read => {
                 let duration = once(self.window.duration, item)?;
                 self.window.duration = Some(duration);
-                self.decide(item, "-t before -i", Seconds::takes());
+                self.decide(item, "-t before -i", Length::takes());
             }
             Kind::Duration => {
                 self.duration = Some(once(self.duration, item)?);
-                self.decide(item, "-t", Seconds::takes());
+                self.decide(item, "-t", Length::takes());
             }
             Kind::Map => {
                 self.maps.push((at, read(item)?));

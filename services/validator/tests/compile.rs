@@ -193,6 +193,9 @@ fn own_arguments_are_held_to_the_same_sizes_and_tracks() {
     assert_eq!(memory("hflip", "fast", &unknown), Ok(4));
     assert_eq!(memory("scale=8192:4320", "fast", &unknown), Ok(12));
     assert_eq!(memory("hflip", "veryslow", &clip()), Ok(4));
+    // Held upright, a clip of 1280 x 720 becomes 2560 x 4552.
+    assert_eq!(memory("scale=2560:-2", "fast", &clip()), Ok(12));
+    assert_eq!(memory("scale=720:-2", "fast", &clip()), Ok(2));
     assert_eq!(memory("scale=8192:4320", "veryslow", &clip()), Ok(12));
 
     let sound = |map: &str| {

@@ -7,7 +7,7 @@ use hotcell_schemas::{
         encoder::{OptionRow, Options as _, Picture, Sound},
         filter::{AudioFilter, Filter, FilterRow, VideoFilter},
         tree::Map,
-        value::{Seconds, Value as _},
+        value::{Length, Seconds, Value as _},
     },
 };
 const HEAD: &str = "\
@@ -73,8 +73,8 @@ pub fn arguments_md() -> String {
 fn fixed(page: &mut String) {
     page.push_str("\n## Input, streams, output\n\n| option | takes | does |\n|---|---|---|\n");
     line(page, &format!("| `-ss` before `-i` | {} | where to begin |", Seconds::takes()));
-    line(page, &format!("| `-t` before `-i` | {} | how much to read |", Seconds::takes()));
-    line(page, &format!("| `-t` after `-i` | {} | longest output |", Seconds::takes()));
+    line(page, &format!("| `-t` before `-i` | {} | how much to read |", Length::takes()));
+    line(page, &format!("| `-t` after `-i` | {} | longest output |", Length::takes()));
     for (names, kind, does) in list::FIXED {
         let takes = match kind {
             list::Kind::Input => "`{in0}`".to_owned(),
