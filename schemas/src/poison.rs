@@ -3,7 +3,8 @@
 //!
 //! Promises: one attempt is one strike, however often it is reported; a file that crashes FFmpeg or
 //! makes it reach for a refused system call counts for every tenant, one that only ran out of
-//! memory for its own tenant alone, because the tenant chooses how much memory a plan needs.
+//! memory for its own tenant alone, because the tenant chooses how much memory a plan needs. (The
+//! signer counts all of it so where the tenant wrote FFmpeg's arguments itself.)
 //! Refuses to grow: the newest strike takes the last place. Pure.
 
 use crate::{

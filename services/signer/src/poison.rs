@@ -61,6 +61,8 @@ impl Signer {
         let Some((code, scope)) = code.and_then(|code| Some((code, Scope::of(code)?))) else {
             return Ok(false);
         };
+        // FFmpeg's own arguments can crash it on any file, also on one that others hold.
+        let own = scope == Scope::Tenant || job.request.has_raw_arguments();
         let mut quarantined = false;
         for input in &job.inputs {
             let strike = Strike {
@@ -71,7 +73,7 @@ impl Signer {
                 code,
                 at: now,
             };
-            let tenant = (scope == Scope::Tenant).then_some(&job.tenant);
+            let tenant = own.then_some(&job.tenant);
             let strike = self.strike(input.sha256, tenant, strike).await;
             quarantined |= strike.map_err(ChargeError::Strike)?;
         }

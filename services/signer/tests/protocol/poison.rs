@@ -14,6 +14,7 @@ use hotcell_schemas::{
     poison::{PoisonRecord, Strike},
     records::AuditAct,
     report::{CellEnd, CellUse},
+    request::{Format, OutputRequest},
     work::{DoneReply, WorkOrder},
 };
 use hotcell_stage::{Outgoing, clock};
@@ -27,8 +28,16 @@ fn violated() -> Report {
 
 /// A job of `tenant` whose input is `bytes`, ready for a worker.
 async fn validated(rig: &Rig, tenant: &str, bytes: &[u8]) -> Job {
+    planned(rig, unvalidated(tenant, bytes)).await
+}
+
+fn unvalidated(tenant: &str, bytes: &[u8]) -> Job {
     let mut job = submitted(tenant, "cpu");
     job.inputs[0].sha256 = Digest::of(bytes);
+    job
+}
+
+async fn planned(rig: &Rig, mut job: Job) -> Job {
     let seq = rig.intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap().seq;
     job.plan = Some(crate::job::plan());
     let job = job.moved(Validated, clock::now());
@@ -138,6 +147,34 @@ async fn what_only_ran_out_of_memory_is_held_against_its_own_tenant_s_jobs() {
     assert!(strikes(&rig, &common(b"large")).await.is_empty());
     let acme = "acme".parse().unwrap();
     assert_eq!(strikes(&rig, &PoisonRecord::key(Digest::of(b"large"), Some(&acme))).await.len(), 2);
+}
+
+/// FFmpeg's own arguments may crash it on any file, also on one that others hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tenant_s_own_arguments_crash_is_held_against_its_own_jobs() {
+    let rig = Rig::start().await;
+    let worker = rig.worker("w1", "cpu").await;
+    let mut job = unvalidated("acme", b"shared");
+    job.request.output_format = None;
+    job.request.outputs = vec![OutputRequest {
+        format: Format::Mp4,
+        video: None,
+        audio: None,
+        ffmpeg_args: vec!["-c:v".to_owned(), "libx264".to_owned()],
+    }];
+    let job = planned(&rig, job).await;
+    attempt(&worker, &job, failed(RejectCode::CellCrashed)).await;
+    attempt(&worker, &job, failed(RejectCode::CellCrashed)).await;
+    assert_eq!(rig.state(&job).await.failure.unwrap().code, RejectCode::CellCrashed);
+    let acme = "acme".parse().unwrap();
+    let own = PoisonRecord::key(Digest::of(b"shared"), Some(&acme));
+    assert_eq!(
+        (strikes(&rig, &own).await.len(), strikes(&rig, &common(b"shared")).await.len()),
+        (2, 0)
+    );
+    let other = validated(&rig, "bolt", b"shared").await;
+    attempt(&worker, &other, report("ok")).await;
+    assert_eq!(rig.state(&other).await.state, Encoded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
