@@ -9,9 +9,10 @@ use crate::{
     layout::Layout,
     print,
 };
-use hotcell_stage::Shutdown;
+use hotcell_stage::{Shutdown, service::EXIT_CONFIG};
 use std::{
     fs::{self, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom},
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -33,6 +34,9 @@ const STOP_SECS: u64 = 25;
 
 /// Pause between two looks at a process that ends, in milliseconds.
 const LOOK_MS: u64 = 5;
+
+/// The longest sentence that is repeated from a log, in bytes.
+const SENTENCE_BYTES_MAX: u64 = 2048;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -125,8 +129,10 @@ async fn watch(layout: Layout, spec: Spec, mut child: Child, shutdown: Shutdown)
         let since = Instant::now();
         tokio::select! {
             status = child.wait() => {
+                let why = status.as_ref().map_or(None, |status| sentence(&layout, &spec, *status));
                 let how = status.map_or_else(|error| error.to_string(), describe);
-                print::note(format!("{} ended ({how}); starting it again", spec.name));
+                let why = why.map(|why| format!(" because {why}")).unwrap_or_default();
+                print::note(format!("{} ended ({how}){why}; starting it again", spec.name));
             }
             () = shutdown.begun() => {
                 end(&mut child).await;
@@ -161,6 +167,19 @@ fn describe(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "unknown".to_owned(),
     }
+}
+
+/// The sentence with which a program refused to start: the last line of its log says what to change.
+fn sentence(layout: &Layout, spec: &Spec, status: ExitStatus) -> Option<String> {
+    if status.code() != Some(i32::from(EXIT_CONFIG)) {
+        return None;
+    }
+    let mut file = fs::File::open(layout.log(&spec.name)).ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(SENTENCE_BYTES_MAX))).ok()?;
+    let mut tail = Vec::new();
+    file.take(SENTENCE_BYTES_MAX).read_to_end(&mut tail).ok()?;
+    Some(String::from_utf8_lossy(&tail).lines().last()?.to_owned())
 }
 
 /// SIGTERM, then SIGKILL.
@@ -233,6 +252,28 @@ pub(crate) async fn end_leftovers(layout: &Layout) -> Result<usize, Fail> {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+
+    /// A worker that does not start for want of a layer or a group says so to whoever ran `up`.
+    #[tokio::test]
+    async fn a_program_that_refuses_to_start_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let check = async |script: &str, expect: Option<&str>| {
+            let spec = Spec {
+                name: "refuser".to_owned(),
+                program: "/bin/sh".into(),
+                args: vec!["-c".to_owned(), script.to_owned()],
+                join: Vec::new(),
+                user: None,
+                stop_rank: 0,
+            };
+            let status = spawn(&layout, &spec).unwrap().wait().await.unwrap();
+            assert_eq!(sentence(&layout, &spec, status).as_deref(), expect, "{script}");
+        };
+        check("exit 64", None).await;
+        check("echo starting; echo enable Landlock >&2; exit 64", Some("enable Landlock")).await;
+        check("echo a secret of a crash; exit 1", None).await;
+    }
 
     /// What is noted is ended with what it started, and is gone afterwards; what is not, is not.
     #[tokio::test]
