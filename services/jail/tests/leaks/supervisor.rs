@@ -32,7 +32,7 @@ const IN_GROUPS: &str = "in-groups:";
 const PROGRAMS: &str = "programs";
 /// A program that is not ours, and not made anew while tests run.
 const SMALL: &str = "/usr/bin/env";
-/// A supervisor that does nothing for so long waits for its cell, which runs.
+/// A supervisor without a call for so long is looked at: it may wait for its cell, or for a processor.
 const QUIET: Duration = Duration::from_millis(300);
 /// All must be gone so soon after the kill.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -101,8 +101,24 @@ enum Was {
     Gone,
 }
 
-/// Runs a supervisor until its `nth` call, and kills it; its process id too.
-fn killed_at(nth: u32, role: &str, mark: &str) -> (Was, Pid) {
+/// Whether a supervisor waits for a cell that runs: its payload has begun, and none of its own threads has anything to
+/// do. On a busy machine, silence alone says neither.
+fn waits(supervisor: Pid, mark: &str) -> bool {
+    let line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // Of the marked, the launcher names the program too, but not first.
+    let is_payload = |pid: &i32| {
+        let line = line(*pid);
+        line.split(|byte| *byte == 0).next().is_some_and(|word| word.ends_with(name().as_bytes()))
+    };
+    let sleeps = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, it)| it.starts_with('S'));
+    let mut threads = std::fs::read_dir(format!("/proc/{supervisor}/task")).unwrap().flatten();
+    crate::fixture::with_argument(mark).iter().any(is_payload)
+        && threads.all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(sleeps))
+}
+
+/// Runs a supervisor until its `nth` call, and kills it; its process id too. One whose cell does not end by itself is
+/// killed at the latest when it waits for it.
+fn killed_at(nth: u32, role: &str, mark: &str, last: &Was) -> (Was, Pid) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "supervisor::this_program_as_supervisor", "--test-threads=1"])
@@ -114,7 +130,7 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> (Was, Pid) {
         .stderr(Stdio::null());
     let supervisor = trace::start(&mut command, Follow::Threads).unwrap();
     trace::go_on(supervisor, true, 0);
-    let (mut counts, mut calls, mut last) = (false, 0, Instant::now());
+    let (mut counts, mut calls, mut since) = (false, 0, Instant::now());
     let mut was = Was::Gone;
     loop {
         match trace::wait(None, false) {
@@ -135,9 +151,11 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> (Was, Pid) {
                 trace::go_on(pid, true, if signal == libc::SIGSTOP { 0 } else { signal });
             }
             Ok(Some((pid, _))) => trace::go_on(pid, true, 0),
-            Ok(None) if counts && was == Was::Gone && last.elapsed() > QUIET => {
-                was = Was::Waiting;
-                trace::kill(supervisor);
+            Ok(None) if *last == Was::Waiting && was == Was::Gone && since.elapsed() > QUIET => {
+                if counts && waits(supervisor, mark) {
+                    was = Was::Waiting;
+                    trace::kill(supervisor);
+                }
             }
             Ok(None) => {
                 std::thread::yield_now();
@@ -146,7 +164,7 @@ fn killed_at(nth: u32, role: &str, mark: &str) -> (Was, Pid) {
             // Nobody is left.
             Err(_) => break,
         }
-        last = Instant::now();
+        since = Instant::now();
     }
     assert!(counts, "the supervisor never began");
     (was, supervisor)
@@ -171,7 +189,7 @@ fn killed_while_it_makes_the_root() {
     loop {
         nth += 1;
         let cache = cache();
-        let (was, _) = killed_at(nth, &cache.path().display().to_string(), "no marker");
+        let (was, _) = killed_at(nth, &cache.path().display().to_string(), "no marker", &Was::Gone);
         left += u32::from(!names(&cache).is_empty() && names(&cache) != names(&whole));
         let again = small_root(cache.path());
         assert_eq!(again.digest(), root.digest());
@@ -202,7 +220,7 @@ fn at_every_call(line: &str, last: &Was, groups: Option<&str>) {
         let (cache, place) = (cache.path().display(), out.path().display());
         let last_word = groups.map(|folder| format!("{IN_GROUPS}{folder}")).unwrap_or_default();
         let role = format!("{cache} {place} {line} {mark} {last_word}");
-        let (was, supervisor) = killed_at(nth, &role, &mark);
+        let (was, supervisor) = killed_at(nth, &role, &mark, last);
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
             let left = crate::fixture::with_argument(&mark);
