@@ -144,8 +144,8 @@ impl Signer {
             return None;
         }
         let job = transitions::lapsed(job, now);
-        if transitions::is_exhausted(&job) {
-            self.give_up(transitions::exhausted(job, now), seq, &ack).await;
+        if let Some(ended) = transitions::over(&job, now) {
+            self.give_up(ended, seq, &ack).await;
             return None;
         }
         match self.bus.quarantine(&job.tenant, &job.inputs).await {

@@ -1,7 +1,7 @@
 //! The transitions of a job that the signer makes. Pure: a snapshot in, the next snapshot out.
 
 use hotcell_schemas::{
-    BlobKey, EventKind, Job, PoolId, RejectCode, UnixMs, WorkerId,
+    BlobKey, EventKind, Job, PoolId, RejectCode, UnixMs, WorkerId, argv,
     job::{Attempt, Grant, Output, ReportSeal},
     limits::{ATTEMPTS_MAX, FILES_MAX, LEASE_SECS},
     poison::PoisonRecord,
@@ -113,6 +113,22 @@ pub fn is_planned(job: &Job, files: &[ProducedFile]) -> bool {
 pub fn withheld(mut job: Job, quarantine: &PoisonRecord, now: UnixMs) -> Job {
     job.failure = Some(quarantine.refusal());
     job.moved(EventKind::Failed, now)
+}
+
+/// The end of a job that no worker may be given any more: it had its attempts, or its command line
+/// is not what its plan compiles to here, because another version of hotcell compiled it. No worker
+/// of this version obeys such an order, and three of them would fall silent over it.
+#[must_use]
+pub fn over(job: &Job, now: UnixMs) -> Option<Job> {
+    if is_exhausted(job) {
+        return Some(exhausted(job.clone(), now));
+    }
+    if job.plan.as_ref().is_some_and(argv::agrees) {
+        return None;
+    }
+    let message = "another version of hotcell planned this job: submit it again";
+    let failure = Some(Failure::new(RejectCode::RequestUnsupported, message));
+    Some(Job { failure, ..job.clone() }.moved(EventKind::Failed, now))
 }
 
 /// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`. An input that is in

@@ -9,7 +9,8 @@ use hotcell_schemas::{
     reject::Failure,
 };
 use hotcell_signer::transitions::{
-    ATTEMPTS_IN_ALL_MAX, assigned, exhausted, is_exhausted, lapsed, may_lapse, reported, withheld,
+    ATTEMPTS_IN_ALL_MAX, assigned, exhausted, is_exhausted, lapsed, may_lapse, over, reported,
+    withheld,
 };
 
 fn seal() -> ReportSeal {
@@ -127,4 +128,18 @@ fn an_input_in_quarantine_ends_its_job_with_the_code_that_it_has_now() {
     let ended = withheld(waiting.clone(), &record, at(9));
     assert!(waiting.state.may_become(ended.state));
     assert_eq!(ended.failure.unwrap().code, RejectCode::InputPoisoned);
+}
+
+#[test]
+fn zt_11_a_job_that_another_version_planned_is_given_to_nobody_and_says_so() {
+    assert_eq!(over(&validated(), at(9)), None);
+    let mut job = validated();
+    job.plan.as_mut().unwrap().argv.insert(0, "-report".to_owned());
+    let ended = over(&job, at(9)).unwrap();
+    let failure = ended.failure.unwrap();
+    assert_eq!((ended.state, failure.code), (EventKind::Failed, RejectCode::RequestUnsupported));
+    assert!(failure.message.contains("submit it again"));
+    assert!(over(&Job { plan: None, ..job }, at(9)).is_some());
+    let last = after(&[RejectCode::CellCrashed; 3]);
+    assert_eq!(over(&last, at(9)), Some(exhausted(last.clone(), at(9))));
 }
