@@ -19,7 +19,7 @@ use hotcell_schemas::{
     request::{AudioCodec, OutputRequest, TranscodeRequest},
 };
 use hotcell_validator::{
-    Scanner,
+    FieldError, Scanner,
     check::{
         AUDIO_BITRATE_MAX, AUDIO_BITRATE_MIN, HEIGHT_MAX, HEIGHT_MIN, MP3_BITRATE_MAX,
         MP3_BITRATE_MIN, RAW_FIELD, VIDEO_BITRATE_MAX, VIDEO_BITRATE_MIN, WIDTH_MAX, WIDTH_MIN,
@@ -75,10 +75,13 @@ pub(crate) fn run(command: PolicyCommand, as_json: bool) -> Result<(), Fail> {
         Some(file) => sniff_file(file)?,
         None => assumed(),
     };
-    let decisions = decisions(&request);
+    let mut decisions = decisions(&request);
     let verdict = match check_request(&request) {
         Ok(()) => compile(&request, &sniffed).map_err(|failure| failure.message),
-        Err(error) => Err(error.to_string()),
+        Err(error) => {
+            refuse(&mut decisions, &error);
+            Err(error.to_string())
+        }
     };
     if as_json {
         json_report(&request, &sniffed, &decisions, &verdict);
@@ -139,12 +142,30 @@ fn sniff_file(path: &Path) -> Result<Sniffed, Fail> {
         .map_err(|failure| Fail::failed(format!("refused: {}: {}", failure.code, failure.message)))
 }
 
+/// Stands for the rule where there is none.
+const REFUSED: &str = "REFUSED";
+
 /// One line of what was decided: where, what was asked, the rule, what it lets through.
 struct Line {
     place: String,
     asked: String,
     rule: String,
     takes: String,
+}
+
+/// Marks the line of a refused field, or adds one for a field that has none.
+fn refuse(lines: &mut Vec<Line>, error: &FieldError) {
+    if lines.iter().any(|line| line.rule == REFUSED) {
+        return;
+    }
+    let (rule, takes) = (REFUSED.to_owned(), error.rule.to_string());
+    match lines.iter_mut().find(|line| line.place == error.field) {
+        Some(line) => (line.rule, line.takes) = (rule, takes),
+        None => {
+            let place = error.field.to_string();
+            lines.push(Line { place, asked: String::new(), rule, takes });
+        }
+    }
 }
 
 fn decisions(request: &TranscodeRequest) -> Vec<Line> {
@@ -168,9 +189,10 @@ fn decisions(request: &TranscodeRequest) -> Vec<Line> {
     }
     if let Some(preset) = request.preset {
         let (quality, resolution) = (word(&preset.quality), word(&preset.resolution));
-        let table = "the preset table".to_owned();
-        lines.push(line("preset.quality", quality, "preset", table.clone()));
-        lines.push(line("preset.resolution", resolution, "preset", table));
+        let qualities = "one of low, medium, high".to_owned();
+        let sizes = "one of source, 240p, 360p, 480p, 720p, 1080p, 2160p".to_owned();
+        lines.push(line("preset.quality", quality, "preset", qualities));
+        lines.push(line("preset.resolution", resolution, "preset", sizes));
     }
     for output in &request.outputs {
         lines.push(line("outputs[0].format", word(&output.format), "format", formats.clone()));
@@ -231,7 +253,10 @@ fn own(output: &OutputRequest, lines: &mut Vec<Line>) {
         let tokens = arguments.iter().skip(decision.at).take(decision.tokens);
         tokens.cloned().collect::<Vec<_>>().join(" ")
     };
-    lines.extend(decisions.into_iter().map(|decision| Line {
+    // Encoders are read first, because options are theirs: the last of the lines is what is refused.
+    let stop = verdict.as_ref().err().map_or(usize::MAX, |refusal| refusal.at);
+    let before = decisions.into_iter().filter(|decision| decision.at < stop);
+    lines.extend(before.map(|decision| Line {
         place: format!("{RAW_FIELD}[{}]", decision.at),
         asked: asked(&decision),
         rule: decision.rule,
@@ -241,7 +266,7 @@ fn own(output: &OutputRequest, lines: &mut Vec<Line>) {
         lines.push(Line {
             place: format!("{RAW_FIELD}[{}]", refusal.at),
             asked: arguments.get(refusal.at).cloned().unwrap_or_default(),
-            rule: "REFUSED".to_owned(),
+            rule: REFUSED.to_owned(),
             takes: refusal.rule.into_owned(),
         });
     }
@@ -256,7 +281,7 @@ fn json_report(
     let decisions: Vec<Value> = lines
         .iter()
         .map(|line| {
-            let refused = line.rule == "REFUSED";
+            let refused = line.rule == REFUSED;
             json!({
                 "field": line.place, "asked": line.asked, "accepted": !refused,
                 "rule": if refused { None } else { Some(&line.rule) }, "takes": line.takes,
@@ -428,6 +453,31 @@ mod tests {
         let expect = ["inputs[0].url", "outputs[0].format", "outputs[0].video.codec"];
         assert_eq!(places[..3], expect);
         assert_eq!(places[3], "outputs[0].video.height");
+    }
+
+    #[test]
+    fn the_field_that_is_refused_has_a_line_that_says_so() {
+        let check = |body: Value, place: &str, asked: &str, takes: &str| {
+            let request: TranscodeRequest = serde_json::from_value(body).unwrap();
+            let mut lines = decisions(&request);
+            refuse(&mut lines, &check_request(&request).unwrap_err());
+            let refused: Vec<_> = lines.iter().filter(|line| line.rule == REFUSED).collect();
+            assert_eq!(refused.len(), 1);
+            assert_eq!((refused[0].place.as_str(), refused[0].asked.as_str()), (place, asked));
+            assert!(refused[0].takes.contains(takes), "{}", refused[0].takes);
+        };
+        let preset = json!({"quality": "low", "resolution": "240p"});
+        let whole =
+            json!({"inputs": [{"url": "file:///x"}], "outputFormat": "mp4", "preset": preset});
+        check(whole, "inputs[0].url", "file:///x", "upload:");
+        let given = json!([{"url": "upload:a.mp4"}]);
+        let outputs = json!([{"format": "mp4", "video": {"codec": "vp9"}}]);
+        let whole = json!({"inputs": given, "outputs": outputs});
+        check(whole, "outputs[0].video.codec", "vp9", "mp4 holds h264");
+        check(json!({"inputs": given, "preset": preset}), "outputFormat", "", "with preset");
+        let args = ["-i", "{in0}", "-crf", "99", "-c:v", "libx264", "-an", "{out0}"];
+        let whole = json!({"inputs": given, "outputs": [{"format": "mp4", "ffmpegArgs": args}]});
+        check(whole, "outputs[0].ffmpegArgs[3]", "99", "from 0 to 51");
     }
 
     #[test]
