@@ -67,6 +67,11 @@ async fn connect(data: &Path) -> Result<Bus, Fail> {
     let layout = Layout::open(data)?;
     let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
     let url = layout.nats_url()?;
+    // The login below waits for a broker that comes back; a person does not.
+    let at = url.split_once("://").map_or(url.as_str(), |(_, at)| at);
+    if std::net::TcpStream::connect(at).is_err() {
+        return Err(Fail::unreachable(format!("{url} does not answer: start `hotcell up` first")));
+    }
     let login = Login::Service(Role::Provisioner);
     let (creds, trust) = (installation.creds_path(&login), installation.trust_path());
     let config = NatsConfig { url: url.clone(), creds, trust };
