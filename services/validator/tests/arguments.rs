@@ -12,7 +12,7 @@ use hotcell_schemas::{
         encoder::{AudioEncoder, OptionRow, Options as _, Picture, Set, Sound, VideoEncoder},
         filter::{AudioFilter, Filter, FilterRow, VideoFilter},
     },
-    request::{AudioCodec, Format, VideoCodec},
+    request::{AudioCodec, Format, TranscodeRequest, VideoCodec},
 };
 use hotcell_validator::raw::{arguments_md, explain, parse};
 use proptest::prelude::*;
@@ -29,6 +29,22 @@ fn mp4(text: &str) -> Tree {
 
 fn owned(tokens: &[&str]) -> Vec<String> {
     tokens.iter().map(|token| (*token).to_owned()).collect()
+}
+
+/// The request that the page shows is accepted, and becomes a command line.
+#[test]
+fn the_page_s_example_compiles() {
+    let page = arguments_md();
+    let example = page.split("```json").nth(1).unwrap().split("```").next().unwrap();
+    let request: TranscodeRequest = serde_json::from_str(example).unwrap();
+    let output = &request.outputs[0];
+    let tree = parse(output.format, &output.ffmpeg_args).unwrap();
+    let tokens = line(Container::Mp4, &tree);
+    for pair in [["-ss", "1.5"], ["-crf", "21"], ["-b:a", "128000"]] {
+        assert!(tokens.windows(2).any(|tokens| tokens == pair), "{pair:?}");
+    }
+    let without_length = words("-t 0 -i {in0} -c:v libx264 -an {out0}");
+    assert_eq!(parse(Format::Mp4, &without_length).unwrap_err().at, 1);
 }
 
 #[test]
