@@ -308,7 +308,7 @@ async fn an_output_that_is_not_what_was_planned_is_invalid() {
         (clip("sound.mp4", 10, "160x120", "-c:a mp3"), Some("audio in mp3 where aac")),
         (clip("size.mp4", 10, "162x120", ""), Some("pictures of 162x120 where 160x120")),
         (clip("short.mp4", 2, "160x120", ""), Some("where at least")),
-        (clip("long.mp4", 20, "160x120", ""), Some("where at most")),
+        (clip("long.mp4", 23, "160x120", ""), Some("where at most")),
         (clip("mute.mp4", 10, "160x120", "-an"), Some("0 audio tracks where 1")),
         (clip("more.mp4", 10, "160x120", "-map 0 -map 1 -map 1"), Some("2 audio tracks where 1")),
         (clip("other.webm", 10, "160x120", "-cpu-used 8"), Some("cannot be read")),
