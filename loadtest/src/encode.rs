@@ -33,7 +33,8 @@ const GOAL: f64 = 1.01;
 const COUNTED: u32 = 2;
 
 /// As a plan does it: the distribution's presets, and nothing in the file that varies.
-const ENCODE: &str = "-c:v libx264 -preset medium -threads:v 4 -crf 23 -pix_fmt yuv420p -g 240 \
+const ENCODE: &str = "-c:v libx264 -preset medium -threads:v 4 \
+     -x264-params sync-lookahead=0:lookahead-threads=1 -crf 23 -pix_fmt yuv420p -g 240 \
     -c:a aac -b:a 128000 -fflags +bitexact -flags:v +bitexact -flags:a +bitexact -f mp4";
 
 fn arguments(input: &str, output: &str) -> Vec<String> {

@@ -2,9 +2,8 @@
 //!
 //! Promises: pure, and deterministic twice over. The same plan gives the same tokens, and the same
 //! tokens give the same output bytes on any number of cores: every thread count is fixed, because
-//! x264, x265 and libvpx encode the same picture differently for different counts (and x264 for
-//! different loads of the machine, so that it has one thread), and all muxers
-//! and codecs run bit-exact (no clock, no version, no random id). A replay can therefore be
+//! x264, x265 and libvpx encode the same picture differently for different counts, x264's look-ahead
+//! runs without threads of its own, and all muxers and codecs run bit-exact (no clock, no version, no random id). A replay can therefore be
 //! compared by hash.
 //! Refuses by construction: text of a tenant that FFmpeg could read as anything else. Each token is a
 //! constant, a placeholder, a number within bounds, a listed word, or the text of a tag.
@@ -34,16 +33,15 @@ pub const INPUT: &str = "{in0}";
 /// Stands for the path of the output inside the cell.
 pub const OUTPUT: &str = "{out0}";
 
-/// Threads of the decoder and of each encoder but x264. Fixed: the output's bytes depend on it.
-/// Four keep a small host busy; a large host runs more cells instead.
+/// Threads of the decoder and of each encoder. Fixed: the output's bytes depend on it. Four keep a
+/// small host busy; a large host runs more cells instead.
 pub const THREADS: u32 = 4;
 
-/// Threads of x264. With several, a busy machine changes its output: its look-ahead for the
-/// macroblock tree, and its buffer model, come to other numbers (as measured on 30 s at four
-/// threads: 23 outputs of 24 runs; with `sync-lookahead=0` one of 24 at preset `medium`, yet two of
-/// ten at `slow`, and ten of ten with a buffer; with one thread always one). The decoder, the sound
-/// and other cells fill the cores meanwhile.
-pub const X264_THREADS: u32 = 1;
+/// x264's look-ahead without threads of its own. With them a busy machine changes the output: what
+/// the look-ahead finds for the macroblock tree depends on who comes first (30 s at four threads, six
+/// to twelve encodes at once: 23 outputs of 24 runs, 3 of 18). Without them one output of 114 runs at
+/// preset `slow`, of 90 at `medium`, of 24 with a target rate.
+const X264_LOOKAHEAD: &str = "sync-lookahead=0:lookahead-threads=1";
 
 /// Frames that x265 works on at once. Fixed for the same reason; its own choice follows the core
 /// count.
@@ -180,7 +178,14 @@ fn picture(line: &mut Line, format: Format, video: &Video) {
         tokens.into_iter().partition(|(option, _)| EFFORT.contains(option));
     line.pairs(effort);
     match &video.encoder {
-        VideoEncoder::H264(_) => line.number("-threads:v", X264_THREADS),
+        // The buffer model looks at how far each frame's thread is: ten outputs of ten runs.
+        VideoEncoder::H264(x) if x.maxrate.is_some() || x.bufsize.is_some() => {
+            line.number("-threads:v", 1);
+        }
+        VideoEncoder::H264(_) => {
+            line.number("-threads:v", THREADS);
+            line.words(&["-x264-params", X264_LOOKAHEAD]);
+        }
         VideoEncoder::H265(x) => {
             // A target rate is met by what frames before this one came to, and with several at once
             // that is another number each time: two of fourteen, measured.

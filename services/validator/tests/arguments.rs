@@ -68,7 +68,8 @@ fn an_accepted_list_becomes_this_command_line() {
     let argv = line(Container::Gif, &tree).join(" ");
     let (_, after) = argv.split_once("-threads 4 ").unwrap();
     let expect = "-ss 1.5 -t 10 -i {in0} -map 0:v:0 -map 0:a:1? -map_metadata -1 -map_chapters -1 \
-        -sn -dn -c:v libx264 -preset slow -threads:v 1 -crf 21 -vf crop=w=640:h=360,\
+        -sn -dn -c:v libx264 -preset slow -threads:v 4 \
+        -x264-params sync-lookahead=0:lookahead-threads=1 -crf 21 -vf crop=w=640:h=360,\
         scale=w=320:h=-2:flags=lanczos+accurate_rnd+full_chroma_int+bitexact,fps=fps=30000/1001,\
         setdar=16/9 -sws_flags bicubic+accurate_rnd+full_chroma_int+bitexact -pix_fmt yuv420p -g 60 \
         -fps_mode vfr -c:a aac -b:a 96000 -ar 44100 -af volume=volume=-3dB,loudnorm=I=-16 -metadata \

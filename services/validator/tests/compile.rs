@@ -258,7 +258,8 @@ const TOKENS: &str = "\
 -filter_threads -protocol_whitelist file -format_whitelist -codec_whitelist -max_streams \
 -enable_drefs -use_absolute_path -f -max_pixels -threads -i {in0} -map 0:V:0 0:a:0? 0:a:0 \
 -map_metadata -1 -map_chapters -sn -dn -c:v libx264 libx265 libvpx-vp9 -preset fast medium slow \
--threads:v -x265-params pools=4:frame-threads=2:log-level=warning \
+-threads:v -x264-params sync-lookahead=0:lookahead-threads=1 \
+-x265-params pools=4:frame-threads=2:log-level=warning \
 pools=4:frame-threads=1:log-level=warning -tag:v hvc1 -deadline good \
 -cpu-used -row-mt -tile-columns -b:v -crf -vf -pix_fmt yuv420p -g -fps_mode vfr -c:a aac libopus \
 libmp3lame -b:a -ac -ar -fflags +bitexact -flags:v -flags:a -movflags +faststart mp4 ipod webm \

@@ -32,6 +32,7 @@ const FIXED: &[(&str, &str)] = &[
     ("-map_metadata", "-1"),
     ("-map_chapters", "-1"),
     ("-threads:v", "#"),
+    ("-x264-params", "sync-lookahead=0:lookahead-threads=1"),
     ("-x265-params", "&"),
     ("-tag:v", "hvc1"),
     ("-sws_flags", "bicubic+accurate_rnd+full_chroma_int+bitexact"),
