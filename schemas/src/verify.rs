@@ -17,8 +17,8 @@ use crate::{
     argv::output_container,
     plan::{
         Container, OutputPlan, Tree,
-        filter::{Pixels, Side, Turn, VideoFilter},
-        tree::{Map, MovFlag, StreamKind},
+        filter::VideoFilter,
+        tree::{Map, MovFlag, StreamKind, after},
     },
     report::{Probe, ProbedStream},
     request::{AudioCodec, VideoCodec},
@@ -307,61 +307,17 @@ fn keeps_frames(tree: &Tree) -> bool {
         && !tree.muxer.flags.iter().any(|flag| fragments.contains(flag))
 }
 
-/// The picture's size after a chain of filters, by FFmpeg's own arithmetic; `None` where that
-/// depends on more than the size.
+/// The picture's size after a chain of filters; `None` where that depends on more than the size.
 fn through(filters: &[VideoFilter], size: (u32, u32)) -> Option<(u32, u32)> {
-    filters.iter().try_fold(size, |(width, height), filter| {
-        // With colours at half the size, FFmpeg rounds the cut down.
-        let even = |side: Pixels| u32::try_from(side.get()).ok().filter(|side| side % 2 == 0);
-        match filter {
-            VideoFilter::Scale { width: to_width, height: to_height, .. } => {
-                Some(scaled((*to_width, *to_height), (width, height)))
-            }
-            VideoFilter::Crop { width, height, .. } | VideoFilter::Pad { width, height, .. } => {
-                even(*width).zip(even(*height))
-            }
-            VideoFilter::Transpose {
-                turn: Turn::Clock | Turn::Counter | Turn::CounterFlip | Turn::ClockFlip,
-            } => Some((height, width)),
-            VideoFilter::Fps { .. }
-            | VideoFilter::Hflip { .. }
-            | VideoFilter::Vflip { .. }
-            | VideoFilter::SetSar { .. }
-            | VideoFilter::SetDar { .. }
-            | VideoFilter::Format { .. }
-            | VideoFilter::Yadif { .. }
-            | VideoFilter::Fade { .. }
-            | VideoFilter::Denoise { .. }
-            | VideoFilter::Sharpen { .. } => Some((width, height)),
-        }
-    })
-}
-
-/// libavfilter/scale_eval.c.
-fn scaled(to: (Side<true>, Side<false>), (width, height): (u32, u32)) -> (u32, u32) {
-    let even = |side: u32| (side / 2 * 2).max(2);
-    let pixels = |side: Pixels| side.get().unsigned_abs();
-    // -2: the other side times the shape, by two, to the nearest, times two.
-    let follow = |side: u32, of: u32, by: u32| {
-        let (num, den) = (u64::from(side) * u64::from(of), u64::from(by).max(1) * 2);
-        u32::try_from((num + den / 2) / den * 2).unwrap_or(u32::MAX)
+    // With colours at half the size, FFmpeg rounds a cut with an odd side down.
+    let odd = |filter: &VideoFilter| {
+        matches!(filter, VideoFilter::Crop { width, height, .. } | VideoFilter::Pad { width, height, .. }
+            if width.get() % 2 != 0 || height.get() % 2 != 0)
     };
-    let wide = match to.0 {
-        Side::Pixels(side) => Some(pixels(side)),
-        Side::Even => Some(even(width)),
-        Side::Shape => None,
-    };
-    let high = match to.1 {
-        Side::Pixels(side) => Some(pixels(side)),
-        Side::Even => Some(even(height)),
-        Side::Shape => None,
-    };
-    match (wide, high) {
-        (Some(wide), Some(high)) => (wide, high),
-        (None, Some(high)) => (follow(high, width, height), high),
-        (Some(wide), None) => (wide, follow(wide, height, width)),
-        (None, None) => (width, height),
+    if filters.iter().any(odd) {
+        return None;
     }
+    filters.iter().try_fold(size, |size, filter| after(filter, Some(size)))
 }
 
 fn count(kind: &'static str, found: usize, expected: usize) -> Result<(), Difference> {

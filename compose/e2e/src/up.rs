@@ -13,6 +13,10 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// Every process that `up` starts beside its workers.
+pub const SERVICES: [&str; 8] =
+    ["nats-server", "store", "intake", "validator", "signer", "hasher", "auditor", "webhook"];
+
 /// An installation must be ready, and must have stopped, within this long.
 const READY: Duration = Duration::from_secs(60);
 

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Context as _, Result, ensure};
-use hotcell_e2e::{api::Api, media, up::Up};
+use hotcell_e2e::{
+    api::Api,
+    media,
+    up::{SERVICES, Up},
+};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -15,18 +19,8 @@ use std::{
 /// Regions larger than this are reserved address space, not memory that a service wrote.
 const REGION_BYTES_MAX: u64 = 256 << 20;
 
-/// Every process that `up` starts here.
-const PROCESSES: [&str; 9] = [
-    "nats-server",
-    "store",
-    "intake",
-    "validator",
-    "signer",
-    "hasher",
-    "auditor",
-    "webhook",
-    "worker-1",
-];
+/// The one worker that `up` starts here.
+const WORKERS: [&str; 1] = ["worker-1"];
 
 /// Whether `needle` is in the writable memory of process `pid`.
 fn holds(pid: u32, needle: &[u8]) -> Result<bool> {
@@ -57,7 +51,7 @@ fn holds(pid: u32, needle: &[u8]) -> Result<bool> {
 /// The processes whose memory holds `needle`.
 fn holders(up: &Up, needle: &[u8]) -> Result<BTreeSet<&'static str>> {
     let mut found = BTreeSet::new();
-    for name in PROCESSES {
+    for name in SERVICES.into_iter().chain(WORKERS) {
         let pid = up.pid(name).with_context(|| format!("{name} has no pid"))?;
         if holds(pid, needle)? {
             found.insert(name);
@@ -92,7 +86,7 @@ async fn each_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     let found = holders(&up, seed.as_bytes())?;
     ensure!(found.is_subset(&BTreeSet::from(["worker-1"])), "the worker's seed is in {found:?}");
 
-    for name in PROCESSES {
+    for name in SERVICES.into_iter().chain(WORKERS) {
         let environ = fs::read(format!("/proc/{}/environ", up.pid(name).unwrap()))?;
         ensure!(environ.is_empty(), "{name} has an environment");
     }

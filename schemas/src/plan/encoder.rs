@@ -263,148 +263,65 @@ options! {
     }
 }
 
-/// A video encoder with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VideoEncoder {
-    /// libx264.
-    H264(X264),
-    /// libx265.
-    H265(X265),
-    /// libvpx-vp9.
-    Vp9(Vp9),
+macro_rules! encoders {
+    ($($about:literal $name:ident of $codec:ident {
+        $($variant:ident($options:ident) = $text:literal;)*
+    })*) => {$(
+        #[doc = $about]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name {
+            $(#[doc = concat!("FFmpeg's `", $text, "`.")] $variant($options),)*
+        }
+
+        impl $name {
+            /// The encoder without options.
+            #[must_use]
+            pub fn of(codec: $codec) -> Self {
+                match codec { $($codec::$variant => Self::$variant($options::default()),)* }
+            }
+
+            /// What it makes.
+            #[must_use]
+            pub const fn codec(&self) -> $codec {
+                match self { $(Self::$variant(_) => $codec::$variant,)* }
+            }
+
+            /// FFmpeg's name.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $text,)* }
+            }
+
+            /// Its options, as `option, value`.
+            #[must_use]
+            pub fn tokens(&self) -> Vec<(&'static str, String)> {
+                match self { $(Self::$variant(options) => options.tokens(),)* }
+            }
+
+            /// Sets one of its options.
+            pub fn set(&mut self, name: &str, text: &str) -> Set {
+                match self { $(Self::$variant(options) => options.set(name, text),)* }
+            }
+
+            /// Its options, for people.
+            #[must_use]
+            pub fn rows(&self) -> Vec<OptionRow> {
+                match self { $(Self::$variant(_) => $options::rows(),)* }
+            }
+        }
+    )*};
 }
 
-/// An audio encoder with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AudioEncoder {
-    /// FFmpeg's own AAC.
-    Aac(Aac),
-    /// libopus.
-    Opus(Opus),
-    /// libmp3lame.
-    Mp3(Mp3),
-}
-
-impl VideoEncoder {
-    /// The encoder without options.
-    #[must_use]
-    pub fn of(codec: VideoCodec) -> Self {
-        match codec {
-            VideoCodec::H264 => Self::H264(X264::default()),
-            VideoCodec::H265 => Self::H265(X265::default()),
-            VideoCodec::Vp9 => Self::Vp9(Vp9::default()),
-        }
+encoders! {
+    "A video encoder with its options." VideoEncoder of VideoCodec {
+        H264(X264) = "libx264";
+        H265(X265) = "libx265";
+        Vp9(Vp9) = "libvpx-vp9";
     }
-
-    /// What it makes.
-    #[must_use]
-    pub const fn codec(&self) -> VideoCodec {
-        match self {
-            Self::H264(_) => VideoCodec::H264,
-            Self::H265(_) => VideoCodec::H265,
-            Self::Vp9(_) => VideoCodec::Vp9,
-        }
-    }
-
-    /// FFmpeg's name.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::H264(_) => "libx264",
-            Self::H265(_) => "libx265",
-            Self::Vp9(_) => "libvpx-vp9",
-        }
-    }
-
-    /// Its options, as `option, value`.
-    #[must_use]
-    pub fn tokens(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::H264(options) => options.tokens(),
-            Self::H265(options) => options.tokens(),
-            Self::Vp9(options) => options.tokens(),
-        }
-    }
-
-    /// Sets one of its options.
-    pub fn set(&mut self, name: &str, text: &str) -> Set {
-        match self {
-            Self::H264(options) => options.set(name, text),
-            Self::H265(options) => options.set(name, text),
-            Self::Vp9(options) => options.set(name, text),
-        }
-    }
-
-    /// Its options, for people.
-    #[must_use]
-    pub fn rows(&self) -> Vec<OptionRow> {
-        match self {
-            Self::H264(_) => X264::rows(),
-            Self::H265(_) => X265::rows(),
-            Self::Vp9(_) => Vp9::rows(),
-        }
-    }
-}
-
-impl AudioEncoder {
-    /// The encoder without options.
-    #[must_use]
-    pub fn of(codec: AudioCodec) -> Self {
-        match codec {
-            AudioCodec::Aac => Self::Aac(Aac::default()),
-            AudioCodec::Opus => Self::Opus(Opus::default()),
-            AudioCodec::Mp3 => Self::Mp3(Mp3::default()),
-        }
-    }
-
-    /// What it makes.
-    #[must_use]
-    pub const fn codec(&self) -> AudioCodec {
-        match self {
-            Self::Aac(_) => AudioCodec::Aac,
-            Self::Opus(_) => AudioCodec::Opus,
-            Self::Mp3(_) => AudioCodec::Mp3,
-        }
-    }
-
-    /// FFmpeg's name.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Aac(_) => "aac",
-            Self::Opus(_) => "libopus",
-            Self::Mp3(_) => "libmp3lame",
-        }
-    }
-
-    /// Its options, as `option, value`.
-    #[must_use]
-    pub fn tokens(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Aac(options) => options.tokens(),
-            Self::Opus(options) => options.tokens(),
-            Self::Mp3(options) => options.tokens(),
-        }
-    }
-
-    /// Sets one of its options.
-    pub fn set(&mut self, name: &str, text: &str) -> Set {
-        match self {
-            Self::Aac(options) => options.set(name, text),
-            Self::Opus(options) => options.set(name, text),
-            Self::Mp3(options) => options.set(name, text),
-        }
-    }
-
-    /// Its options, for people.
-    #[must_use]
-    pub fn rows(&self) -> Vec<OptionRow> {
-        match self {
-            Self::Aac(_) => Aac::rows(),
-            Self::Opus(_) => Opus::rows(),
-            Self::Mp3(_) => Mp3::rows(),
-        }
+    "An audio encoder with its options." AudioEncoder of AudioCodec {
+        Aac(Aac) = "aac";
+        Opus(Opus) = "libopus";
+        Mp3(Mp3) = "libmp3lame";
     }
 }

@@ -304,11 +304,11 @@ impl Tree {
     }
 }
 
-/// The size after a filter.
-fn after(filter: &VideoFilter, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
+/// The picture's size after a filter, by FFmpeg's own arithmetic; `None` where it is not known.
+pub(crate) fn after(filter: &VideoFilter, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
     let of = |pixels: Pixels| pixels.get().unsigned_abs();
     match filter {
-        VideoFilter::Scale { width, height, .. } => scaled(*width, *height, size),
+        VideoFilter::Scale { width, height, .. } => scaled((*width, *height), size),
         VideoFilter::Crop { width, height, .. } | VideoFilter::Pad { width, height, .. } => {
             Some((of(*width), of(*height)))
         }
@@ -330,27 +330,33 @@ fn after(filter: &VideoFilter, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
     }
 }
 
-fn scaled(width: Side<true>, height: Side<false>, size: Option<(u32, u32)>) -> Option<(u32, u32)> {
-    let by_shape = |to: Pixels, from: u32, other: u32| {
-        let to = to.get().unsigned_abs();
-        let side =
-            u64::from(other).saturating_mul(to.into()).checked_div(u64::from(from)).unwrap_or(0);
-        // To the nearest even number: one more than what divides, at most.
-        (u32::try_from(side).unwrap_or(u32::MAX).saturating_add(1) & !1, to)
-    };
-    match (width, height) {
-        (Side::Pixels(width), Side::Pixels(height)) => {
-            Some((width.get().unsigned_abs(), height.get().unsigned_abs()))
-        }
-        (Side::Pixels(to), Side::Shape | Side::Even) => {
-            let (width, height) = size?;
-            let (side, to) = by_shape(to, width, height);
-            Some((to, side))
-        }
-        (Side::Shape | Side::Even, Side::Pixels(to)) => {
-            let (width, height) = size?;
-            Some(by_shape(to, height, width))
-        }
-        (Side::Shape | Side::Even, Side::Shape | Side::Even) => size,
+/// libavfilter/scale_eval.c.
+fn scaled(to: (Side<true>, Side<false>), size: Option<(u32, u32)>) -> Option<(u32, u32)> {
+    let even = |side: u32| (side / 2 * 2).max(2);
+    let pixels = |side: Pixels| side.get().unsigned_abs();
+    if let (Side::Pixels(width), Side::Pixels(height)) = to {
+        return Some((pixels(width), pixels(height)));
     }
+    let (width, height) = size?;
+    // -2: the other side times the shape, by two, to the nearest, times two.
+    let follow = |side: u32, of: u32, by: u32| {
+        let (num, den) = (u64::from(side) * u64::from(of), u64::from(by).max(1) * 2);
+        u32::try_from((num + den / 2) / den * 2).unwrap_or(u32::MAX)
+    };
+    let wide = match to.0 {
+        Side::Pixels(side) => Some(pixels(side)),
+        Side::Even => Some(even(width)),
+        Side::Shape => None,
+    };
+    let high = match to.1 {
+        Side::Pixels(side) => Some(pixels(side)),
+        Side::Even => Some(even(height)),
+        Side::Shape => None,
+    };
+    Some(match (wide, high) {
+        (Some(wide), Some(high)) => (wide, high),
+        (None, Some(high)) => (follow(high, width, height), high),
+        (Some(wide), None) => (wide, follow(wide, height, width)),
+        (None, None) => (width, height),
+    })
 }

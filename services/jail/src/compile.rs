@@ -13,7 +13,7 @@ use thiserror::Error;
 use shrink::shrink;
 
 #[path = "shrink.rs"]
-mod shrink;
+pub(crate) mod shrink;
 
 /// Calls that are compared one after the other. The kernel asks a new filter about every call that it knows, so a run
 /// of all that is listed would make each cell's start longer.

@@ -4,6 +4,7 @@
 
 use seccompiler::{TargetArch, sock_filter};
 
+use crate::compile::shrink::answer;
 use crate::compile::{Arg, CompileError, File, Line, Lists, Width, compile, lists, number, stages};
 use crate::profile::{EXEC_FD, Profile};
 
@@ -134,26 +135,6 @@ fn an_uncovered_processor_is_refused() {
     let one = file(r#"{"syscall":"read","why":"a"}"#);
     assert!(matches!(compile(&one, "aarch64"), Err(CompileError::Processor)));
     assert!(matches!(compile(Profile::Probe.text(), "s390x"), Err(CompileError::Processor)));
-}
-
-/// What the kernel does with a program: seccomp(2), linux/filter.h.
-fn answer(program: &[sock_filter], data: &[u32; 16]) -> u32 {
-    let (mut at, mut word) = (0, 0);
-    loop {
-        let step = &program[at];
-        at += 1;
-        let branch = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
-        match step.code {
-            0x20 => word = data[step.k as usize / 4],
-            0x54 => word &= step.k,
-            0x05 => at += step.k as usize,
-            0x15 => at += branch(word == step.k),
-            0x25 => at += branch(word > step.k),
-            0x35 => at += branch(word >= step.k),
-            0x06 => return step.k,
-            other => panic!("unknown instruction {other:#x}"),
-        }
-    }
 }
 
 /// The answer of the first program that does not allow.

@@ -293,33 +293,37 @@ impl Text<'_> {
     }
 }
 
+/// What the kernel does with a program: seccomp(2), linux/filter.h.
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::panic, reason = "tests")]
+pub(crate) fn answer(program: &[sock_filter], data: &[u32; 16]) -> u32 {
+    let (mut at, mut word) = (0, 0);
+    loop {
+        let step = &program[at];
+        at += 1;
+        let branch = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
+        match step.code {
+            LOAD => word = data[step.k as usize / 4],
+            AND => word &= step.k,
+            JUMP => at += step.k as usize,
+            EQUAL => at += branch(word == step.k),
+            GREATER => at += branch(word > step.k),
+            AT_LEAST => at += branch(word >= step.k),
+            ANY_BIT => at += branch(word & step.k != 0),
+            ANSWER => return step.k,
+            other => panic!("unknown instruction {other:#x}"),
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 mod tests {
     use seccompiler::sock_filter;
 
-    use super::{AND, ANSWER, ANY_BIT, AT_LEAST, EQUAL, GREATER, JUMP, LOAD, PROCESSOR, shrink};
-
-    /// What the kernel does with a program: linux/filter.h.
-    fn answer(program: &[sock_filter], data: &[u32; 16]) -> u32 {
-        let (mut at, mut word) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let branch = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
-            match step.code {
-                LOAD => word = data[step.k as usize / 4],
-                AND => word &= step.k,
-                JUMP => at += step.k as usize,
-                EQUAL => at += branch(word == step.k),
-                GREATER => at += branch(word > step.k),
-                AT_LEAST => at += branch(word >= step.k),
-                ANY_BIT => at += branch(word & step.k != 0),
-                ANSWER => return step.k,
-                other => panic!("unknown instruction {other:#x}"),
-            }
-        }
-    }
+    use super::{
+        AND, ANSWER, ANY_BIT, AT_LEAST, EQUAL, GREATER, JUMP, LOAD, PROCESSOR, answer, shrink,
+    };
 
     fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
         sock_filter { code, jt, jf, k }

@@ -130,7 +130,7 @@ fn worked(job: &Value, id: String) -> Result<End> {
     })
 }
 
-/// The job once it has ended.
+/// The job once it has ended. Unlike the harness's own wait, no read may fail: nothing is killed here.
 pub(crate) async fn ended(api: &Api, id: &str) -> Result<Value> {
     let until = Instant::now() + PATIENCE;
     loop {
