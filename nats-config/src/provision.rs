@@ -14,8 +14,10 @@ use crate::{
 };
 use hotcell_schemas::{
     Digest, KeyId, PoolId, TenantId, UnixMs, WorkerId,
+    identity::RoleName,
     limits::{RETENTION_SECS, TENANT_CONCURRENCY, TENANT_STORED_BYTES_MAX},
     records::{KeyRecord, TenantRecord},
+    tenancy::{Quotas, TenantState},
 };
 use serde_json::{Value, json};
 use std::{fmt, path::PathBuf};
@@ -40,6 +42,8 @@ pub struct TenantSpec {
     pub stored_bytes_max: u64,
     /// Whether requests may give FFmpeg's own arguments.
     pub raw_arguments: bool,
+    /// What its plan grants beside these.
+    pub quotas: Quotas,
 }
 
 impl TenantSpec {
@@ -53,6 +57,7 @@ impl TenantSpec {
             retention_secs: RETENTION_SECS,
             stored_bytes_max: TENANT_STORED_BYTES_MAX,
             raw_arguments: false,
+            quotas: Quotas::default(),
         }
     }
 }
@@ -154,6 +159,8 @@ impl Admin {
             stored_bytes_max: spec.stored_bytes_max,
             created_at,
             raw_arguments: spec.raw_arguments,
+            state: TenantState::Active,
+            quotas: spec.quotas.clone(),
         };
         if let Some(before) = &stored.value {
             if before.account != record.account {
@@ -216,6 +223,13 @@ impl Admin {
             sha256: Digest::of(text.as_bytes()),
             created_at: now,
             revoked_at: None,
+            roles: std::iter::once(RoleName::TenantAdmin).collect(),
+            expires_at: None,
+            networks: Vec::new(),
+            label: None,
+            created_by: None,
+            rotated_from: None,
+            totp: None,
         };
         self.record(Some(tenant), "key_created", id.as_str(), now).await?;
         self.put("keys", id.as_str(), 0, &record).await?;

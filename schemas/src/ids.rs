@@ -128,6 +128,8 @@ hex_ids! {
     DeliveryId, "delivery";
     /// The public half of an API key.
     KeyId, "key";
+    /// One approval.
+    ApprovalId, "approval";
 }
 
 #[cfg(test)]

@@ -2,7 +2,12 @@
 
 use crate::{
     BlobKey, Digest, EventKind, FileName, JobId, KeyId, Plan, PoolId, Report, Subject, TenantId,
-    UnixMs, WorkerId, envelope::Message, plan::Sniffed, reject::Failure, request::TranscodeRequest,
+    UnixMs, WorkerId,
+    envelope::Message,
+    identity::{Authority, Decided},
+    plan::Sniffed,
+    reject::Failure,
+    request::TranscodeRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +26,20 @@ pub enum Actor {
         user: String,
         /// The login's name in its token.
         name: String,
+    },
+    /// A person, by an identity provider's token (OpenID Connect `sub`).
+    User {
+        /// The provider.
+        issuer: String,
+        /// The person, as the provider names it.
+        subject: String,
+    },
+    /// A program, by an identity provider's token for the client itself.
+    Service {
+        /// The provider.
+        issuer: String,
+        /// The client's id.
+        client: String,
     },
 }
 
@@ -136,6 +155,12 @@ pub struct Job {
     pub state: EventKind,
     /// Who asked.
     pub actor: Actor,
+    /// How strongly that was shown, and for what it is entitled.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub authority: Authority,
+    /// What each node decided, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<Decided>,
     /// The tenant's own name for the work.
     pub workflow: Option<String>,
     /// What was asked.
@@ -154,6 +179,11 @@ pub struct Job {
     pub failure: Option<Failure>,
     /// When each state was reached, oldest first.
     pub stamps: Vec<Stamp>,
+}
+
+/// What is not there is not written: events of before read the same, and permit nothing.
+fn is_none(authority: &Authority) -> bool {
+    *authority == Authority::default()
 }
 
 impl Job {

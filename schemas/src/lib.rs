@@ -3,6 +3,7 @@
 //! Promises: no I/O, no clock, no randomness; every value that can be built is valid; nothing is
 //! parsed before its signature was verified. Refuses: unknown fields, unknown roles, unknown subjects.
 
+pub mod approval;
 pub mod argv;
 pub mod blob;
 pub mod decoders;
@@ -12,10 +13,12 @@ pub mod envelope;
 pub mod event;
 mod flow;
 pub mod hook;
+pub mod identity;
 pub mod ids;
 pub mod job;
 pub mod lease;
 pub mod limits;
+pub mod network;
 pub mod plan;
 pub mod poison;
 pub mod records;
@@ -25,6 +28,7 @@ pub mod request;
 pub mod routes;
 pub mod secret;
 pub mod subject;
+pub mod tenancy;
 pub mod time;
 pub mod trust;
 pub mod verify;
@@ -34,7 +38,9 @@ pub use blob::{BlobKey, FileName};
 pub use digest::Digest;
 pub use envelope::{Envelope, Message, Verified};
 pub use event::EventKind;
-pub use ids::{DeliveryId, EndpointId, JobId, KeyId, PoolId, TenantId, UploadId, WorkerId};
+pub use ids::{
+    ApprovalId, DeliveryId, EndpointId, JobId, KeyId, PoolId, TenantId, UploadId, WorkerId,
+};
 pub use job::Job;
 pub use plan::Plan;
 pub use reject::RejectCode;

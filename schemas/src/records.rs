@@ -5,9 +5,13 @@ use crate::{
     UnixMs, UploadId, WorkerId,
     envelope::Message,
     hook::DeliveryState,
+    identity::{Authority, Decided, RoleName},
     job::{Actor, Grant},
+    network::Network,
+    tenancy::{Quotas, TenantState},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A tenant; bucket `tenants`, key `<tenant>`. Key `account.<public key>` holds its slug.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,12 @@ pub struct TenantRecord {
     /// Whether its requests may give FFmpeg's own arguments.
     #[serde(default, skip_serializing_if = "is_off")]
     pub raw_arguments: bool,
+    /// Whether it is served.
+    #[serde(default)]
+    pub state: TenantState,
+    /// What its plan grants.
+    #[serde(default)]
+    pub quotas: Quotas,
 }
 
 /// A right that is not given is not written: records of before read the same.
@@ -52,6 +62,41 @@ pub struct KeyRecord {
     pub created_at: UnixMs,
     /// When it was revoked.
     pub revoked_at: Option<UnixMs>,
+    /// Its scopes: what it is for. Without any it opens nothing.
+    #[serde(default)]
+    pub roles: BTreeSet<RoleName>,
+    /// When it ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixMs>,
+    /// Networks that it may be used from, as CIDR (RFC 4632); any when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+    /// Its owner's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Who made it; the operator when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Actor>,
+    /// The key that it took the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_from: Option<KeyId>,
+    /// The second factor of its owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totp: Option<TotpRecord>,
+}
+
+/// A second factor by RFC 6238.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TotpRecord {
+    /// The shared secret, encrypted by the edge's own key.
+    pub sealed: Vec<u8>,
+    /// The last time step that was used: a code is good once.
+    pub last_step: u64,
+    /// When it was enrolled.
+    pub enrolled_at: UnixMs,
+    /// Whether a first code was shown; before that it counts for nothing.
+    pub confirmed: bool,
 }
 
 /// What a confirmed upload was found to be.
@@ -181,6 +226,30 @@ pub enum AuditAct {
         action: String,
         /// To what.
         target: String,
+    },
+    /// Policy decided, and nothing else came of it.
+    Decision {
+        /// Who asked.
+        actor: Actor,
+        /// How strongly that was shown.
+        authority: Authority,
+        /// On what: a route and an id, never a URL.
+        target: String,
+        /// What came of it.
+        decided: Decided,
+    },
+    /// A principal changed something that decides over others.
+    Changed {
+        /// Who.
+        actor: Actor,
+        /// How strongly that was shown.
+        authority: Authority,
+        /// What was done, as a verb: `key_created`, `policy_put`, `approval_given`.
+        what: String,
+        /// To what.
+        target: String,
+        /// Why it was permitted.
+        decided: Decided,
     },
     /// Bytes were removed.
     Reaped {

@@ -35,6 +35,10 @@ pub enum AuditKind {
     Reaped,
     /// A cell was killed for a refused system call.
     Violation,
+    /// Policy decided, and nothing else came of it: a denial, a challenge, a sensitive read.
+    Decision,
+    /// A principal changed a key, a policy, an approval or a webhook.
+    Change,
 }
 
 /// A request that a trusted service makes of the signer.
@@ -115,6 +119,8 @@ impl Subject {
             AuditKind::Admin => "admin",
             AuditKind::Reaped => "reaped",
             AuditKind::Violation => "violation",
+            AuditKind::Decision => "decision",
+            AuditKind::Change => "change",
         };
         Self(format!("audit.{scope}.{kind}"))
     }

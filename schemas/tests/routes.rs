@@ -178,6 +178,8 @@ fn constructors_build_subjects_of_their_rows() {
         AuditKind::Admin,
         AuditKind::Reaped,
         AuditKind::Violation,
+        AuditKind::Decision,
+        AuditKind::Change,
     ];
     built.extend(kinds.map(|kind| Subject::audit(Some(&tenant), kind)));
     for subject in &built {
@@ -213,7 +215,7 @@ fn buckets_are_named_once_and_closed_to_workers_and_tenants() {
         let reads_own = bucket.writers.iter().all(|role| bucket.readers.contains(role));
         assert!(reads_own, "{}: compare-and-set needs to read", bucket.name);
     }
-    for name in ["tenants", "keys"] {
+    for name in ["tenants", "platform"] {
         assert_eq!(routes::bucket(name).unwrap().writers, [Role::Provisioner], "{name}");
     }
     assert_eq!(routes::bucket("audit").unwrap().writers, [Role::Auditor]);
@@ -229,6 +231,8 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "job.cancelled",
             "audit.refused",
             "audit.upload",
+            "audit.decision",
+            "audit.change",
             "sign.upload",
             "sign.confirm",
             "sign.download",

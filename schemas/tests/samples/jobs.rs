@@ -97,6 +97,8 @@ pub(crate) fn submitted() -> Job {
         tenant: tenant(),
         state: EventKind::Submitted,
         actor: Actor::ApiKey { id: key_id() },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: Some("trailer".to_owned()),
         request: preset_request(),
         pool: "cpu".parse().unwrap(),
@@ -180,6 +182,8 @@ fn rejected() -> Job {
     let job = Job {
         actor,
         request: explicit_request(),
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: None,
         failure: Some(failure(RejectCode::InputNotMedia)),
         ..submitted()

@@ -106,6 +106,8 @@ pub(crate) trait Look {
 /// Every record of the buckets.
 pub(crate) fn at_rest(eye: &mut impl Look) {
     let tenant_record = TenantRecord {
+        state: hotcell_schemas::tenancy::TenantState::Active,
+        quotas: hotcell_schemas::tenancy::Quotas::default(),
         id: tenant(),
         account: ACCOUNT.to_owned(),
         pools: vec!["cpu".parse().unwrap(), "gpu".parse().unwrap()],
@@ -117,6 +119,13 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     };
     eye.look("tenant", &tenant_record);
     let key = KeyRecord {
+        roles: std::collections::BTreeSet::new(),
+        expires_at: None,
+        networks: Vec::new(),
+        label: None,
+        created_by: None,
+        rotated_from: None,
+        totp: None,
         id: key_id(),
         tenant: tenant(),
         sha256: digest("hck_id_secret"),

@@ -193,6 +193,8 @@ mod tests {
             tenant,
             state: EventKind::Encoded,
             actor: Actor::NatsLogin { user: "U".to_owned(), name: "n".to_owned() },
+            authority: hotcell_schemas::identity::Authority::default(),
+            decisions: Vec::new(),
             workflow: None,
             request,
             pool: "cpu".parse().unwrap(),

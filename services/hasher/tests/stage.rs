@@ -145,6 +145,8 @@ fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
         tenant,
         state: EventKind::Encoded,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: None,
         request,
         pool: "cpu".parse().unwrap(),

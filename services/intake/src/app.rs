@@ -19,7 +19,7 @@ use hotcell_stage::{
     service::describe,
 };
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
@@ -58,6 +58,10 @@ pub struct Call {
     pub query: String,
     /// The `Idempotency-Key`, as sent.
     pub idempotency: Option<Vec<u8>>,
+    /// The `Hotcell-Approval`, as sent.
+    pub approval: Option<String>,
+    /// Whence it came, where the door can tell.
+    pub network: Option<IpAddr>,
     /// The body.
     pub body: Bytes,
 }

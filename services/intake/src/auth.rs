@@ -7,6 +7,7 @@
 use crate::cache::Cache;
 use hotcell_schemas::{
     Digest, KeyId, Subject, TenantId,
+    identity::Authority,
     job::Actor,
     records::{KeyRecord, TenantRecord},
 };
@@ -23,6 +24,9 @@ const SECRET_CHARS_MIN: usize = 22;
 /// Longest part of a login's name that records keep, in characters.
 const LOGIN_NAME_CHARS_MAX: usize = 64;
 
+/// What a login's tag begins with that gives it a role.
+const ROLE_TAG: &str = "role:";
+
 /// What every key begins with.
 const PREFIX: &str = "hck_";
 
@@ -31,6 +35,7 @@ const PREFIX: &str = "hck_";
 pub struct Principal {
     tenant: TenantId,
     actor: Actor,
+    authority: Authority,
 }
 
 impl Principal {
@@ -44,6 +49,12 @@ impl Principal {
     #[must_use]
     pub fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// How strongly that was shown, and for what it is entitled.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 }
 
@@ -157,7 +168,8 @@ fn judge(credential: &Credential, record: &KeyRecord) -> Result<Principal, Denie
         return Err(Denied::Revoked);
     }
     let actor = Actor::ApiKey { id: record.id.clone() };
-    Ok(Principal { tenant: record.tenant.clone(), actor })
+    let authority = Authority { roles: record.roles.clone(), ..Authority::default() };
+    Ok(Principal { tenant: record.tenant.clone(), actor, authority })
 }
 
 /// The records of identities, with what was read within the last second.
@@ -215,7 +227,9 @@ impl Auth {
         }
         let tenant = self.tenant_of(account).await?;
         let name = info.name_tag.chars().take(LOGIN_NAME_CHARS_MAX).collect();
-        Ok(Principal { tenant, actor: Actor::NatsLogin { user: info.user, name } })
+        let roles = info.tags.iter().filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.parse().ok());
+        let authority = Authority { roles: roles.collect(), ..Authority::default() };
+        Ok(Principal { tenant, actor: Actor::NatsLogin { user: info.user, name }, authority })
     }
 
     async fn tenant_of(&self, account: &str) -> Result<TenantId, AuthError> {
@@ -332,6 +346,13 @@ mod tests {
     fn api_06_07_the_record_decides_by_the_whole_key_s_hash() {
         let credential = parse_key(&key()).unwrap();
         let record = KeyRecord {
+            roles: std::iter::once(hotcell_schemas::identity::RoleName::Submitter).collect(),
+            expires_at: None,
+            networks: Vec::new(),
+            label: None,
+            created_by: None,
+            rotated_from: None,
+            totp: None,
             id: ID.parse().unwrap(),
             tenant: "acme".parse().unwrap(),
             sha256: Digest::of(key().as_bytes()),

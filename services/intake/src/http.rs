@@ -128,6 +128,8 @@ async fn tenant(
         id: id_of(params)?,
         query: parts.uri.query().unwrap_or_default().to_owned(),
         idempotency: idempotency_key(&parts.headers)?,
+        approval: None,
+        network: None,
         body: body_of(&parts.headers, body).await?,
     };
     handler(app, principal, call).await

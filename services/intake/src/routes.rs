@@ -6,6 +6,7 @@ use crate::{
     health, transcodes, uploads, webhooks,
 };
 use futures::future::BoxFuture;
+use hotcell_schemas::identity::Action;
 use http::Method;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Route {
     pub path: &'static str,
     /// How it is served.
     pub serve: Serve,
+    /// What a principal asks for by it; nothing for an open one.
+    pub action: Option<Action>,
 }
 
 impl Route {
@@ -38,30 +41,42 @@ impl Route {
 }
 
 const fn open(path: &'static str, serve: fn(Arc<App>) -> BoxFuture<'static, Reply>) -> Route {
-    Route { method: Method::GET, path, serve: Serve::Open(serve) }
+    Route { method: Method::GET, path, serve: Serve::Open(serve), action: None }
 }
 
-const fn get(path: &'static str, serve: Handler) -> Route {
-    Route { method: Method::GET, path, serve: Serve::Tenant(serve) }
+const fn get(path: &'static str, action: Action, serve: Handler) -> Route {
+    Route { method: Method::GET, path, serve: Serve::Tenant(serve), action: Some(action) }
 }
 
-const fn post(path: &'static str, serve: Handler) -> Route {
-    Route { method: Method::POST, path, serve: Serve::Tenant(serve) }
+const fn post(path: &'static str, action: Action, serve: Handler) -> Route {
+    Route { method: Method::POST, path, serve: Serve::Tenant(serve), action: Some(action) }
 }
 
 /// Every route of the API.
 pub static ROUTES: [Route; 9] = [
     open("/livez", |app| Box::pin(health::livez(app))),
     open("/readyz", |app| Box::pin(health::readyz(app))),
-    post("/v1/upload/presigned-url", |app, who, call| Box::pin(uploads::presign(app, who, call))),
-    post("/v1/upload/confirm", |app, who, call| Box::pin(uploads::confirm(app, who, call))),
-    post("/v1/transcodes", |app, who, call| Box::pin(transcodes::submit(app, who, call))),
-    get("/v1/transcodes/{id}", |app, who, call| Box::pin(transcodes::get(app, who, call))),
-    get("/v1/transcodes/{id}/download", |app, who, call| {
+    post("/v1/upload/presigned-url", Action::UploadSource, |app, who, call| {
+        Box::pin(uploads::presign(app, who, call))
+    }),
+    post("/v1/upload/confirm", Action::UploadSource, |app, who, call| {
+        Box::pin(uploads::confirm(app, who, call))
+    }),
+    post("/v1/transcodes", Action::SubmitTranscode, |app, who, call| {
+        Box::pin(transcodes::submit(app, who, call))
+    }),
+    get("/v1/transcodes/{id}", Action::ReadJob, |app, who, call| {
+        Box::pin(transcodes::get(app, who, call))
+    }),
+    get("/v1/transcodes/{id}/download", Action::ReadOutput, |app, who, call| {
         Box::pin(transcodes::download(app, who, call))
     }),
-    get("/v1/transcodes/{id}/audit", |app, who, call| Box::pin(transcodes::audit(app, who, call))),
-    post("/v1/webhooks", |app, who, call| Box::pin(webhooks::create(app, who, call))),
+    get("/v1/transcodes/{id}/audit", Action::ReadAudit, |app, who, call| {
+        Box::pin(transcodes::audit(app, who, call))
+    }),
+    post("/v1/webhooks", Action::ManageWebhooks, |app, who, call| {
+        Box::pin(webhooks::create(app, who, call))
+    }),
 ];
 
 #[cfg(test)]

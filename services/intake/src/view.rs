@@ -100,6 +100,12 @@ fn actor(actor: &Actor) -> Value {
         Actor::NatsLogin { user, name } => {
             json!({ "kind": "natsLogin", "user": user, "name": name })
         }
+        Actor::User { issuer, subject } => {
+            json!({ "kind": "user", "issuer": issuer, "subject": subject })
+        }
+        Actor::Service { issuer, client } => {
+            json!({ "kind": "service", "issuer": issuer, "client": client })
+        }
     }
 }
 

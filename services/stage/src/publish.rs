@@ -112,6 +112,8 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
         AuditAct::Admin { .. } => AuditKind::Admin,
         AuditAct::Reaped { .. } => AuditKind::Reaped,
         AuditAct::Violation { .. } => AuditKind::Violation,
+        AuditAct::Decision { .. } => AuditKind::Decision,
+        AuditAct::Changed { .. } => AuditKind::Change,
     }
 }
 
@@ -246,6 +248,8 @@ mod tests {
             tenant: "acme".parse().unwrap(),
             state: EventKind::Submitted,
             actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
+            authority: hotcell_schemas::identity::Authority::default(),
+            decisions: Vec::new(),
             workflow: None,
             request: TranscodeRequest {
                 inputs: Vec::new(),

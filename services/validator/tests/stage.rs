@@ -131,6 +131,8 @@ fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
         tenant,
         state: EventKind::Submitted,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: None,
         request: serde_json::from_value(body).unwrap(),
         pool: "cpu".parse().unwrap(),

@@ -31,6 +31,8 @@ pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
     let job = Job {
         state: EventKind::Submitted,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: None,
         request: TranscodeRequest {
             inputs: Vec::new(),

@@ -58,6 +58,8 @@ pub(crate) fn submitted() -> Job {
         tenant: "acme".parse().unwrap(),
         state: EventKind::Submitted,
         actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: None,
         request: TranscodeRequest {
             inputs: Vec::new(),

@@ -47,6 +47,8 @@ pub(crate) fn submitted(number: u8) -> Job {
         tenant,
         state: EventKind::Submitted,
         actor: Actor::ApiKey { id: "0193a0f0c0de7000800000000000beef".parse().unwrap() },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
         workflow: request.workflow.clone(),
         request,
         pool: "cpu".parse().unwrap(),

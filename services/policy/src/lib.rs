@@ -1,0 +1,14 @@
+//! Who may do what: Cedar policies over the compiled job, the same at every node.
+//!
+//! Promises: no decision without the principal, the resource and both tenants; an evaluation error
+//! is a denial; each decision names the policies that made it and the digest of the set. Refuses: a
+//! policy that the schema does not validate strictly, and a set of more than [`POLICIES_MAX`].
+
+pub mod question;
+pub mod store;
+
+pub use question::{Decision, Facts, OutputFacts, Question, StepUp, Verdict, Who};
+pub use store::{PolicyError, PolicyStore};
+
+/// Policies of one tenant beside the platform's: evaluation is linear in their number.
+pub const POLICIES_MAX: usize = 100;
