@@ -105,6 +105,16 @@ pub struct Sniffed {
     pub has_audio: Option<bool>,
     /// Duration, where the header says it.
     pub duration_ms: Option<u64>,
+    /// Whether it carries marks of encryption or of digital rights management. `false` says no more
+    /// than that none was seen.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub protected: bool,
+}
+
+/// What is not so is not written: what was sniffed before reads the same.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_not(mark: &bool) -> bool {
+    !*mark
 }
 
 /// Rate control of a video encode.

@@ -8,6 +8,7 @@ use crate::{
     identity::{Authority, Decided, RoleName},
     job::{Actor, Grant},
     network::Network,
+    plan::Sniffed,
     tenancy::{Quotas, TenantState},
 };
 use serde::{Deserialize, Serialize};
@@ -109,6 +110,9 @@ pub struct Pinned {
     pub etag: String,
     /// When.
     pub at: UnixMs,
+    /// What the edge saw in it: for the edge's own questions. The validator looks for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sniffed: Option<Sniffed>,
 }
 
 /// An upload; bucket `uploads`, key `<tenant>.<file name>`.

@@ -59,6 +59,7 @@ fn request(container: Container, text: &[u8]) {
         has_video: Some(true),
         has_audio: Some(true),
         duration_ms: None,
+        protected: false,
     };
     let ruled = check::check_request(&request);
     let Ok(plan) = compile::compile(&request, &input) else { return };

@@ -120,7 +120,7 @@ pub(crate) fn submitted() -> Job {
     job.moved(EventKind::Submitted, at(0))
 }
 
-fn sniffed() -> Sniffed {
+pub(crate) fn sniffed() -> Sniffed {
     Sniffed {
         container: Container::Mp4,
         content_type: "video/mp4".to_owned(),
@@ -129,6 +129,7 @@ fn sniffed() -> Sniffed {
         has_video: Some(true),
         has_audio: None,
         duration_ms: Some(10_000),
+        protected: false,
     }
 }
 

@@ -10,6 +10,7 @@ use hotcell_schemas::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
     job::{Actor, Grant},
+    plan::Sniffed,
     poison::{PoisonRecord, Strike},
     records::{
         AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
@@ -143,10 +144,17 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         created_at: T0,
         pinned: None,
     };
-    let pinned =
-        Pinned { sha256: digest("input"), etag: "\"9b2cf535\"".to_owned(), at: T0.plus_ms(1) };
+    let pinned = Pinned {
+        sha256: digest("input"),
+        etag: "\"9b2cf535\"".to_owned(),
+        at: T0.plus_ms(1),
+        sniffed: None,
+    };
     eye.look("upload", &upload);
-    eye.look("upload.pinned", &UploadRecord { pinned: Some(pinned), ..upload.clone() });
+    eye.look("upload.pinned", &UploadRecord { pinned: Some(pinned.clone()), ..upload.clone() });
+    let sniffed = Some(Sniffed { protected: true, ..jobs::sniffed() });
+    let pinned = Some(Pinned { sniffed, ..pinned });
+    eye.look("upload.protected", &UploadRecord { pinned, ..upload.clone() });
     let strike = Strike {
         tenant: tenant(),
         job: job_id(),

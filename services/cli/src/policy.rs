@@ -122,6 +122,7 @@ fn assumed() -> Sniffed {
         has_video: Some(true),
         has_audio: Some(true),
         duration_ms: None,
+        protected: false,
     }
 }
 

@@ -14,6 +14,7 @@ use futures::{StreamExt as _, pin_mut};
 use hotcell_schemas::{
     BlobKey, Digest, FileName, RejectCode, Subject, TenantId, UploadId,
     limits::{CLIENT_FILENAME_CHARS_MAX, SERVICE_URL_TTL_SECS, UPLOAD_BYTES_MAX},
+    plan::Sniffed,
     records::{AuditAct, Pinned, UploadRecord},
     reject::Failure,
     request::{ConfirmRequest, UploadRequest},
@@ -200,18 +201,18 @@ async fn digest(fetched: Fetched, record: &UploadRecord) -> Result<Pinned, Probl
     let (scan, declared) = (scanner.finish(), record.clone());
     // A hostile header can keep the sniffer busy for some 400 ms.
     let judged = tokio::task::spawn_blocking(move || check_media(&scan, &declared)).await;
-    judged.map_err(|cause| {
+    let sniffed = judged.map_err(|cause| {
         error!(error = %describe(&cause), "the sniffer ended early");
         Problem::internal()
     })??;
-    Ok(Pinned { sha256, etag, at: clock::now() })
+    Ok(Pinned { sha256, etag, at: clock::now(), sniffed: Some(sniffed) })
 }
 
-fn check_media(scan: &Scan, record: &UploadRecord) -> Result<(), Problem> {
+fn check_media(scan: &Scan, record: &UploadRecord) -> Result<Sniffed, Problem> {
     if scan.length() != record.size {
         return Err(size_conflict());
     }
-    sniff(scan, &record.content_type).map(|_| ()).map_err(|failure| {
+    sniff(scan, &record.content_type).map_err(|failure| {
         let field =
             if failure.code == RejectCode::InputTypeMismatch { "contentType" } else { "filename" };
         Problem::rejected(field, &failure)

@@ -21,6 +21,10 @@ const TRACK_TYPE: u64 = 0x83;
 const VIDEO: u64 = 0xE0;
 const PIXEL_WIDTH: u64 = 0xB0;
 const PIXEL_HEIGHT: u64 = 0xBA;
+const CONTENT_ENCODINGS: u64 = 0x6D80;
+const CONTENT_ENCODING: u64 = 0x6240;
+const CONTENT_ENCODING_TYPE: u64 = 0x5033;
+const CONTENT_ENCRYPTION: u64 = 0x5035;
 const CLUSTER: u64 = 0x1F43_B675;
 
 /// One element.
@@ -88,6 +92,7 @@ fn tracks(body: &[u8], mut seen: Seen) -> Result<Seen, Flaw> {
         if seen.streams >= STREAMS_MAX {
             return Err(Flaw::Streams);
         }
+        seen.protected |= is_encrypted(entry.body);
         match number(entry.body, TRACK_TYPE) {
             Some(1) => {
                 let video = find(entry.body, VIDEO).map_or(&[][..], |video| video.body);
@@ -99,6 +104,22 @@ fn tracks(body: &[u8], mut seen: Seen) -> Result<Seen, Flaw> {
         }
     }
     Ok(seen)
+}
+
+/// Whether a track's data is encrypted (RFC 9559 §5.1.4.1.31): an encoding says so by its type, or
+/// by what it holds.
+fn is_encrypted(entry: &[u8]) -> bool {
+    all(entry, CONTENT_ENCODINGS).flat_map(|list| all(list, CONTENT_ENCODING)).any(|encoding| {
+        number(encoding, CONTENT_ENCODING_TYPE) == Some(1)
+            || find(encoding, CONTENT_ENCRYPTION).is_some()
+    })
+}
+
+/// The bodies of every child called `id`.
+fn all(body: &[u8], id: u64) -> impl Iterator<Item = &[u8]> {
+    let mut rest = body;
+    let children = std::iter::from_fn(move || next(&mut rest));
+    children.filter(move |child| child.id == id).map(|child| child.body)
 }
 
 fn duration_ms(info: &[u8]) -> Option<u64> {

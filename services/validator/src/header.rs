@@ -5,6 +5,7 @@
 
 use crate::{
     field::{be, be16, be32, le32, millis, take},
+    protection::{has_access_descriptor, is_scrambled},
     seen::Seen,
 };
 use hotcell_schemas::{limits::STREAMS_MAX, plan::Container};
@@ -130,6 +131,8 @@ fn mpeg_ts(head: &[u8]) -> Seen {
     };
     let mut maps: Vec<u16> = Vec::new();
     let mut done: Vec<u16> = Vec::new();
+    let packets = head.chunks_exact(step).take(TS_PACKETS_MAX);
+    seen.protected = packets.filter_map(|packet| packet.get(skip..)).any(is_scrambled);
     for packet in head.chunks_exact(step).take(TS_PACKETS_MAX) {
         let Some((pid, section)) = packet.get(skip..).and_then(ts_section) else { continue };
         if pid == 0 && maps.is_empty() {
@@ -173,14 +176,21 @@ fn ts_programs(section: &[u8]) -> Vec<u16> {
 
 fn ts_streams(seen: &mut Seen, section: &[u8]) {
     let info = usize::from(be16(section, 10).unwrap_or_default() & 0x0FFF);
-    let mut rest = section.get(12_usize.saturating_add(info)..).unwrap_or_default();
+    let (all, mut rest) =
+        section.get(12..).and_then(|body| body.split_at_checked(info)).unwrap_or_default();
+    seen.protected |= has_access_descriptor(all);
     while let (Some(kind), Some(info)) = (rest.first(), be16(rest, 3)) {
         match kind {
             0x01 | 0x02 | 0x10 | 0x1B | 0x24 | 0x42 | 0xEA => seen.picture(None),
             0x03 | 0x04 | 0x0F | 0x11 | 0x81 | 0x87 => seen.voice(),
             _ => seen.streams += 1,
         }
-        rest = rest.get(5 + usize::from(info & 0x0FFF)..).unwrap_or_default();
+        let (own, after) = rest
+            .get(5..)
+            .and_then(|body| body.split_at_checked(usize::from(info & 0x0FFF)))
+            .unwrap_or_default();
+        seen.protected |= has_access_descriptor(own);
+        rest = after;
     }
 }
 

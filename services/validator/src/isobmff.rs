@@ -3,10 +3,12 @@
 //!
 //! Promises: every box lies inside its parent and the top-level boxes add up to the file's size, or
 //! the file is refused; it descends only to what it reads; memory is constant: `stsd` and the three
-//! headers are kept up to [`KEPT_BYTES_MAX`], everything else is skipped.
+//! headers are kept up to [`KEPT_BYTES_MAX`], everything else is skipped. `stsd` and the fragments'
+//! headers are searched for marks of encryption while they pass.
 
 use crate::{
     field::{be16, be32, be64, millis, take},
+    protection::{Search, is_mark},
     seen::{Flaw, Seen},
 };
 use hotcell_schemas::limits::STREAMS_MAX;
@@ -33,6 +35,8 @@ enum State {
     Header,
     /// Inside a box that is not read.
     Skip { end: Option<u64> },
+    /// Inside a box that is only searched for marks of encryption.
+    Search { end: Option<u64> },
     /// Inside a box whose first bytes are kept.
     Keep { kind: Kind, end: u64 },
     /// Nothing more will be learnt.
@@ -58,6 +62,7 @@ pub(crate) struct Walk {
     duration_ms: Option<u64>,
     has_index: bool,
     has_data: bool,
+    search: Search,
 }
 
 impl Default for Walk {
@@ -72,6 +77,7 @@ impl Default for Walk {
             duration_ms: None,
             has_index: false,
             has_data: false,
+            search: Search::default(),
         }
     }
 }
@@ -84,8 +90,16 @@ impl Walk {
                 State::Dead(_) => return,
                 State::Header => self.header(bytes),
                 State::Skip { end } => self.advance(bytes, end),
-                State::Keep { end, .. } => {
+                State::Search { end } => {
+                    let took = self.advance(bytes, end);
+                    self.look(bytes, took, end);
+                    took
+                }
+                State::Keep { kind, end } => {
                     let took = self.advance(bytes, Some(end));
+                    if &kind == b"stsd" {
+                        self.look(bytes, took, Some(end));
+                    }
                     let room = KEPT_BYTES_MAX.saturating_sub(self.kept.len());
                     self.kept.extend(bytes.iter().take(took.min(room)));
                     took
@@ -101,7 +115,7 @@ impl Walk {
         let mid_box = match self.state {
             State::Dead(flaw) => return Err(flaw),
             State::Header => !self.kept.is_empty(),
-            State::Skip { end } => end.is_some(),
+            State::Skip { end } | State::Search { end } => end.is_some(),
             State::Keep { .. } => true,
         };
         if mid_box || self.open.iter().any(|open| open.end.is_some()) {
@@ -113,7 +127,8 @@ impl Walk {
         if !self.has_data {
             return Err(Flaw::NoData);
         }
-        let mut seen = Seen { duration_ms: self.duration_ms, ..Seen::complete() };
+        let (duration_ms, protected) = (self.duration_ms, self.search.found);
+        let mut seen = Seen { duration_ms, protected, ..Seen::complete() };
         for track in &self.tracks {
             match track.handler.as_ref() {
                 Some(b"vide") => {
@@ -137,6 +152,13 @@ impl Walk {
         let took = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         self.at = self.at.saturating_add(took as u64);
         took
+    }
+
+    /// Searches what was taken of a box that ends at `end`.
+    fn look(&mut self, bytes: &[u8], took: usize, end: Option<u64>) {
+        let from = self.at.saturating_sub(took as u64);
+        let left = end.map_or(u64::MAX, |end| end.saturating_sub(from));
+        self.search.feed(bytes.get(..took).unwrap_or_default(), left);
     }
 
     /// Collects a header, and enters its box when it is whole.
@@ -179,6 +201,8 @@ impl Walk {
     /// What to do with a box, by its place.
     fn visit(&mut self, parent: Option<Kind>, kind: Kind, end: Option<u64>) {
         self.state = State::Skip { end };
+        self.search.found |= is_mark(&kind);
+        self.search.begin();
         match (parent.as_ref(), &kind, end) {
             (None, b"moov", _) => {
                 if self.has_index {
@@ -187,7 +211,11 @@ impl Walk {
                 self.has_index = true;
                 self.descend(kind, end);
             }
-            (None, b"mdat" | b"moof", _) => self.has_data = true,
+            (None, b"mdat", _) => self.has_data = true,
+            (None, b"moof", _) => {
+                self.has_data = true;
+                self.state = State::Search { end };
+            }
             (Some(b"moov"), b"cmov", _) => self.die(Flaw::Compressed),
             (Some(b"moov"), b"trak", _) => {
                 if self.tracks.len() >= STREAMS_MAX {
@@ -219,13 +247,19 @@ impl Walk {
     /// Leaves every box that ends here.
     fn close_boxes(&mut self) {
         match self.state {
-            State::Skip { end: Some(end) } if end == self.at => self.state = State::Header,
+            State::Skip { end: Some(end) } | State::Search { end: Some(end) } if end == self.at => {
+                self.state = State::Header;
+            }
             State::Keep { kind, end } if end == self.at => {
                 self.absorb(kind);
                 self.kept.clear();
                 self.state = State::Header;
             }
-            State::Header | State::Skip { .. } | State::Keep { .. } | State::Dead(_) => {}
+            State::Header
+            | State::Skip { .. }
+            | State::Search { .. }
+            | State::Keep { .. }
+            | State::Dead(_) => {}
         }
         let between = matches!(self.state, State::Header) && self.kept.is_empty();
         while between && self.open.last().is_some_and(|open| open.end == Some(self.at)) {

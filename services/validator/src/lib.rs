@@ -13,6 +13,7 @@ mod field;
 mod header;
 mod isobmff;
 mod playlist;
+mod protection;
 pub mod raw;
 pub mod scan;
 mod seen;

@@ -17,6 +17,8 @@ pub(crate) struct Seen {
     pub(crate) streams: usize,
     /// Pixels of the largest picture.
     pub(crate) pixels_max: u64,
+    /// Marks of encryption were seen.
+    pub(crate) protected: bool,
 }
 
 impl Seen {

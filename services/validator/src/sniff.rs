@@ -63,6 +63,7 @@ pub fn sniff(scan: &Scan, declared: &str) -> Result<Sniffed, Failure> {
         has_video: seen.has_video,
         has_audio: seen.has_audio,
         duration_ms: seen.duration_ms,
+        protected: seen.protected,
     })
 }
 

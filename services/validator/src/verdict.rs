@@ -81,6 +81,7 @@ mod tests {
             has_video: Some(true),
             has_audio: Some(true),
             duration_ms: Some(1000),
+            protected: false,
         };
         let request = serde_json::json!({
             "inputs": [{ "url": "upload:1-a.mp4" }],

@@ -27,6 +27,7 @@ fn clip() -> Sniffed {
         has_video: Some(true),
         has_audio: Some(true),
         duration_ms: Some(10_000),
+        protected: false,
     }
 }
 

@@ -75,6 +75,7 @@ async fn broker() -> TestServer {
 fn nats(server: &TestServer, role: Role) -> NatsConfig {
     let installation = server.installation().unwrap();
     NatsConfig {
+        tls: None,
         url: server.url(),
         creds: installation.creds_path(&Login::Service(role)),
         trust: installation.trust_path(),

@@ -93,6 +93,7 @@ fn plan(number: usize, (format, arguments, ..): Case) -> Plan {
         has_video: Some(true),
         has_audio: Some(true),
         duration_ms: Some(2000),
+        protected: false,
     };
     let mut plan = compile(&serde_json::from_value(body).unwrap(), &seen).unwrap();
     plan.outputs[0].name = format!("out{number}.bin").parse().unwrap();

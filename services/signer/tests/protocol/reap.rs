@@ -60,7 +60,12 @@ async fn confirm(rig: &Rig, tenant: &TenantId, name: &FileName, key: &BlobKey) {
         content_type: "video/mp4".to_owned(),
         size: 21,
         created_at: clock::now(),
-        pinned: Some(Pinned { sha256: Digest::of(BODY), etag: String::new(), at: clock::now() }),
+        pinned: Some(Pinned {
+            sha256: Digest::of(BODY),
+            etag: String::new(),
+            at: clock::now(),
+            sniffed: None,
+        }),
     };
     rig.intake.bucket("uploads").create(&format!("{tenant}.{name}"), &record).await.unwrap();
 }
