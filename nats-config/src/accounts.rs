@@ -17,6 +17,7 @@ use hotcell_schemas::{
     Role, TenantId, UnixMs,
     limits::{PAYLOAD_BYTES_MAX, TENANT_PAYLOAD_BYTES_MAX, WORKER_PAYLOAD_BYTES_MAX},
     routes::{Carrier, ROUTES, Route, Token},
+    tenancy::TenantState,
 };
 use nkeys::KeyPair;
 use std::collections::BTreeMap;
@@ -42,6 +43,13 @@ pub const TENANT_CONNECTIONS_MAX: i64 = 20;
 
 /// Subscriptions of all of a tenant's programs.
 pub const TENANT_SUBS_MAX: i64 = 100;
+
+/// Every user, in an account's revocations (`jwt.All` of github.com/nats-io/jwt v2).
+pub const EVERY_USER: &str = "*";
+
+/// Users that were signed before this are revoked, in Unix seconds: 2106-02-07, the largest that
+/// 32 bits hold. The same in every rendering, so that two can be compared.
+pub const REVOKED_UNTIL_SECS: u64 = 0xFFFF_FFFF;
 
 /// Connections of the operator.
 pub const SYS_CONNECTIONS_MAX: i64 = 8;
@@ -124,7 +132,8 @@ pub fn encoders(keys: &Keyring, now: UnixMs) -> Result<String, JwtError> {
     account(keys, now, &keys.encoders, "ENCODERS", body)
 }
 
-/// One tenant's account: the API and its own events.
+/// One tenant's account: the API and its own events. One that is not active has no connection: no
+/// new one is taken, and every login that was ever made is revoked, so live ones are cut at once.
 ///
 /// # Errors
 /// [`JwtError`].
@@ -132,6 +141,7 @@ pub fn tenant(
     keys: &Keyring,
     tenant_keys: &TenantKeys,
     tenant: &TenantId,
+    state: TenantState,
     now: UnixMs,
 ) -> Result<String, JwtError> {
     let payload = number(TENANT_PAYLOAD_BYTES_MAX);
@@ -139,7 +149,7 @@ pub fn tenant(
     let imports: Vec<Import> =
         ROUTES.iter().filter_map(|route| tenant_import(keys, &own, route)).collect();
     let mut limits = no_limits();
-    limits.conn = TENANT_CONNECTIONS_MAX;
+    limits.conn = if state.is_active() { TENANT_CONNECTIONS_MAX } else { 0 };
     limits.subs = TENANT_SUBS_MAX;
     limits.payload = payload;
     limits.imports = number(imports.len());
@@ -147,6 +157,9 @@ pub fn tenant(
     let scope = scope(&tenant_keys.programs, "program", rights, PROGRAM_SUBS_MAX, payload);
     let mut body = body(limits, vec![scope]);
     body.imports = imports;
+    if !state.is_active() {
+        body.revocations.insert(EVERY_USER.to_owned(), REVOKED_UNTIL_SECS);
+    }
     account(keys, now, &tenant_keys.account, &format!("tenant-{tenant}"), body)
 }
 
@@ -214,6 +227,7 @@ fn tenant_import(keys: &Keyring, own: &str, route: &Route) -> Option<Import> {
         Token::Tenant
         | Token::Job
         | Token::Pool
+        | Token::Class
         | Token::Worker
         | Token::Endpoint
         | Token::Delivery => "*",

@@ -12,6 +12,7 @@ use crate::{
     init::{InitError, Installation},
     jwt::{self, Claims},
     login::Login,
+    server_config::BrokerTls,
     validate::{self, AccountRefused},
 };
 use async_nats::{
@@ -28,6 +29,9 @@ use hotcell_schemas::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::fmt;
+
+/// Whose certificate the operator shows.
+const OPERATOR: &str = "provisioner";
 
 /// Reconnects of an admin connection: a command that lost its server ends soon.
 const RECONNECTS_MAX: usize = 5;
@@ -99,6 +103,9 @@ pub enum AdminError {
     /// No such tenant.
     #[error("there is no tenant {0}")]
     UnknownTenant(TenantId),
+    /// A removed tenant: its name is not given again.
+    #[error("tenant {0} was removed: its name is not given again")]
+    Removed(TenantId),
     /// The record names another account than this installation's key.
     #[error("tenant {0} has another account on the server")]
     OtherAccount(TenantId),
@@ -143,12 +150,31 @@ impl fmt::Debug for Admin {
 /// # Errors
 /// `Creds`, `Connect`.
 pub async fn connect(url: impl ToServerAddrs, creds: &Creds) -> Result<Client, AdminError> {
+    connect_with(url, creds, None).await
+}
+
+/// The same to a server that asks for TLS, with a client's files.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(
+    url: impl ToServerAddrs,
+    creds: &Creds,
+    tls: Option<&BrokerTls>,
+) -> Result<Client, AdminError> {
     let login = creds.claims.name.clone();
-    let options = ConnectOptions::with_credentials(&creds.text)
+    let mut options = ConnectOptions::with_credentials(&creds.text)
         .map_err(AdminError::Creds)?
         .name(&login)
         .custom_inbox_prefix(api::inbox_prefix(&login))
         .max_reconnects(RECONNECTS_MAX);
+    if let Some(tls) = tls {
+        options = options
+            .require_tls(true)
+            .tls_first()
+            .add_root_certificates(tls.ca.clone())
+            .add_client_certificate(tls.cert.clone(), tls.key.clone());
+    }
     // The client's future is 17 KiB: too much to carry in every caller's.
     Box::pin(options.connect(url)).await.map_err(|source| AdminError::Connect { login, source })
 }
@@ -161,8 +187,9 @@ impl Admin {
     pub async fn connect(installation: Installation, url: &str) -> Result<Self, AdminError> {
         let creds = |login| installation.creds(&login).map_err(AdminError::Installation);
         let provisioner = creds(Login::Service(Role::Provisioner))?;
-        let pipeline = connect(url, &provisioner).await?;
-        let sys = connect(url, &creds(Login::Sys)?).await?;
+        let tls = url.starts_with("tls://").then(|| installation.tls(OPERATOR));
+        let pipeline = connect_with(url, &provisioner, tls.as_ref()).await?;
+        let sys = connect_with(url, &creds(Login::Sys)?, tls.as_ref()).await?;
         let jetstream = jetstream::new(pipeline.clone());
         Ok(Self { installation, pipeline, sys, jetstream, provisioner })
     }

@@ -10,7 +10,7 @@ use crate::{
     provision::{consumer_differences, stream_differences},
     streams::{self, ConsumerSpec, Replicas},
 };
-use hotcell_schemas::{TenantId, records::TenantRecord, routes::StreamId};
+use hotcell_schemas::{TenantId, records::TenantRecord, routes::StreamId, tenancy::TenantState};
 use serde_json::{Value, json};
 
 impl Admin {
@@ -29,9 +29,13 @@ impl Admin {
             return Ok(all);
         }
         for record in self.tenants().await? {
+            if record.state == TenantState::Removed {
+                self.check_removed(&record, &mut all).await?;
+                continue;
+            }
             self.check_tenant(&record, &mut all).await?;
-            let work = |pool| streams::tenant_consumer(&record.id, pool, record.concurrency);
-            consumers.extend(record.pools.iter().map(work));
+            let work = |pool| streams::tenant_consumers(&record.id, pool, record.concurrency);
+            consumers.extend(record.pools.iter().flat_map(work));
         }
         for stream in StreamId::ALL {
             self.check_consumers(stream, &consumers, &mut all).await?;
@@ -64,14 +68,29 @@ impl Admin {
             all.push(Difference::Unexpected { what });
             return Ok(());
         }
-        let account =
-            self.installation().tenant_account(&record.id).map_err(AdminError::Installation)?;
+        let account = self
+            .installation()
+            .tenant_account(&record.id, record.state)
+            .map_err(AdminError::Installation)?;
         self.check_account(&account, all).await?;
         let what = format!("tenant {}", record.id);
         let expected = json!({"account": account.claims.sub, "slug": record.id});
         let slug = self.get::<TenantId>("tenants", &api::account_key(&account.claims.sub)).await?;
         let found = json!({"account": record.account, "slug": slug.value});
         all.extend(differences(&what, &expected, &found));
+        Ok(())
+    }
+
+    /// A removed tenant has no account; its name stays taken.
+    async fn check_removed(
+        &self,
+        record: &TenantRecord,
+        all: &mut Vec<Difference>,
+    ) -> Result<(), AdminError> {
+        if self.stored_claims(&record.account).await?.is_some() {
+            let what = format!("account of removed tenant {}", record.id);
+            all.push(Difference::Unexpected { what });
+        }
         Ok(())
     }
 

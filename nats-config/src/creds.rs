@@ -1,11 +1,13 @@
 //! Credential files: a user JWT and its seed. Promises: a login of a scoped key states no right of
-//! its own; an existing file is kept when it is that very login, and never silently replaced.
+//! its own; an existing file is kept when it is that very login, and never silently replaced. What
+//! is signed again keeps its key.
 
 use crate::{
     claims::{UserBody, VERSION},
     files,
     jwt::{self, Claims, JwtError},
     login::Login,
+    terms::{Life, Terms},
 };
 use hotcell_schemas::UnixMs;
 use nkeys::{KeyPair, KeyPairType};
@@ -78,37 +80,120 @@ pub fn read(path: &Path) -> Result<Creds, CredsError> {
     Ok(Creds { claims, key, text })
 }
 
-/// Makes the credential file of `login` at `path`, signed by the scoped key `scope` of `account`;
-/// keeps the one that is there when it is the same login.
+/// How a login is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Issue<'a> {
+    /// Whose.
+    pub login: &'a Login,
+    /// Roles and life; `None` for a login of the platform, and to keep what a tenant's has.
+    pub terms: Option<&'a Terms>,
+    /// The scoped key that signs it.
+    pub scope: &'a KeyPair,
+    /// Public key of the account.
+    pub account: &'a str,
+    /// When.
+    pub now: UnixMs,
+}
+
+/// Makes the credential file at `path`, or keeps the one that is there when it is the same login.
+/// Other terms than the file's are put into it under the same key, so what the login signs is
+/// still believed.
 ///
 /// # Errors
 /// [`CredsError`].
-pub fn issue(
-    path: &Path,
-    login: &Login,
-    scope: &KeyPair,
-    account: &str,
-    now: UnixMs,
-) -> Result<Creds, CredsError> {
+pub fn issue(path: &Path, issue: &Issue<'_>) -> Result<Creds, CredsError> {
+    let login = issue.login;
     match read(path) {
         Err(CredsError::Missing(_)) => {}
         Err(other) => return Err(other),
         Ok(found) => {
-            let same = found.claims.iss == scope.public_key()
+            let body = &found.claims.nats;
+            let same = found.claims.iss == issue.scope.public_key()
                 && found.claims.name == login.name()
-                && found.claims.nats.issuer_account == account
-                && found.claims.nats.tags == login.tags();
-            return if same { Ok(found) } else { Err(CredsError::Taken(path.to_path_buf())) };
+                && body.issuer_account == issue.account;
+            if !same || !is_tenant(login) && body.tags != login.tags() {
+                return Err(CredsError::Taken(path.to_path_buf()));
+            }
+            let terms = match issue.terms {
+                Some(terms) => terms.clone(),
+                // A login from before there were roles would open nothing.
+                None if is_tenant(login) && body.tags.is_empty() => Terms::default(),
+                None => return Ok(found),
+            };
+            if issue.terms.is_none_or(|terms| terms.life.is_none())
+                && body.tags == terms.tags()
+                && found.claims.exp.is_none()
+            {
+                return Ok(found);
+            }
+            return write(path, issue, &terms, &found.key);
         }
     }
-    let key = KeyPair::new_user();
+    let terms = issue.terms.cloned().unwrap_or_default();
+    write(path, issue, &terms, &KeyPair::new_user())
+}
+
+const fn is_tenant(login: &Login) -> bool {
+    matches!(login, Login::Tenant { .. })
+}
+
+fn write(
+    path: &Path,
+    issue: &Issue<'_>,
+    terms: &Terms,
+    key: &KeyPair,
+) -> Result<Creds, CredsError> {
+    let tags = if is_tenant(issue.login) { terms.tags() } else { issue.login.tags() };
     let body = UserBody {
         kind: "user".to_owned(),
         version: VERSION,
-        issuer_account: account.to_owned(),
-        tags: login.tags(),
+        issuer_account: issue.account.to_owned(),
+        tags,
     };
-    let jwt = jwt::encode(scope, now, &key.public_key(), &login.name(), &body)
+    let end = terms.life.map(|life| life.end(issue.now));
+    sign(path, issue.scope, (&issue.login.name(), &body), key, (issue.now, end))
+}
+
+/// Signs the login that is at `path` again, for `life` from `now`: same key, name, account and
+/// tags. Needs the scoped key of that login's role and no other.
+///
+/// # Errors
+/// [`CredsError`]; `Taken` when `scope` is not the key that signed it before.
+pub fn renew(path: &Path, scope: &KeyPair, life: Life, now: UnixMs) -> Result<Creds, CredsError> {
+    let Creds { claims, key, .. } = read(path)?;
+    if claims.iss != scope.public_key() {
+        return Err(CredsError::Taken(path.to_path_buf()));
+    }
+    sign(path, scope, (&claims.name, &claims.nats), &key, (now, Some(life.end(now))))
+}
+
+/// Whether a login should be renewed: two thirds of `life` are over, or it does not end by itself,
+/// or it ends later than one of `life` would.
+#[must_use]
+pub fn is_due(claims: &Claims<UserBody>, life: Life, now: UnixMs) -> bool {
+    renew_in_secs(claims, life, now) == 0
+}
+
+/// Seconds from `now` after which [`is_due`] says yes.
+#[must_use]
+pub fn renew_in_secs(claims: &Claims<UserBody>, life: Life, now: UnixMs) -> u64 {
+    let now = now.secs();
+    match claims.exp {
+        Some(end) if end <= now + life.secs() => {
+            end.saturating_sub(now).saturating_sub(life.secs() / 3)
+        }
+        Some(_) | None => 0,
+    }
+}
+
+fn sign(
+    path: &Path,
+    scope: &KeyPair,
+    (name, body): (&str, &UserBody),
+    key: &KeyPair,
+    (now, end): (UnixMs, Option<u64>),
+) -> Result<Creds, CredsError> {
+    let jwt = jwt::encode_until(scope, now, end, &key.public_key(), name, body)
         .map_err(CredsError::Jwt)?;
     let seed = key.seed().map_err(CredsError::Seed)?;
     let text = format!(

@@ -1,10 +1,13 @@
 //! Files that hold secrets. Promises: a file is readable by its owner only from its first byte on,
-//! and is whole or absent (written aside, synced, renamed).
+//! and is whole or absent (written aside, synced, renamed). What takes the place of another file
+//! belongs to that one's owner.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+    },
     path::Path,
 };
 
@@ -29,6 +32,13 @@ pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&aside)?;
     file.write_all(text.as_bytes())?;
+    // Who may read it stays who may: an agent that renews a service's login may be another user.
+    if let Ok(before) = fs::metadata(path) {
+        let own = file.metadata()?;
+        if (before.uid(), before.gid()) != (own.uid(), own.gid()) {
+            fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        }
+    }
     file.sync_all()?;
     fs::rename(&aside, path)
 }

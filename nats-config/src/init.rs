@@ -14,15 +14,17 @@
 use crate::{
     accounts,
     claims::{AccountBody, ActivationBody},
-    creds::{self, Creds, CredsError},
+    creds::{self, Creds, CredsError, Issue},
     files,
     jwt::{self, Claims, JwtError},
     keys::{KeyError, KeyStore, Keyring, Missing, TenantKeys},
     login::{Login, LoginName},
-    server_config::{self, PathError, Preload, ServerIdentity, ServerOptions},
+    server_config::{self, BrokerTls, PathError, Preload, ServerIdentity, ServerOptions},
+    terms::{Life, Terms},
 };
 use hotcell_schemas::{
     PoolId, Role, TenantId, Trust, UnixMs, WorkerId,
+    tenancy::TenantState,
     trust::{TrustError, TrustedKey},
 };
 use nkeys::KeyPair;
@@ -153,6 +155,17 @@ impl Installation {
         &self.dir
     }
 
+    /// The files of TLS of `name`, as `hotcell tls init` calls them, in the folder `tls`.
+    #[must_use]
+    pub fn tls(&self, name: &str) -> BrokerTls {
+        let dir = self.dir.join("tls");
+        BrokerTls {
+            ca: dir.join("ca.pem"),
+            cert: dir.join(format!("{name}.pem")),
+            key: dir.join(format!("{name}.key")),
+        }
+    }
+
     /// The operator's keys.
     #[must_use]
     pub fn keys(&self) -> &Keyring {
@@ -231,8 +244,55 @@ impl Installation {
         self.issue(&Login::Tenant { tenant: tenant.clone(), user: user.clone() }, now)
     }
 
-    fn issue(&self, login: &Login, now: UnixMs) -> Result<PathBuf, InitError> {
+    /// Makes a tenant's credential file with these terms, or puts them into the one that is there.
+    /// Offline; the tenant's keys must exist.
+    ///
+    /// # Errors
+    /// `Key`, `Creds`.
+    pub fn issue_program(
+        &self,
+        tenant: &TenantId,
+        user: &LoginName,
+        terms: &Terms,
+        now: UnixMs,
+    ) -> Result<PathBuf, InitError> {
+        let login = Login::Tenant { tenant: tenant.clone(), user: user.clone() };
+        self.issue_with(&login, Some(terms), now)
+    }
+
+    /// Signs `login` again for `life`, under the key that it has. Offline.
+    ///
+    /// # Errors
+    /// `Key`, `Creds`.
+    pub fn renew(&self, login: &Login, life: Life, now: UnixMs) -> Result<Creds, InitError> {
         let path = self.creds_path(login);
+        self.with_scope(login, |scope, _| creds::renew(&path, scope, life, now))
+    }
+
+    fn issue(&self, login: &Login, now: UnixMs) -> Result<PathBuf, InitError> {
+        self.issue_with(login, None, now)
+    }
+
+    fn issue_with(
+        &self,
+        login: &Login,
+        terms: Option<&Terms>,
+        now: UnixMs,
+    ) -> Result<PathBuf, InitError> {
+        let path = self.creds_path(login);
+        self.with_scope(login, |scope, account| {
+            let issue = Issue { login, terms, scope, account: &account.public_key(), now };
+            creds::issue(&path, &issue)
+        })?;
+        Ok(path)
+    }
+
+    /// Calls `act` with the scoped key that signs `login`, and its account.
+    fn with_scope<T>(
+        &self,
+        login: &Login,
+        act: impl FnOnce(&KeyPair, &KeyPair) -> Result<T, CredsError>,
+    ) -> Result<T, InitError> {
         let tenant_keys;
         let (scope, account): (&KeyPair, &KeyPair) = match login {
             Login::Service(role) => {
@@ -249,8 +309,7 @@ impl Installation {
                 (&tenant_keys.programs, &tenant_keys.account)
             }
         };
-        creds::issue(&path, login, scope, &account.public_key(), now).map_err(InitError::Creds)?;
-        Ok(path)
+        act(scope, account).map_err(InitError::Creds)
     }
 
     /// SYS, PIPELINE and ENCODERS as the code says; the stored JWTs are kept where they say the same.
@@ -281,9 +340,13 @@ impl Installation {
     ///
     /// # Errors
     /// `Key` when its keys are missing; `Jwt`.
-    pub fn tenant_account(&self, tenant: &TenantId) -> Result<RenderedAccount, InitError> {
+    pub fn tenant_account(
+        &self,
+        tenant: &TenantId,
+        state: TenantState,
+    ) -> Result<RenderedAccount, InitError> {
         let keys = self.tenant_keys(tenant, Missing::Refuse)?;
-        let jwt = accounts::tenant(&self.keys, &keys, tenant, NEVER);
+        let jwt = accounts::tenant(&self.keys, &keys, tenant, state, NEVER);
         read_fresh(&tenant_account_name(tenant), jwt)
     }
 
@@ -296,9 +359,28 @@ impl Installation {
         tenant: &TenantId,
         now: UnixMs,
     ) -> Result<RenderedAccount, InitError> {
+        self.render_tenant_as(tenant, TenantState::Active, now)
+    }
+
+    /// The same for a tenant in `state`. Of two JWTs the broker keeps the one that was issued
+    /// later, in whole seconds: this one is issued after the one that it takes the place of.
+    ///
+    /// # Errors
+    /// `Key`, `File`, `Jwt`.
+    pub fn render_tenant_as(
+        &self,
+        tenant: &TenantId,
+        state: TenantState,
+        now: UnixMs,
+    ) -> Result<RenderedAccount, InitError> {
         let keys = self.tenant_keys(tenant, Missing::Create)?;
-        let jwt = accounts::tenant(&self.keys, &keys, tenant, now);
-        self.render(&tenant_account_name(tenant), jwt)
+        let name = tenant_account_name(tenant);
+        let before = self.read(&self.account_path(&name))?;
+        let before = before.and_then(|jwt| jwt::decode::<AccountBody>(&jwt).ok());
+        let after = before.map_or(0, |claims| (claims.iat + 1) * 1000);
+        let now = UnixMs(now.0.max(after));
+        let jwt = accounts::tenant(&self.keys, &keys, tenant, state, now);
+        self.render(&name, jwt)
     }
 
     /// The configuration of the server, from the JWTs as last rendered.
@@ -361,7 +443,7 @@ impl Installation {
         }
     }
 
-    fn account_path(&self, name: &str) -> PathBuf {
+    pub(crate) fn account_path(&self, name: &str) -> PathBuf {
         self.dir.join("accounts").join(format!("{name}.jwt"))
     }
 
@@ -383,7 +465,7 @@ impl Installation {
     }
 }
 
-fn tenant_account_name(tenant: &TenantId) -> String {
+pub(crate) fn tenant_account_name(tenant: &TenantId) -> String {
     format!("tenant-{tenant}")
 }
 

@@ -18,7 +18,7 @@ const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims<T> {
-    /// End of validity, Unix seconds; none of ours ends by itself.
+    /// End of validity, Unix seconds; only users' end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
     /// Issue time, Unix seconds; of two account JWTs the broker keeps the later one.
@@ -77,8 +77,23 @@ pub fn encode<T: Serialize>(
     name: &str,
     nats: &T,
 ) -> Result<String, JwtError> {
+    encode_until(signer, now, None, subject, name, nats)
+}
+
+/// The same, valid until `end` (Unix seconds).
+///
+/// # Errors
+/// `Encode`, `Sign`.
+pub fn encode_until<T: Serialize>(
+    signer: &KeyPair,
+    now: UnixMs,
+    end: Option<u64>,
+    subject: &str,
+    name: &str,
+    nats: &T,
+) -> Result<String, JwtError> {
     let mut claims = Claims {
-        exp: None,
+        exp: end,
         iat: now.secs(),
         iss: signer.public_key(),
         jti: String::new(),

@@ -18,22 +18,26 @@ mod init;
 pub mod jwt;
 pub mod keys;
 mod login;
+mod logins;
 pub mod permissions;
 mod provision;
 mod server_config;
 pub mod streams;
+pub mod terms;
 pub mod testing;
 pub mod validate;
 
-pub use admin::{Admin, AdminError, connect};
+pub use admin::{Admin, AdminError, connect, connect_with};
 pub use binary::{BinaryError, find_nats_server};
 pub use diff::Difference;
 pub use init::{InitError, InitOptions, Installation, RenderedAccount, comparable, init};
 pub use login::{Login, LoginName, LoginNameError};
+pub use logins::FoundLogin;
 pub use permissions::{Permissions, allowed};
 pub use provision::{AddedTenant, ApiKey, TenantSpec};
 pub use server_config::{
-    ACCOUNTS_MAX, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,
+    ACCOUNTS_MAX, BrokerTls, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,
     ServerIdentity, ServerOptions, render as render_server_config,
 };
 pub use streams::Replicas;
+pub use terms::{Life, Terms};

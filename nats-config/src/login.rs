@@ -63,7 +63,8 @@ impl Login {
         }
     }
 
-    /// The JWT's tags.
+    /// The JWT's tags that follow from who it is. A tenant's program has those of its
+    /// [`crate::Terms`], too.
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
         match self {

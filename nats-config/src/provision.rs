@@ -117,9 +117,12 @@ impl Admin {
             changed.extend(self.ensure_consumer(&spec).await?);
         }
         for record in self.tenants().await? {
+            if record.state == TenantState::Removed {
+                continue;
+            }
             let account = self
                 .installation()
-                .render_tenant(&record.id, now)
+                .render_tenant_as(&record.id, record.state, now)
                 .map_err(AdminError::Installation)?;
             changed.extend(self.ensure_account(&account).await?);
             changed.extend(self.ensure_work(&record).await?);
@@ -147,8 +150,15 @@ impl Admin {
             return Err(AdminError::NoWork(spec.id.clone()));
         }
         let stored: Entry<TenantRecord> = self.get("tenants", spec.id.as_str()).await?;
-        let account =
-            self.installation().render_tenant(&spec.id, now).map_err(AdminError::Installation)?;
+        // A completion of what is there (`up` again) takes no suspension back.
+        let state = stored.value.as_ref().map_or(TenantState::Active, |record| record.state);
+        if state == TenantState::Removed {
+            return Err(AdminError::Removed(spec.id.clone()));
+        }
+        let account = self
+            .installation()
+            .render_tenant_as(&spec.id, state, now)
+            .map_err(AdminError::Installation)?;
         let created_at = stored.value.as_ref().map_or(now, |record| record.created_at);
         let record = TenantRecord {
             id: spec.id.clone(),
@@ -159,7 +169,7 @@ impl Admin {
             stored_bytes_max: spec.stored_bytes_max,
             created_at,
             raw_arguments: spec.raw_arguments,
-            state: TenantState::Active,
+            state,
             quotas: spec.quotas.clone(),
         };
         if let Some(before) = &stored.value {
@@ -270,7 +280,7 @@ impl Admin {
         Ok(KeyPage { keys, total: usize::try_from(total).unwrap_or(usize::MAX) })
     }
 
-    async fn ensure_account(
+    pub(crate) async fn ensure_account(
         &self,
         account: &RenderedAccount,
     ) -> Result<Option<String>, AdminError> {
@@ -285,8 +295,9 @@ impl Admin {
     async fn ensure_work(&self, record: &TenantRecord) -> Result<Vec<String>, AdminError> {
         let mut changed = Vec::new();
         for pool in &record.pools {
-            let spec = streams::tenant_consumer(&record.id, pool, record.concurrency);
-            changed.extend(self.ensure_consumer(&spec).await?);
+            for spec in streams::tenant_consumers(&record.id, pool, record.concurrency) {
+                changed.extend(self.ensure_consumer(&spec).await?);
+            }
         }
         Ok(changed)
     }

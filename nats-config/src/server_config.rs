@@ -62,6 +62,17 @@ impl FromStr for Durability {
     }
 }
 
+/// Files of TLS, as PEM: a server's, or a client's of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerTls {
+    /// The authorities that may vouch for the other side.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// Where and how the server runs.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -75,6 +86,8 @@ pub struct ServerOptions {
     pub ports_dir: Option<PathBuf>,
     /// File for the process id.
     pub pid_file: Option<PathBuf>,
+    /// TLS 1.3 from the first byte, for clients with a certificate only; plain text when absent.
+    pub tls: Option<BrokerTls>,
 }
 
 /// An account that the server knows from its start.
@@ -146,6 +159,15 @@ pub fn render(identity: &ServerIdentity, options: &ServerOptions) -> Result<Stri
             Durability::OneSecond => "\"1s\"",
         },
     );
+    if let Some(tls) = &options.tls {
+        text.push_str(&format!(
+            "\ntls {{\n  cert_file: {}\n  key_file: {}\n  ca_file: {}\n  verify: true\n  \
+             min_version: \"1.3\"\n  handshake_first: true\n}}\n",
+            quoted(&tls.cert)?,
+            quoted(&tls.key)?,
+            quoted(&tls.ca)?,
+        ));
+    }
     if let Some(dir) = &options.ports_dir {
         text.push_str(&format!("ports_file_dir: {}\n", quoted(dir)?));
     }

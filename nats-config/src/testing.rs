@@ -8,6 +8,7 @@ use crate::{
     init::{InitError, InitOptions, Installation, init},
     login::Login,
     server_config::{Durability, ServerOptions},
+    terms::Life,
 };
 use async_nats::Client;
 use hotcell_schemas::{Role, UnixMs};
@@ -23,6 +24,12 @@ use tempfile::TempDir;
 
 /// Time of everything that a test makes; the broker compares it with nothing.
 pub const NOW: UnixMs = UnixMs(1_779_460_245_120);
+
+/// A life of any length: what a person asks for is 15 minutes at least.
+#[must_use]
+pub const fn short_life(secs: u64) -> Life {
+    Life::unchecked(secs)
+}
 
 /// How long a server may take to start on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -164,6 +171,7 @@ impl TestServer {
     async fn run(&mut self) -> Result<(), TestServerError> {
         let dir = self.dir().to_path_buf();
         let options = ServerOptions {
+            tls: None,
             listen: self.address,
             store_dir: dir.join("jetstream"),
             durability: self.durability,

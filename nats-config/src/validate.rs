@@ -3,6 +3,7 @@
 //! and locks the account out at its next start. So this is asked before every push.
 
 use crate::{
+    accounts::EVERY_USER,
     claims::{AccountBody, ActivationBody, Export, FlowType, Import, Limits, SigningKey, VERSION},
     jwt::{self, Claims, JwtError},
     keys::Keyring,
@@ -106,7 +107,8 @@ fn limits(body: &AccountBody) -> Result<(), AccountRefused> {
     if !body.limits.disallow_bearer {
         return wrong("disallow_bearer");
     }
-    if conn <= 0 {
+    // None at all is for an account whose users are all revoked.
+    if conn < 0 || (conn == 0) != body.revocations.contains_key(EVERY_USER) {
         return wrong("conn");
     }
     if payload <= 0 {
@@ -161,7 +163,7 @@ fn token_opens(import: &Import, importer: &str, keys: &Keyring) -> bool {
 mod tests {
     use super::*;
     use crate::{accounts, keys::TenantKeys};
-    use hotcell_schemas::{TenantId, UnixMs};
+    use hotcell_schemas::{TenantId, UnixMs, tenancy::TenantState};
 
     const NOW: UnixMs = UnixMs(1_763_757_131_000);
 
@@ -183,7 +185,8 @@ mod tests {
     }
 
     fn tenant_jwt(world: &World) -> String {
-        accounts::tenant(&world.keys, &world.tenant_keys, &"acme".parse().unwrap(), NOW).unwrap()
+        let (tenant, state) = ("acme".parse().unwrap(), TenantState::Active);
+        accounts::tenant(&world.keys, &world.tenant_keys, &tenant, state, NOW).unwrap()
     }
 
     fn check(change: impl FnOnce(&World, &mut AccountBody)) -> Result<(), AccountRefused> {
@@ -252,12 +255,13 @@ mod tests {
     #[test]
     fn more_than_an_importer_may_have_is_refused() {
         let limit = |change: fn(&mut Limits)| check(move |_, body| change(&mut body.limits));
-        let wrong: [fn(&mut Limits); 7] = [
+        let wrong: [fn(&mut Limits); 8] = [
             |limits| limits.disk_storage = -1,
             |limits| limits.mem_storage = 1,
             |limits| limits.leaf = -1,
             |limits| limits.exports = 1,
             |limits| limits.conn = -1,
+            |limits| limits.conn = 0,
             |limits| limits.payload = 0,
             |limits| limits.disallow_bearer = false,
         ];

@@ -8,7 +8,7 @@ use hotcell_nats_config::{
     permissions::{role_permissions, sys_permissions},
     render_server_config, streams, testing,
 };
-use hotcell_schemas::{Role, UnixMs};
+use hotcell_schemas::{Role, UnixMs, tenancy::TenantState};
 use nkeys::{KeyPair, KeyPairType};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -59,11 +59,11 @@ fn permissions() {
 
 #[test]
 fn streams_and_consumers() {
-    let work = streams::tenant_consumer(&"acme".parse().unwrap(), &"cpu".parse().unwrap(), 16);
+    let work = streams::tenant_consumers(&"acme".parse().unwrap(), &"cpu".parse().unwrap(), 16);
     let all = json!({
         "streams": streams::streams(Replicas::One),
         "consumers": streams::consumers(),
-        "consumer_of_tenant_acme_in_pool_cpu": work,
+        "consumers_of_tenant_acme_in_pool_cpu": work,
     });
     check_json("streams.json", &sorted(all));
 }
@@ -75,13 +75,18 @@ fn account_claims() {
     let tenant_keys = TenantKeys::assemble(&acme, |_, kind| {
         let number = if kind == KeyPairType::Account { 200 } else { 201 };
         KeyPair::new_from_raw(kind, [number; 32])
-    });
+    })
+    .unwrap();
     let mut all = BTreeMap::new();
     for (name, jwt) in [
         ("SYS", accounts::sys(&keys, NOW)),
         ("PIPELINE", accounts::pipeline(&keys, NOW)),
         ("ENCODERS", accounts::encoders(&keys, NOW)),
-        ("tenant-acme", accounts::tenant(&keys, &tenant_keys.unwrap(), &acme, NOW)),
+        ("tenant-acme", accounts::tenant(&keys, &tenant_keys, &acme, TenantState::Active, NOW)),
+        (
+            "tenant-acme, suspended",
+            accounts::tenant(&keys, &tenant_keys, &acme, TenantState::Suspended, NOW),
+        ),
     ] {
         all.insert(name, sorted(comparable(&jwt::decode(&jwt.unwrap()).unwrap())));
     }
@@ -101,6 +106,7 @@ fn server_configuration() {
         preload: ["SYS", "PIPELINE", "ENCODERS"].map(account).into(),
     };
     let options = ServerOptions {
+        tls: None,
         listen: "127.0.0.1:4222".parse().unwrap(),
         store_dir: "/var/lib/hotcell/nats/jetstream".into(),
         durability: Durability::Always,

@@ -7,7 +7,7 @@ use hotcell_nats_config::{
     keys::Missing,
     testing::{NOW, TestServer},
 };
-use hotcell_schemas::{Role, TenantId, UnixMs};
+use hotcell_schemas::{Role, TenantId, UnixMs, tenancy::TenantState};
 use serde_json::json;
 use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
@@ -146,7 +146,7 @@ async fn an_account_that_the_server_would_not_honour_is_refused_before_the_push(
     let own = installation.tenant_keys(&acme, Missing::Refuse).unwrap();
     let other = foreign.claims.sub.clone();
     let spying = {
-        let mut body = installation.tenant_account(&acme).unwrap().claims.nats;
+        let mut body = installation.tenant_account(&acme, TenantState::Active).unwrap().claims.nats;
         let import = &mut body.imports[0];
         import.subject = import.subject.replace(&own.account.public_key(), &other);
         jwt::encode(&keys.operator_signing, NOW, &own.account.public_key(), "x", &body).unwrap()
@@ -233,6 +233,8 @@ fn the_exports_are_the_rows_that_leave_the_pipeline() {
             "lease.*.done",
             "tenant.*.submit",
             "tenant.*.get",
+            "tenant.*.list",
+            "tenant.*.cancel",
             "events.*.*.terminal"
         ]
     );

@@ -1,0 +1,150 @@
+//! The logins that an installation holds: listed, renewed, forgotten. Promises: whose a login is
+//! follows from the account in its signed token, never from the name of its file.
+
+use crate::{
+    claims::UserBody,
+    creds,
+    init::{InitError, Installation, tenant_account_name},
+    jwt::Claims,
+    keys::Missing,
+    login::Login,
+    terms::Life,
+};
+use hotcell_schemas::{PoolId, Role, TenantId, UnixMs};
+use nkeys::KeyPair;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What a worker's tag begins with that names a pool.
+const POOL_TAG: &str = "pool:";
+
+/// One login of the installation.
+#[derive(Debug, Clone)]
+pub struct FoundLogin {
+    /// Whose; `None` when its account is none of this installation's, as of a removed tenant.
+    pub login: Option<Login>,
+    /// Its credential file.
+    pub path: PathBuf,
+    /// What was signed.
+    pub claims: Claims<UserBody>,
+}
+
+impl Installation {
+    /// Every login that has a credential file here, in the order of their names.
+    ///
+    /// # Errors
+    /// `File`, `Creds`, `Key`.
+    pub fn logins(&self) -> Result<Vec<FoundLogin>, InitError> {
+        let tenants = self.tenants_with_keys()?;
+        let mut found = Vec::new();
+        for path in listed(&self.dir().join("creds"))? {
+            if path.extension().is_none_or(|extension| extension != "creds") {
+                continue;
+            }
+            let claims = creds::read(&path).map_err(InitError::Creds)?.claims;
+            found.push(FoundLogin { login: self.login_of(&claims, &tenants), path, claims });
+        }
+        Ok(found)
+    }
+
+    /// Renews those of `logins` that are due for `life`, and returns their files.
+    ///
+    /// # Errors
+    /// `File`, `Creds`, `Key`.
+    pub fn renew_due(
+        &self,
+        life: Life,
+        now: UnixMs,
+        wanted: impl Fn(&Login) -> bool,
+    ) -> Result<Vec<FoundLogin>, InitError> {
+        let mut renewed = Vec::new();
+        for mut found in self.logins()? {
+            let Some(login) = found.login.as_ref().filter(|login| wanted(login)) else { continue };
+            if creds::is_due(&found.claims, life, now) {
+                found.claims = self.renew(login, life, now)?.claims;
+                renewed.push(found);
+            }
+        }
+        Ok(renewed)
+    }
+
+    /// Removes everything with which a login of `tenant` could be made or used: its account's keys,
+    /// its account, its credential files. The broker is told by [`crate::Admin::remove_tenant`].
+    ///
+    /// # Errors
+    /// `File`, `Creds`, `Key`.
+    pub fn forget_tenant(&self, tenant: &TenantId) -> Result<(), InitError> {
+        let name = tenant_account_name(tenant);
+        let keys = self.dir().join("keys");
+        let logins = self.logins()?.into_iter().filter_map(|found| match found.login {
+            Some(Login::Tenant { tenant: owner, .. }) if owner == *tenant => Some(found.path),
+            Some(_) | None => None,
+        });
+        // The account's key last: without it nobody could say whose the other files are.
+        let rest = [
+            keys.join(format!("{name}.programs.nk")),
+            self.account_path(&name),
+            keys.join(format!("{name}.nk")),
+        ];
+        for path in logins.chain(rest) {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(InitError::File { path, source });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The tenants whose keys are here, by their account's public key.
+    fn tenants_with_keys(&self) -> Result<BTreeMap<String, TenantId>, InitError> {
+        let mut tenants = BTreeMap::new();
+        for path in listed(&self.dir().join("keys"))? {
+            let stem = path.file_name().and_then(|name| name.to_str());
+            let slug = stem.and_then(|name| name.strip_prefix("tenant-")?.strip_suffix(".nk"));
+            let Some(tenant) = slug.and_then(|slug| slug.parse::<TenantId>().ok()) else {
+                continue;
+            };
+            let keys = self.tenant_keys(&tenant, Missing::Refuse)?;
+            tenants.insert(keys.account.public_key(), tenant);
+        }
+        Ok(tenants)
+    }
+
+    fn login_of(
+        &self,
+        claims: &Claims<UserBody>,
+        tenants: &BTreeMap<String, TenantId>,
+    ) -> Option<Login> {
+        let (keys, account) = (self.keys(), &claims.nats.issuer_account);
+        let is = |key: &KeyPair| key.public_key() == *account;
+        if is(&keys.pipeline) {
+            let role = Role::PIPELINE.into_iter().find(|role| role.as_str() == claims.name);
+            return role.map(Login::Service);
+        }
+        if is(&keys.encoders) {
+            let pool = |tag: &String| tag.strip_prefix(POOL_TAG)?.parse::<PoolId>().ok();
+            let pools = claims.nats.tags.iter().filter_map(pool).collect();
+            return Some(Login::Worker { name: claims.name.parse().ok()?, pools });
+        }
+        if is(&keys.sys) {
+            return Some(Login::Sys);
+        }
+        let tenant = tenants.get(account)?.clone();
+        Some(Login::Tenant { tenant, user: claims.name.parse().ok()? })
+    }
+}
+
+/// The files of a folder, by name.
+fn listed(dir: &Path) -> Result<Vec<PathBuf>, InitError> {
+    let failed = |source| InitError::File { path: dir.to_path_buf(), source };
+    let entries = fs::read_dir(dir).map_err(failed)?;
+    let paths: io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
