@@ -155,3 +155,6 @@ pub const WORKFLOW_BYTES_MAX: usize = 128;
 
 /// Stored bytes of one tenant unless its record says otherwise: 64 GiB.
 pub const TENANT_STORED_BYTES_MAX: u64 = 64 << 30;
+
+/// Approvers that an approval can ask for: more people than any four-eyes rule names.
+pub const APPROVERS_MAX: u32 = 8;

@@ -5,12 +5,16 @@
 use crate::{
     auth::{Auth, AuthError, Denied, Principal},
     config::Config,
+    decisions::Decisions,
     problem::{Kind, Problem},
     refusals::Refusals,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use hotcell_schemas::{Subject, envelope::Message, work::SignReply, work::SignRequest};
+use hotcell_policy::{Facts, PolicyStore};
+use hotcell_schemas::{
+    Subject, envelope::Message, identity::Decided, work::SignReply, work::SignRequest,
+};
 use hotcell_stage::{
     AskError, Bus,
     blob::Blobs,
@@ -18,6 +22,7 @@ use hotcell_stage::{
     retry::{Policy, retry},
     service::describe,
 };
+use http::{HeaderMap, Method, Uri};
 use serde::Serialize;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -47,11 +52,36 @@ pub struct App {
     pub confirms: Semaphore,
     /// Failed authentications.
     pub refusals: Refusals,
+    /// The policies in force.
+    pub policies: PolicyStore,
+    /// Denials and challenges, on their way to the audit log.
+    pub decisions: Decisions,
+    /// What the operator configured.
+    pub config: Config,
+}
+
+/// What a request over HTTP shows before anyone is believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target, as sent.
+    pub uri: &'a Uri,
+    /// Its headers, as sent.
+    pub headers: &'a HeaderMap,
+    /// Whence it came, where that can be told.
+    pub network: Option<IpAddr>,
 }
 
 /// A request, whichever door it came through.
 #[derive(Debug, Clone, Default)]
 pub struct Call {
+    /// The method; over the broker that of the same request over HTTP.
+    pub method: Method,
+    /// The route's pattern; over the broker that of the same request over HTTP.
+    pub route: &'static str,
+    /// The path, as sent; over the broker the route's pattern.
+    pub path: String,
     /// The `{id}` of the path, as sent.
     pub id: String,
     /// The query string.
@@ -62,6 +92,8 @@ pub struct Call {
     pub approval: Option<String>,
     /// Whence it came, where the door can tell.
     pub network: Option<IpAddr>,
+    /// Why the route's action is permitted; nothing where the handler decides by itself.
+    pub decided: Option<Decided>,
     /// The body.
     pub body: Bytes,
 }
@@ -73,12 +105,17 @@ pub struct Reply {
     pub status: u16,
     /// The `Location`.
     pub location: Option<String>,
+    /// Further headers.
+    pub headers: Vec<(&'static str, String)>,
     /// JSON.
     pub body: Vec<u8>,
 }
 
 /// A handler of a tenant's resources.
 pub type Handler = fn(Arc<App>, Principal, Call) -> BoxFuture<'static, Result<Reply, Problem>>;
+
+/// What policy is to know of a request beside who asks, read from it before it is served.
+pub type FactsOf = fn(&Call) -> Result<Facts, Problem>;
 
 #[derive(Serialize)]
 struct Success<T> {
@@ -92,7 +129,7 @@ impl Reply {
     pub fn new(status: u16, result: impl Serialize) -> Self {
         let body = serde_json::to_vec(&Success { success: true, result });
         let body = body.expect("answers hold strings, numbers and lists of them");
-        Self { status, location: None, body }
+        Self { status, location: None, headers: Vec::new(), body }
     }
 
     /// The same with a `Location`.
@@ -100,12 +137,19 @@ impl Reply {
     pub fn at(self, location: String) -> Self {
         Self { location: Some(location), ..self }
     }
+
+    /// The same with a header, where the door has headers.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
 }
 
 impl App {
     /// The shared state on an open connection.
     #[must_use]
-    pub fn new(bus: Bus, config: &Config, refusals: Refusals) -> Self {
+    pub fn new(bus: Bus, config: &Config, refusals: Refusals, decisions: Decisions) -> Self {
         Self {
             auth: Auth::new(&bus),
             blobs: Blobs::new(),
@@ -113,6 +157,9 @@ impl App {
             idempotency: bus.bucket("idempotency"),
             confirms: Semaphore::new(config.confirms_max),
             refusals,
+            policies: PolicyStore::new(&bus),
+            decisions,
+            config: config.clone(),
             bus,
         }
     }

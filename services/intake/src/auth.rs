@@ -4,9 +4,9 @@
 //!
 //! Refuses: a key anywhere but in one `Authorization: Bearer` header; a tenant named by a message.
 
-use crate::cache::Cache;
+use crate::{app::Seen, cache::Cache};
 use hotcell_schemas::{
-    Digest, KeyId, Subject, TenantId,
+    ApprovalId, Digest, KeyId, Subject, TenantId,
     identity::Authority,
     job::Actor,
     records::{KeyRecord, TenantRecord},
@@ -36,6 +36,7 @@ pub struct Principal {
     tenant: TenantId,
     actor: Actor,
     authority: Authority,
+    steps_up: bool,
 }
 
 impl Principal {
@@ -55,6 +56,19 @@ impl Principal {
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Whether it has a second factor that it could show: a challenge makes sense.
+    #[must_use]
+    pub fn can_step_up(&self) -> bool {
+        self.steps_up
+    }
+
+    /// The same, with the approval that its request shows.
+    #[must_use]
+    pub fn with_approval(mut self, approval: Option<ApprovalId>) -> Self {
+        self.authority.approval = approval;
+        self
     }
 }
 
@@ -169,7 +183,8 @@ fn judge(credential: &Credential, record: &KeyRecord) -> Result<Principal, Denie
     }
     let actor = Actor::ApiKey { id: record.id.clone() };
     let authority = Authority { roles: record.roles.clone(), ..Authority::default() };
-    Ok(Principal { tenant: record.tenant.clone(), actor, authority })
+    let steps_up = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
+    Ok(Principal { tenant: record.tenant.clone(), actor, authority, steps_up })
 }
 
 /// The records of identities, with what was read within the last second.
@@ -193,6 +208,17 @@ impl Auth {
             records: Cache::default(),
             accounts: Cache::default(),
         }
+    }
+
+    /// The principal of a request over HTTP.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn request(&self, seen: &Seen<'_>) -> Result<Principal, AuthError> {
+        let credential = credential(seen.headers, seen.uri.query()).map_err(AuthError::Denied)?;
+        let mut who = self.key(&credential).await?;
+        who.authority.network = seen.network;
+        Ok(who)
     }
 
     /// The principal of an API key. Only good answers are cached.
@@ -229,7 +255,8 @@ impl Auth {
         let name = info.name_tag.chars().take(LOGIN_NAME_CHARS_MAX).collect();
         let roles = info.tags.iter().filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.parse().ok());
         let authority = Authority { roles: roles.collect(), ..Authority::default() };
-        Ok(Principal { tenant, actor: Actor::NatsLogin { user: info.user, name }, authority })
+        let actor = Actor::NatsLogin { user: info.user, name };
+        Ok(Principal { tenant, actor, authority, steps_up: false })
     }
 
     async fn tenant_of(&self, account: &str) -> Result<TenantId, AuthError> {

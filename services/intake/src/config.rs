@@ -1,7 +1,13 @@
 //! Configuration of intake. It holds no secret: the login is a file, and keys of tenants are hashes
 //! in the broker.
 
-use hotcell_stage::{NatsConfig, TelemetryConfig, config::ConfigError, service::ServiceConfig};
+use hotcell_schemas::{limits::APPROVERS_MAX, network::Network};
+use hotcell_stage::{
+    NatsConfig, TelemetryConfig,
+    config::ConfigError,
+    service::ServiceConfig,
+    tls::{ServerTls, check_listen},
+};
 use serde::Deserialize;
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -14,12 +20,18 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// Most requests or reads at once that may be configured.
 const CONCURRENCY_MAX: usize = 4096;
 
+/// Longest life of an approval that may be configured, in seconds: a week. Its record lives 30 days.
+const EXPIRES_SECS_MAX: u64 = 604_800;
+
 /// Intake's configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Address of the HTTP API; port 0 takes a free port.
     pub listen: SocketAddr,
+    /// The certificate; without one, only loopback is listened on.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
     /// File that gets the bound address once requests are accepted; none when empty.
     pub address_file: PathBuf,
     /// HTTP connections open at once.
@@ -28,10 +40,24 @@ pub struct Config {
     pub confirms_max: usize,
     /// Requests over the broker in hand at once, for each verb.
     pub broker_requests_max: usize,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Approvals by other people.
+    pub approvals: ApprovalsConfig,
     /// The broker.
     pub nats: NatsConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+}
+
+/// What an approval needs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalsConfig {
+    /// Approvers needed, whatever a requester asks for.
+    pub approvers_min: u32,
+    /// Longest life of an approval, in seconds.
+    pub expires_secs_max: u64,
 }
 
 impl ServiceConfig for Config {
@@ -46,6 +72,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] for a bound of zero or beyond reason.
     pub fn check(&self) -> Result<(), ConfigError> {
+        check_listen(self.listen, self.tls.as_ref())?;
         let bounds = [
             ("connections_max", self.connections_max, CONNECTIONS_MAX),
             ("confirms_max", self.confirms_max, CONCURRENCY_MAX),
@@ -56,6 +83,16 @@ impl Config {
                 let rule = format!("must be 1 to {max}");
                 return Err(ConfigError::Value { key, rule });
             }
+        }
+        let approvers = self.approvals.approvers_min;
+        if approvers == 0 || approvers > APPROVERS_MAX {
+            let rule = format!("must be 1 to {APPROVERS_MAX}");
+            return Err(ConfigError::Value { key: "approvals.approvers_min", rule });
+        }
+        let expires = self.approvals.expires_secs_max;
+        if expires == 0 || expires > EXPIRES_SECS_MAX {
+            let rule = format!("must be 1 to {EXPIRES_SECS_MAX}");
+            return Err(ConfigError::Value { key: "approvals.expires_secs_max", rule });
         }
         Ok(())
     }

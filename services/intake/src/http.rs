@@ -3,8 +3,10 @@
 //! deadline; whatever is asked below `/v1` is authenticated before its path is looked at.
 
 use crate::{
-    app::{App, Call, Reply},
-    auth::{AuthError, Principal, credential},
+    app::{App, Call, Reply, Seen},
+    auth::Principal,
+    gate,
+    origin::{Peer, origin},
     problem::{self, Kind, Problem},
     routes::{ROUTES, Route, Serve},
 };
@@ -18,7 +20,7 @@ use axum::{
 use bytes::Bytes;
 use hotcell_schemas::limits::HTTP_BODY_BYTES_MAX;
 use hotcell_stage::telemetry;
-use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::BodyExt as _;
 use std::{
     sync::Arc,
@@ -44,7 +46,7 @@ type Params = Result<RawPathParams, RawPathParamsRejection>;
 /// The router of [`ROUTES`].
 pub fn router(app: &Arc<App>) -> Router {
     let mut router = Router::new();
-    for route in &ROUTES {
+    for route in ROUTES {
         let filter = MethodFilter::try_from(route.method.clone())
             .expect("the table holds only standard methods");
         let app = Arc::clone(app);
@@ -113,7 +115,7 @@ fn span(request: &Request, route: &str) -> Span {
     span
 }
 
-/// Authenticates, reads the body, and calls the handler, in this order.
+/// Authenticates, reads the body, asks the gate, and calls the handler, in this order.
 async fn tenant(
     app: Arc<App>,
     route: &'static Route,
@@ -124,23 +126,35 @@ async fn tenant(
 ) -> Result<Reply, Problem> {
     let principal = authenticate(&app, parts, route.path).await?;
     Span::current().record("tenant", principal.tenant().as_str());
+    gate::active(&app, &principal).await?;
     let call = Call {
+        method: route.method.clone(),
+        route: route.path,
+        path: parts.uri.path().to_owned(),
         id: id_of(params)?,
         query: parts.uri.query().unwrap_or_default().to_owned(),
         idempotency: idempotency_key(&parts.headers)?,
-        approval: None,
-        network: None,
+        approval: approval_of(&parts.headers)?,
+        network: principal.authority().network,
+        decided: None,
         body: body_of(&parts.headers, body).await?,
     };
+    let (principal, call) = gate::route(&app, route, principal, call).await?;
     handler(app, principal, call).await
 }
 
 async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal, Problem> {
     let what = || format!("{} {route}", parts.method);
-    let credential = credential(&parts.headers, parts.uri.query())
-        .map_err(|reason| app.refuse(&what(), &AuthError::Denied(reason)))?;
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+    let seen = Seen {
+        method: &parts.method,
+        uri: &parts.uri,
+        headers: &parts.headers,
+        network: origin(peer, &parts.headers, &app.config.trusted_proxies),
+    };
     app.connected()?;
-    app.auth.key(&credential).await.map_err(|error| app.refuse(&what(), &error))
+    let who = app.auth.request(&seen).await;
+    who.map_err(|error| app.refuse(&what(), &error))
 }
 
 fn id_of(params: &Params) -> Result<String, Problem> {
@@ -157,6 +171,21 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
         return Err(Problem::field(Kind::BadRequest, "Idempotency-Key", rule));
     }
     Ok(first)
+}
+
+/// The header that names an approval.
+const APPROVAL: &str = "hotcell-approval";
+
+fn approval_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(APPROVAL).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    match (first.to_str(), values.next()) {
+        (Ok(id), None) => Ok(Some(id.to_owned())),
+        _ => {
+            let rule = "must be sent at most once, with the id of an approval";
+            Err(Problem::field(Kind::BadRequest, "Hotcell-Approval", rule))
+        }
+    }
 }
 
 async fn body_of(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, Problem> {
@@ -230,7 +259,17 @@ fn replied(reply: Reply) -> Response {
     if let Some(location) = reply.location.and_then(|text| HeaderValue::try_from(text).ok()) {
         response.headers_mut().insert(header::LOCATION, location);
     }
+    append(response.headers_mut(), &reply.headers);
     response
+}
+
+fn append(headers: &mut HeaderMap, more: &[(&'static str, String)]) {
+    for (name, value) in more {
+        // A value that is no header's value holds what a client wrote; it is in the body as well.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
 }
 
 /// A problem, answered when what the client still sends was read, or with the word that the
@@ -255,6 +294,7 @@ fn refused(problem: &Problem) -> Response {
     if problem.kind() == Kind::Unavailable {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
     }
+    append(headers, problem.headers());
     response
 }
 

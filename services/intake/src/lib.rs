@@ -5,13 +5,18 @@
 //! key, to touch media except to hash and sniff it, and to log a URL.
 
 pub mod app;
+pub mod approvals;
 pub mod auth;
 pub mod broker;
 pub mod cache;
 pub mod config;
+pub mod decisions;
+pub mod gate;
 pub mod health;
 pub mod http;
 pub mod json;
+pub mod jwt;
+pub mod origin;
 pub mod problem;
 pub mod refusals;
 pub mod routes;
@@ -28,7 +33,7 @@ use crate::{
     server::{Bounds, HEADERS_SECS},
 };
 use hotcell_schemas::Role;
-use hotcell_stage::{Bus, ServiceError, Shutdown};
+use hotcell_stage::{Bus, ServiceError, Shutdown, tls::Acceptor};
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
@@ -39,9 +44,12 @@ use tokio::task::JoinSet;
 /// [`ServiceError`]: the configuration, the broker, or the address to listen on.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     config.check()?;
+    let tls = config.tls.as_ref().map(Acceptor::new).transpose();
+    let tls = tls.map_err(|error| ServiceError::Refused(error.to_string()))?;
     let bus = Bus::connect(Role::Intake, &config.nats).await?;
     let (refusals, recorder) = refusals::refusals();
-    let app = Arc::new(App::new(bus.clone(), &config, refusals));
+    let (decisions, decided) = decisions::decisions();
+    let app = Arc::new(App::new(bus.clone(), &config, refusals, decisions));
     let listener = server::bind(config.listen, &config.address_file).await?;
     let bounds = Bounds {
         connections_max: config.connections_max,
@@ -61,9 +69,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         });
     }
     {
+        let (bus, app, shutdown) = (bus.clone(), Arc::clone(&app), shutdown.clone());
+        parts.spawn(async move {
+            decided.run(&bus, &app.decisions, &shutdown).await;
+            Ok(())
+        });
+    }
+    {
         let (router, shutdown) = (http::router(&app), shutdown.clone());
         parts.spawn(async move {
-            server::serve(listener, router, bounds, &shutdown).await;
+            server::serve(listener, tls, router, bounds, &shutdown).await;
             Ok(())
         });
     }

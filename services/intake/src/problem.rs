@@ -5,6 +5,7 @@
 
 use hotcell_schemas::{RejectCode, reject::Failure};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// Media type of a problem (RFC 9457 §3).
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -19,8 +20,18 @@ pub enum Kind {
     BadRequest,
     /// 401: no credential that we believe.
     Unauthorized,
+    /// 401: the caller may, once it shows more of itself (RFC 9470).
+    StepUp,
     /// 403: the caller is known, and may not.
     Forbidden,
+    /// 403: the caller may, once others have approved exactly this.
+    ApprovalRequired,
+    /// 403: the approval that was shown is for another request.
+    ApprovalMismatch,
+    /// 403: the approval that was shown is not there, not given, at its end, or used.
+    ApprovalUnusable,
+    /// 403: the tenant is suspended or removed.
+    TenantInactive,
     /// 404: nothing there, or not the caller's.
     NotFound,
     /// 405: the path knows other methods.
@@ -49,6 +60,21 @@ impl Kind {
             }
             Self::Unauthorized => {
                 (401, "urn:hotcell:problem:unauthorized", "A valid credential is needed")
+            }
+            Self::StepUp => {
+                (401, "urn:hotcell:problem:step-up-required", "Stronger authentication is needed")
+            }
+            Self::ApprovalRequired => {
+                (403, "urn:hotcell:problem:approval-required", "Another person must approve this")
+            }
+            Self::ApprovalMismatch => {
+                (403, "urn:hotcell:problem:approval-mismatch", "Another request was approved")
+            }
+            Self::ApprovalUnusable => {
+                (403, "urn:hotcell:problem:approval-unusable", "The approval cannot be used")
+            }
+            Self::TenantInactive => {
+                (403, "urn:hotcell:problem:tenant-inactive", "The tenant is not served")
             }
             Self::Forbidden => (403, "urn:hotcell:problem:forbidden", "Not permitted"),
             Self::NotFound => (404, "urn:hotcell:problem:not-found", "There is no such thing"),
@@ -86,6 +112,8 @@ pub struct Problem {
     detail: String,
     errors: Vec<Violation>,
     code: Option<RejectCode>,
+    members: Map<String, Value>,
+    headers: Vec<(&'static str, String)>,
 }
 
 #[derive(Serialize)]
@@ -99,13 +127,22 @@ struct Wire<'a> {
     errors: &'a [Violation],
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<RejectCode>,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
     /// A problem with one sentence for people.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), code: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            code: None,
+            members: Map::new(),
+            headers: Vec::new(),
+        }
     }
 
     /// A problem with one field of the request.
@@ -114,7 +151,7 @@ impl Problem {
         let field = field.into();
         let rule: String = rule.as_ref().chars().take(RULE_CHARS_MAX).collect();
         let detail = format!("{field}: {rule}");
-        Self { kind, detail, errors: vec![Violation { field, rule }], code: None }
+        Self { errors: vec![Violation { field, rule }], ..Self::new(kind, detail) }
     }
 
     /// Media that is refused, with its stable code.
@@ -154,6 +191,29 @@ impl Problem {
         Self::new(Kind::Internal, "the cause is in the service's log")
     }
 
+    /// The same with an extension member (RFC 9457 §3.2). The problem's own members stay.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        const OWN: [&str; 6] = ["type", "title", "status", "detail", "errors", "code"];
+        if !OWN.contains(&name) {
+            self.members.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+
+    /// The same with a header, where the door has headers.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Its headers, beside those that every problem of its kind has.
+    #[must_use]
+    pub fn headers(&self) -> &[(&'static str, String)] {
+        &self.headers
+    }
+
     /// The class.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -183,6 +243,7 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
             code: self.code,
+            members: &self.members,
         };
         serde_json::to_vec(&wire).expect("strings and numbers encode as JSON")
     }
@@ -195,7 +256,7 @@ mod tests {
     #[test]
     fn the_body_is_rfc_9457_with_fields_and_rules() {
         let problem = Problem::field(Kind::Unprocessable, "inputs[0].url", "must be an upload");
-        let body: serde_json::Value = serde_json::from_slice(&problem.body()).unwrap();
+        let body: Value = serde_json::from_slice(&problem.body()).unwrap();
         let expect = serde_json::json!({
             "type": "urn:hotcell:problem:rule",
             "title": "The request breaks a rule",
@@ -210,7 +271,7 @@ mod tests {
     fn rejected_media_names_its_stable_code() {
         let failure = Failure::new(RejectCode::InputNotMedia, "no media format is known here");
         let body = Problem::rejected("filename", &failure).body();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["code"], "input_not_media");
         assert_eq!(body["status"], 422);
     }

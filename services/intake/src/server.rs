@@ -1,20 +1,20 @@
 //! The listener. Promises: at most `connections_max` connections; a client that sends its headers
 //! too slowly is cut; at shutdown no connection is accepted and those open finish their request.
 
+use crate::origin::Peer;
 use axum::Router;
-use hotcell_stage::{ServiceError, Shutdown};
-use hyper::server::conn::http1;
+use hotcell_stage::{
+    ServiceError, Shutdown,
+    tls::{self, Acceptor, Stream},
+};
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tracing::{debug, warn};
 
 /// The headers of a request must arrive within this long, in seconds; between two requests of one
@@ -69,7 +69,13 @@ fn write_address(path: &Path, address: SocketAddr) -> std::io::Result<()> {
 }
 
 /// Serves `router` until shutdown.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: &Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    router: Router,
+    bounds: Bounds,
+    shutdown: &Shutdown,
+) {
     let slots = Arc::new(Semaphore::new(bounds.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -84,11 +90,23 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((socket, _)) => {
-                let connection = graceful.watch(connection(socket, router.clone(), bounds.headers));
+            Ok((socket, peer)) => {
+                let service =
+                    WithPeer { peer: Peer(peer), router: TowerToHyperService::new(router.clone()) };
+                let (tls, watcher) = (tls.clone(), graceful.watcher());
                 connections.spawn(async move {
-                    if let Err(error) = connection.await {
-                        debug!(%error, "connection ended early");
+                    // Answers are small and whole: waiting for more bytes only adds delay.
+                    if let Err(error) = socket.set_nodelay(true) {
+                        debug!(%error, "no TCP_NODELAY");
+                    }
+                    match tls::open(tls.as_ref(), socket).await {
+                        Ok(stream) => {
+                            let connection = connection(stream, service, bounds.headers);
+                            if let Err(error) = watcher.watch(connection).await {
+                                debug!(%error, "connection ended early");
+                            }
+                        }
+                        Err(error) => debug!(%error, "a TLS handshake failed"),
                     }
                     drop(slot);
                 });
@@ -104,21 +122,34 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
     while connections.join_next().await.is_some() {}
 }
 
-fn connection(
-    socket: TcpStream,
-    router: Router,
-    headers: Duration,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
-    // Answers are small and whole: waiting for more bytes only adds delay.
-    if let Err(error) = socket.set_nodelay(true) {
-        debug!(%error, "no TCP_NODELAY");
+/// The router, told whence each request comes.
+struct WithPeer {
+    peer: Peer,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
     }
+}
+
+fn connection(
+    socket: Stream,
+    service: WithPeer,
+    headers: Duration,
+) -> http1::Connection<TokioIo<Stream>, WithPeer> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(socket), service)
 }
 
 #[cfg(test)]
@@ -127,6 +158,7 @@ mod tests {
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
         time::timeout,
     };
 
@@ -138,7 +170,7 @@ mod tests {
         let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
         let router = Router::new().route("/", get(async || "here"));
         let (mut task, begun) = (JoinSet::new(), shutdown.clone());
-        task.spawn(async move { serve(listener, router, bounds, &begun).await });
+        task.spawn(async move { serve(listener, None, router, bounds, &begun).await });
         (address, shutdown, task)
     }
 

@@ -4,9 +4,10 @@
 use crate::{
     app::{App, Call, Reply},
     auth::Principal,
-    json,
+    gate, json,
     problem::{Kind, Problem},
 };
+use hotcell_policy::Facts;
 use hotcell_schemas::{
     Subject,
     hook::{HookReply, HookRequest},
@@ -39,6 +40,20 @@ fn check(request: &WebhookRequest) -> Result<(), Problem> {
     Ok(())
 }
 
+/// What policy is to know: whither results would go.
+///
+/// # Errors
+/// 400 and 422 naming the field.
+pub fn facts(call: &Call) -> Result<Facts, Problem> {
+    let request: WebhookRequest = json::parse(&call.body)?;
+    check(&request)?;
+    Ok(Facts { destination: host(&request).unwrap_or_default(), ..Facts::default() })
+}
+
+fn host(request: &WebhookRequest) -> Option<String> {
+    Url::parse(&request.url).ok()?.host_str().map(str::to_owned)
+}
+
 /// `POST /v1/webhooks`. Repeating it makes another endpoint.
 ///
 /// # Errors
@@ -46,6 +61,8 @@ fn check(request: &WebhookRequest) -> Result<(), Problem> {
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: WebhookRequest = json::parse(&call.body)?;
     check(&request)?;
+    let target = host(&request).unwrap_or_default();
+    gate::change(&app, &who, &call, "webhook_created", &target).await?;
     let ask = HookRequest { tenant: who.tenant().clone(), request };
     match app.ask(Subject::hooks_create(), &ask).await? {
         HookReply::Created { created } => Ok(Reply::new(201, created)),

@@ -187,6 +187,12 @@ impl Incoming {
         &self.message.payload
     }
 
+    /// A header that its sender chose; what the broker states is in [`Self::info`].
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        Some(self.message.headers.as_ref()?.get(name)?.as_str())
+    }
+
     /// Who is behind it, for requests that came through an import.
     #[must_use]
     pub fn info(&self) -> Option<RequestInfo> {
