@@ -5,7 +5,9 @@ use crate::{
     publish::{JOBS, envelope_of},
 };
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use hotcell_schemas::{Job, JobId, Subject, TenantId, Verified, envelope::OpenError};
+use hotcell_schemas::{
+    EventKind, Job, JobId, Subject, TenantId, UnixMs, Verified, envelope::OpenError,
+};
 
 /// Why a job cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,8 @@ pub struct Stored {
     pub message: Verified<Job>,
     /// Its sequence: what the next event must follow.
     pub seq: u64,
+    /// When the broker stored it: its own clock, which no sender can set.
+    pub stored_at: UnixMs,
 }
 
 impl Bus {
@@ -33,12 +37,29 @@ impl Bus {
     /// # Errors
     /// [`ReadError`].
     pub async fn job(&self, tenant: &TenantId, job: &JobId) -> Result<Option<Stored>, ReadError> {
+        self.last_event(Subject::job_filter(tenant, job)).await
+    }
+
+    /// The event with which a job of `tenant` began, as the edge signed it; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn submission(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+    ) -> Result<Option<Stored>, ReadError> {
+        let subject = Subject::job(tenant, job, EventKind::Submitted)
+            .expect("the subject of this event has no pool");
+        self.last_event(subject.as_str().to_owned()).await
+    }
+
+    async fn last_event(&self, filter: String) -> Result<Option<Stored>, ReadError> {
         let stream = self
             .jetstream
             .get_stream_no_info(JOBS.as_str())
             .await
             .expect("a constant stream name is valid");
-        let filter = Subject::job_filter(tenant, job);
         let message = match stream.direct_get_last_for_subject(filter).await {
             Ok(message) => message,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
@@ -47,7 +68,8 @@ impl Bus {
         let envelope = envelope_of(&message.subject, Some(&message.headers), &message.payload)
             .map_err(ReadError::NotBelieved)?;
         let checked = envelope.open(&self.trust).map_err(ReadError::NotBelieved)?;
-        Ok(Some(Stored { message: checked, seq: message.sequence }))
+        let stored_at = unix_ms(message.time.unix_timestamp_nanos());
+        Ok(Some(Stored { message: checked, seq: message.sequence, stored_at }))
     }
 
     /// Whether the event at `seq` is still the last of its job. After a repeat or a cancellation it
@@ -58,4 +80,9 @@ impl Bus {
     pub async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, ReadError> {
         Ok(self.job(&job.tenant, &job.id).await?.is_some_and(|last| last.seq == seq))
     }
+}
+
+/// The broker's time, in milliseconds since the epoch.
+pub(crate) fn unix_ms(nanos: i128) -> UnixMs {
+    UnixMs(u64::try_from(nanos / 1_000_000).unwrap_or(0))
 }

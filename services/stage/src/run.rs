@@ -9,12 +9,13 @@ use crate::{
     bus::Bus,
     feed::{acknowledge, each, envelope},
     publish::{Outgoing, PublishError},
+    read::unix_ms,
     service::{ServiceError, Shutdown},
     telemetry,
 };
 use async_nats::jetstream::{AckKind, Message as JsMessage};
 use hotcell_schemas::{
-    Digest, Verified,
+    Digest, UnixMs, Verified,
     envelope::{Message, OpenError},
     records::{AuditAct, Refusal},
     routes::{CONSUMERS, ConsumerRow},
@@ -38,6 +39,8 @@ pub struct Delivered<T> {
     pub seq: u64,
     /// How often it was delivered, this time included.
     pub delivered: u32,
+    /// When the broker stored it: its own clock, which no sender can set.
+    pub stored_at: UnixMs,
 }
 
 /// Why a handler has nothing to publish. A verdict on a tenant's file is not a halt but an event.
@@ -168,7 +171,8 @@ fn open<T: Message>(bus: &Bus, message: &JsMessage) -> Result<Delivered<T>, Open
     let checked = envelope(message)?.open(&bus.trust)?;
     let info = message.info().map_err(|_| OpenError::Header("reply"))?;
     let delivered = u32::try_from(info.delivered).unwrap_or(u32::MAX);
-    Ok(Delivered { message: checked, seq: info.stream_sequence, delivered })
+    let stored_at = unix_ms(info.published.unix_timestamp_nanos());
+    Ok(Delivered { message: checked, seq: info.stream_sequence, delivered, stored_at })
 }
 
 /// Records what is not believed, then ends it: an attack is not retried, nor forgotten.
