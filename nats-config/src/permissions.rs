@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 pub const JOB_STATE_READERS: [Role; 5] =
     [Role::Intake, Role::Validator, Role::Signer, Role::Hasher, Role::Provisioner];
 
+/// Who may ask how much work of a tenant waits: the API, which refuses what would be too much.
+pub const WORK_COUNTER: Role = Role::Intake;
+
 /// Seconds within which a responder may answer a request: longer than a worker's long poll.
 pub const RESPONSE_SECS: u64 = 60;
 
@@ -159,8 +162,16 @@ pub fn role_permissions(role: Role) -> Permissions {
         // A durable of the signer is named after pool and tenant, and a wildcard stands for a
         // whole token, so it is given every durable of the stream but the other services'.
         rights.publish.allow.extend(pull_rights(StreamId::Jobs, api::ANY));
-        let others = CONSUMERS.iter().filter(|row| row.stream == StreamId::Jobs);
+        let others =
+            CONSUMERS.iter().filter(|row| row.stream == StreamId::Jobs && row.role != role);
         rights.publish.deny.extend(others.flat_map(|row| pull_rights(row.stream, row.durable)));
+    }
+    if role == WORK_COUNTER {
+        // To see how much of a tenant waits, and nothing of the other services.
+        let info = |durable: &str| api::consumer_info(StreamId::Jobs.as_str(), durable);
+        let others = CONSUMERS.iter().filter(|row| row.stream == StreamId::Jobs);
+        rights.publish.allow.push(info(api::ANY));
+        rights.publish.deny.extend(others.map(|row| info(row.durable)));
     }
     if JOB_STATE_READERS.contains(&role) {
         rights.publish.allow.push(api::job_states());
@@ -221,9 +232,12 @@ fn published_as(route: &Route, role: Role) -> String {
                 Token::Lit(word) => word,
                 Token::Worker => OWN_NAME,
                 Token::Pool => OWN_POOL,
-                Token::Tenant | Token::Job | Token::Account | Token::Endpoint | Token::Delivery => {
-                    api::ANY
-                }
+                Token::Tenant
+                | Token::Job
+                | Token::Class
+                | Token::Account
+                | Token::Endpoint
+                | Token::Delivery => api::ANY,
             });
             words.collect::<Vec<_>>().join(".")
         }
@@ -245,8 +259,9 @@ fn consume(rights: &mut Permissions, route: &Route, role: Role) {
         }
         // Everything that reaches a tenant's account is its own: the import says so.
         Carrier::TenantEvents => rights.subscribe.allow.push("events.>".to_owned()),
-        // A row that no durable of the role reads is heard live, as a wake-up.
-        Carrier::Stream(_) if !has_durable(route, role) => {
+        // A row that no durable of the role reads is heard live, as a wake-up; who gives out work
+        // wakes up at the end of an attempt too, although its meter has a durable of these.
+        Carrier::Stream(_) if !has_durable(route, role) || pulls_work(role) => {
             rights.subscribe.allow.push(route.filter());
         }
         Carrier::Stream(_) => {}
@@ -423,6 +438,24 @@ mod tests {
         assert!(!service(Role::Hasher).may_publish("$JS.ACK.JOBS.work_cpu_acme.1.2.3.4.5"));
     }
 
+    // BRK-81: the API counts a tenant's waiting work; it takes none.
+    #[test]
+    fn brk_81_intake_counts_work_and_pulls_none() {
+        let intake = service(Role::Intake);
+        assert!(intake.may_publish("$JS.API.CONSUMER.INFO.JOBS.work_cpu_acme"));
+        for row in CONSUMERS {
+            assert!(!intake.may_publish(&api::consumer_info(row.stream.as_str(), row.durable)));
+        }
+        assert!(!intake.may_publish("$JS.API.CONSUMER.MSG.NEXT.JOBS.work_cpu_acme"));
+        assert!(!intake.may_publish("$JS.ACK.JOBS.work_cpu_acme.1.2.3.4.5"));
+        let others = Role::PIPELINE.into_iter().filter(|role| {
+            !matches!(role, Role::Intake | Role::Signer | Role::Provisioner)
+        });
+        for role in others {
+            assert!(!service(role).may_publish("$JS.API.CONSUMER.INFO.JOBS.work_cpu_acme"));
+        }
+    }
+
     #[test]
     fn only_the_signer_hears_events_live_and_only_its_own_rows() {
         let signer = service(Role::Signer);
@@ -461,7 +494,7 @@ mod tests {
             tenant: "acme".parse().unwrap(),
             user: "app".parse().unwrap(),
         });
-        assert_eq!(rights.publish.allow, ["api.submit", "api.get"]);
+        assert_eq!(rights.publish.allow, ["api.submit", "api.get", "api.list", "api.cancel"]);
         assert_eq!(rights.subscribe.allow, ["_INBOX_app.>", "events.>"]);
     }
 }

@@ -9,6 +9,7 @@ use hotcell_schemas::{
     routes::{
         BUCKETS, BucketRow, CONSUMERS, ConsumerRow, Retention, StreamId, route, work_consumer,
     },
+    tenancy::Priority,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,16 +135,23 @@ pub fn consumers() -> Vec<ConsumerSpec> {
     CONSUMERS.iter().map(fixed_consumer).collect()
 }
 
-/// The signer's consumer of one tenant's work in one pool; `concurrency` is the tenant's cap.
+/// The signer's consumers of one tenant's work in one pool, one for each priority class;
+/// `concurrency` is the tenant's cap. The broker holds it in each class, the signer over all three.
 #[must_use]
-pub fn tenant_consumer(tenant: &TenantId, pool: &PoolId, concurrency: u32) -> ConsumerSpec {
-    consumer(
-        StreamId::Jobs,
-        work_consumer(pool, tenant),
-        vec![Subject::work_filter(pool, tenant)],
-        LEASE_SECS + LEASE_MARGIN_SECS,
-        concurrency,
-    )
+pub fn tenant_consumers(
+    tenant: &TenantId,
+    pool: &PoolId,
+    concurrency: u32,
+) -> [ConsumerSpec; Priority::ALL.len()] {
+    Priority::ALL.map(|class| {
+        consumer(
+            StreamId::Jobs,
+            work_consumer(pool, tenant, class),
+            vec![Subject::work_filter(pool, tenant, class)],
+            LEASE_SECS + LEASE_MARGIN_SECS,
+            concurrency,
+        )
+    })
 }
 
 fn stream(id: StreamId, replicas: Replicas) -> StreamSpec {

@@ -87,6 +87,8 @@ pub enum Token {
     Job,
     /// A pool's slug.
     Pool,
+    /// A priority class other than `normal`, which no subject names.
+    Class,
     /// A worker's slug.
     Worker,
     /// The public key of a tenant's broker account; inserted by the broker, never by a client.
@@ -106,6 +108,7 @@ impl Token {
             Self::Tenant => "<tenant>",
             Self::Job => "<job>",
             Self::Pool => "<pool>",
+            Self::Class => "<class>",
             Self::Worker => "<worker>",
             Self::Account => "<account>",
             Self::Endpoint => "<endpoint>",
@@ -209,6 +212,7 @@ impl Route {
             Token::Tenant
             | Token::Job
             | Token::Pool
+            | Token::Class
             | Token::Worker
             | Token::Account
             | Token::Endpoint
@@ -259,8 +263,8 @@ impl Route {
     }
 }
 
-/// A durable consumer that exists from the start. Those of the signer, one for each pool and
-/// tenant, are made when a tenant is added: see [`work_consumer`].
+/// A durable consumer that exists from the start. Those of the signer, one for each pool, tenant
+/// and priority class, are made when a tenant is added: see [`work_consumer`].
 #[derive(Debug, Clone, Copy)]
 pub struct ConsumerRow {
     /// The durable name, unique within its stream.

@@ -210,6 +210,8 @@ impl Message for Job {
         subject.tenant().as_ref() == Some(&self.tenant)
             && subject.job_id().as_ref() == Some(&self.id)
             && subject.route().event() == Some(self.state)
-            && subject.pool().is_none_or(|pool| pool == self.pool)
+            && subject
+                .pool()
+                .is_none_or(|pool| pool == self.pool && subject.class() == self.request.priority)
     }
 }

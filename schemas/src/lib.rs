@@ -18,6 +18,7 @@ pub mod ids;
 pub mod job;
 pub mod lease;
 pub mod limits;
+pub mod listing;
 pub mod network;
 pub mod plan;
 pub mod poison;
@@ -31,6 +32,7 @@ pub mod subject;
 pub mod tenancy;
 pub mod time;
 pub mod trust;
+pub mod usage;
 pub mod verify;
 pub mod work;
 

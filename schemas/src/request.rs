@@ -1,7 +1,7 @@
 //! The bodies of the HTTP API and of its twin over the broker: JSON, camelCase, unknown fields
 //! refused. Shape only; what the values may be is checked by intake and compiled by the validator.
 
-use crate::{EndpointId, EventKind, FileName, JobId, secret::WebhookSecret};
+use crate::{EndpointId, EventKind, FileName, JobId, secret::WebhookSecret, tenancy::Priority};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/upload/presigned-url`.
@@ -186,6 +186,9 @@ pub struct TranscodeRequest {
     /// The tenant's own name for the work, kept in every record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
+    /// When it is served among the tenant's own jobs: `high` before `normal` before `low`, always.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 impl TranscodeRequest {

@@ -6,7 +6,7 @@
 pub use crate::flow::{BucketRow, Carrier, ConsumerRow, Retention, Role, Route, StreamId, Token};
 use Carrier::{Request, Stream, TenantEvents, TenantRequest, WorkerRequest};
 use StreamId::{Hooks, Jobs};
-use Token::{Account, Delivery, Endpoint, Job, Pool, Tenant, Worker};
+use Token::{Account, Class, Delivery, Endpoint, Job, Pool, Tenant, Worker};
 
 /// The row of `subject`, or `None` when no flow has its shape.
 #[must_use]
@@ -46,6 +46,8 @@ pub const ROUTES: &[Route] = &[
         "a request was accepted"),
     row!("job.validated", [lit("job"), Tenant, Job, lit("validated"), Pool], "job", [Validator] => [Signer, Auditor], Stream(Jobs),
         "the input was checked and pinned, the plan compiled; work is ready for a pool"),
+    row!("job.prioritised", [lit("job"), Tenant, Job, lit("validated"), Pool, Class], "job", [Validator] => [Signer, Auditor], Stream(Jobs),
+        "the same, for work that its tenant wants before or after the rest of its own"),
     row!("job.rejected", [lit("job"), Tenant, Job, lit("rejected")], "job", [Validator] => [Webhook, Auditor], Stream(Jobs),
         "the input or the request was refused"),
     row!("job.assigned", [lit("job"), Tenant, Job, lit("assigned")], "job", [Signer] => [Auditor], Stream(Jobs),
@@ -54,7 +56,7 @@ pub const ROUTES: &[Route] = &[
         "an attempt ended without outputs"),
     row!("job.encoded", [lit("job"), Tenant, Job, lit("encoded")], "job", [Signer] => [Hasher, Signer, Auditor], Stream(Jobs),
         "a worker's report with outputs was accepted"),
-    row!("job.completed", [lit("job"), Tenant, Job, lit("completed")], "job", [Hasher] => [Webhook, Auditor], Stream(Jobs),
+    row!("job.completed", [lit("job"), Tenant, Job, lit("completed")], "job", [Hasher] => [Webhook, Signer, Auditor], Stream(Jobs),
         "every output is as reported"),
     row!("job.failed", [lit("job"), Tenant, Job, lit("failed")], "job", [Signer, Hasher] => [Webhook, Signer, Auditor], Stream(Jobs),
         "no further attempt will be made"),
@@ -95,6 +97,9 @@ pub const ROUTES: &[Route] = &[
     row!("sign.output", [lit("sign"), lit("hasher"), lit("output")], "sign_request", [Hasher] => [Signer], Request,
         "a GET URL for the hasher"),
 
+    row!("usage.now", [lit("usage"), lit("intake"), lit("now")], "usage_request", [Intake] => [Signer], Request,
+        "how a tenant's work stands: running, waiting, its share"),
+
     row!("next", [lit("next"), Pool, Worker], "next_request", [Encoder] => [Signer], WorkerRequest,
         "a worker asks for work in its pool"),
     row!("lease.inputs", [lit("lease"), Worker, lit("inputs")], "lease_request", [Encoder] => [Signer], WorkerRequest,
@@ -115,6 +120,10 @@ pub const ROUTES: &[Route] = &[
         "a tenant's program submits a job (api.submit in its own account)"),
     row!("tenant.get", [lit("tenant"), Account, lit("get")], "json", [Tenant] => [Intake], TenantRequest,
         "a tenant's program reads a job (api.get)"),
+    row!("tenant.list", [lit("tenant"), Account, lit("list")], "json", [Tenant] => [Intake], TenantRequest,
+        "a tenant's program lists its jobs, newest first (api.list)"),
+    row!("tenant.cancel", [lit("tenant"), Account, lit("cancel")], "json", [Tenant] => [Intake], TenantRequest,
+        "a tenant's program ends a job (api.cancel)"),
     row!("events", [lit("events"), Account, Job, lit("terminal")], "json", [Webhook] => [Tenant], TenantEvents,
         "a job of the tenant ended (events.<job>.terminal in its own account)"),
 ];
@@ -154,6 +163,15 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         max_ack_pending: 8192,
     },
     ConsumerRow {
+        durable: "meter",
+        stream: Jobs,
+        routes: &["job.attempt_failed", "job.completed", "job.failed", "job.cancelled"],
+        role: Role::Signer,
+        ack_wait_secs: 30,
+        // One at a time over all replicas: events come in order, and each is counted once.
+        max_ack_pending: 1,
+    },
+    ConsumerRow {
         durable: "deliverer",
         stream: Hooks,
         routes: &["hook.out"],
@@ -164,11 +182,18 @@ pub const CONSUMERS: &[ConsumerRow] = &[
     },
 ];
 
-/// Durable name of the signer's consumer for one pool and tenant. Slugs hold no `_`, so names
-/// never collide.
+/// Durable name of the signer's consumer for one pool, tenant and class. Slugs hold no `_`, so
+/// names never collide.
 #[must_use]
-pub fn work_consumer(pool: &crate::PoolId, tenant: &crate::TenantId) -> String {
-    format!("work_{pool}_{tenant}")
+pub fn work_consumer(
+    pool: &crate::PoolId,
+    tenant: &crate::TenantId,
+    class: crate::tenancy::Priority,
+) -> String {
+    if class.is_normal() {
+        return format!("work_{pool}_{tenant}");
+    }
+    format!("work_{pool}_{tenant}_{}", class.as_str())
 }
 
 /// The buckets.
@@ -200,6 +225,13 @@ pub const BUCKETS: &[BucketRow] = &[
         readers: &[Role::Intake],
         max_age_secs: 86_400,
         about: "answers to requests that carried an Idempotency-Key",
+    },
+    BucketRow {
+        name: "listing",
+        writers: &[Role::Intake],
+        readers: &[Role::Intake],
+        max_age_secs: 0,
+        about: "ids of each tenant's jobs in the order of their submission, by page",
     },
     BucketRow {
         name: "endpoints",

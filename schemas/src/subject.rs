@@ -2,7 +2,7 @@
 
 use crate::{
     DeliveryId, EndpointId, EventKind, JobId, PoolId, Role, TenantId, WorkerId, routes,
-    routes::Route,
+    routes::Route, tenancy::Priority,
 };
 use std::{fmt, str::FromStr};
 
@@ -95,16 +95,28 @@ impl Subject {
         Self(format!("job.{tenant}.{job}.validated.{pool}"))
     }
 
+    /// `job.<tenant>.<job>.validated.<pool>` in class `normal`, else with the class behind it.
+    #[must_use]
+    pub fn ready(tenant: &TenantId, job: &JobId, pool: &PoolId, class: Priority) -> Self {
+        if class.is_normal() {
+            return Self::validated(tenant, job, pool);
+        }
+        Self(format!("job.{tenant}.{job}.validated.{pool}.{}", class.as_str()))
+    }
+
     /// Every event of one job: the filter of its state, its history and its compare-and-set.
     #[must_use]
     pub fn job_filter(tenant: &TenantId, job: &JobId) -> String {
         format!("job.{tenant}.{job}.>")
     }
 
-    /// The work of one tenant in one pool: the filter of the signer's consumer.
+    /// The work of one tenant in one pool and class: the filter of the signer's consumer.
     #[must_use]
-    pub fn work_filter(pool: &PoolId, tenant: &TenantId) -> String {
-        format!("job.{tenant}.*.validated.{pool}")
+    pub fn work_filter(pool: &PoolId, tenant: &TenantId, class: Priority) -> String {
+        if class.is_normal() {
+            return format!("job.{tenant}.*.validated.{pool}");
+        }
+        format!("job.{tenant}.*.validated.{pool}.{}", class.as_str())
     }
 
     /// `audit.<tenant>.<kind>`; without a tenant the platform's own.
@@ -148,6 +160,12 @@ impl Subject {
     #[must_use]
     pub fn lease(worker: &WorkerId, verb: LeaseVerb) -> Self {
         Self(format!("lease.{worker}.{}", verb.as_str()))
+    }
+
+    /// `usage.intake.now`.
+    #[must_use]
+    pub fn usage_now() -> Self {
+        Self("usage.intake.now".to_owned())
     }
 
     /// `hooks.intake.create`.
@@ -206,6 +224,12 @@ impl Subject {
         self.token(routes::Token::Pool)?.parse().ok()
     }
 
+    /// The class that the subject names; `normal` when it names none.
+    #[must_use]
+    pub fn class(&self) -> Priority {
+        self.token(routes::Token::Class).and_then(class_of).unwrap_or_default()
+    }
+
     /// Whether `role` may publish here.
     #[must_use]
     pub fn may_publish(&self, role: Role) -> bool {
@@ -216,6 +240,11 @@ impl Subject {
         let position = self.route().tokens.iter().position(|token| *token == wanted)?;
         self.0.split('.').nth(position)
     }
+}
+
+/// A class by its token. `normal` has none: each job has one subject, not two.
+fn class_of(word: &str) -> Option<Priority> {
+    Priority::ALL.into_iter().find(|class| !class.is_normal() && class.as_str() == word)
 }
 
 /// The form of a public account nkey: `A` and base32 (RFC 4648 §6), 56 characters in all.
@@ -239,6 +268,7 @@ impl FromStr for Subject {
                 }
                 T::Job | T::Endpoint | T::Delivery => word.parse::<JobId>().is_ok(),
                 T::Pool | T::Worker => word.parse::<WorkerId>().is_ok(),
+                T::Class => class_of(word).is_some(),
                 T::Account => is_account(word),
             }
         });

@@ -97,7 +97,6 @@ impl Priority {
 
     /// Whether it is the one that nobody needs to name.
     #[must_use]
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn is_normal(&self) -> bool {
         *self == Self::Normal
     }

@@ -12,6 +12,7 @@ use hotcell_schemas::{
     request::WebhookEvent,
     routes::{ROUTES, Route, Token},
     subject::{AuditKind, LeaseVerb},
+    tenancy::Priority,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -48,6 +49,7 @@ prop_compose! {
             Token::Lit(word) => (*word).to_owned(),
             Token::Tenant => slugs[0].clone(),
             Token::Pool => slugs[1].clone(),
+            Token::Class => if ids[0] > ids[1] { "high" } else { "low" }.to_owned(),
             Token::Worker => slugs[2].clone(),
             Token::Job => ids[0].to_string(),
             Token::Endpoint => ids[1].to_string(),
@@ -83,7 +85,7 @@ proptest! {
 
     #[test]
     fn a_subject_with_one_bad_character_or_word_never_parses(
-        (_, text) in row_and_subject(), at in any::<prop::sample::Index>(),
+        (route, text) in row_and_subject(), at in any::<prop::sample::Index>(),
         bad in prop::sample::select(&["*", ">", ".", " ", "..", "\0", "\n", "é", "A*", "$"][..]),
     ) {
         let at = at.index(text.len() + 1);
@@ -95,8 +97,10 @@ proptest! {
         words[index] = bad;
         let replaced = words.join(".");
         prop_assert!(replaced.parse::<Subject>().is_err(), "{}", replaced);
+        // Without its class a subject of work is one of class `normal`.
         let shorter = text.rsplit_once('.').unwrap().0;
-        prop_assert!(shorter.parse::<Subject>().is_err(), "{}", shorter);
+        let is_normal = route.name == "job.prioritised";
+        prop_assert_eq!(shorter.parse::<Subject>().is_ok(), is_normal, "{}", shorter);
     }
 
     #[test]
@@ -106,7 +110,18 @@ proptest! {
         let tenant: TenantId = tenant.parse().unwrap();
         let (pool, worker): (PoolId, WorkerId) = (pool.parse().unwrap(), worker.parse().unwrap());
         let validated = Subject::validated(&tenant, &job, &pool);
-        prop_assert!(takes(&Subject::work_filter(&pool, &tenant), validated.as_str()));
+        // The work of one class is in its own consumer and in no other (BRK-80).
+        for class in Priority::ALL {
+            let ready = Subject::ready(&tenant, &job, &pool, class);
+            prop_assert_eq!(ready.class(), class);
+            prop_assert_eq!(ready.as_str().parse(), Ok(ready.clone()));
+            for other in Priority::ALL {
+                let taken = takes(&Subject::work_filter(&pool, &tenant, other), ready.as_str());
+                prop_assert_eq!(taken, other == class);
+            }
+        }
+        let normal = format!("{validated}.normal");
+        prop_assert!(normal.parse::<Subject>().is_err(), "{}", normal);
         let mut built = vec![validated, Subject::next(&pool, &worker)];
         built.extend(EventKind::ALL.iter().filter_map(|kind| Subject::job(&tenant, &job, *kind)));
         for subject in &built[2..] {

@@ -8,6 +8,7 @@ use hotcell_schemas::{
     EventKind, Role, Subject,
     routes::{self, BUCKETS, CONSUMERS, Carrier, ROUTES, Route, StreamId, Token},
     subject::{AuditKind, LeaseVerb, SignVerb},
+    tenancy::Priority,
 };
 use std::collections::BTreeSet;
 
@@ -140,12 +141,13 @@ fn reads(row: &routes::ConsumerRow) -> Vec<&'static Route> {
 fn every_event_has_exactly_one_row() {
     for kind in EventKind::ALL {
         let rows: Vec<_> = ROUTES.iter().filter(|route| route.event() == Some(kind)).collect();
-        assert_eq!(rows.len(), 1, "{kind}");
+        // Work that is ready has a second row for its priority class.
+        assert_eq!(rows.len(), 1 + usize::from(kind == EventKind::Validated), "{kind}");
         assert_eq!(rows[0].name, format!("job.{kind}"));
-        assert_eq!(rows[0].message, "job");
+        assert!(rows.iter().all(|row| row.message == "job"));
     }
     let job_rows = ROUTES.iter().filter(|route| route.tokens[0] == Token::Lit("job"));
-    assert_eq!(job_rows.count(), EventKind::ALL.len());
+    assert_eq!(job_rows.count(), EventKind::ALL.len() + 1);
 }
 
 #[test]
@@ -154,8 +156,10 @@ fn constructors_build_subjects_of_their_rows() {
     let pool = "cpu".parse().unwrap();
     let mut built = vec![
         Subject::validated(&tenant, &job, &pool),
+        Subject::ready(&tenant, &job, &pool, Priority::High),
         Subject::next(&pool, &worker),
         Subject::hooks_create(),
+        Subject::usage_now(),
         Subject::terminal(samples::ACCOUNT, &job).unwrap(),
         Subject::hook_out(&tenant, &samples::endpoint_id(), &samples::delivery_id()),
     ];
@@ -237,11 +241,12 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "sign.confirm",
             "sign.download",
             "hooks.create",
+            "usage.now",
         ],
     );
     check_publishes(
         Role::Validator,
-        &["job.validated", "job.rejected", "audit.refused", "sign.input"],
+        &["job.validated", "job.prioritised", "job.rejected", "audit.refused", "sign.input"],
     );
     check_publishes(
         Role::Signer,

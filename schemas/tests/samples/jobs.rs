@@ -39,6 +39,9 @@ pub(crate) fn each(eye: &mut impl See) {
         ("cancelled", cancelled.moved(EventKind::Cancelled, at(30))),
         ("expired", completed().moved(EventKind::Expired, at(86_400))),
     ];
+    let mut high = validated();
+    high.request.priority = hotcell_schemas::tenancy::Priority::High;
+    eye.see("prioritised", "job.prioritised", &high);
     for (case, job) in jobs {
         eye.see(case, &format!("job.{}", job.state), &job);
         if let Some(event) = WebhookEvent::of(job.state) {
@@ -66,6 +69,7 @@ pub(crate) fn preset_request() -> TranscodeRequest {
         preset: Some(PresetRequest { quality: Quality::Medium, resolution: Resolution::P480 }),
         outputs: vec![],
         workflow: Some("trailer".to_owned()),
+        priority: hotcell_schemas::tenancy::Priority::Normal,
     }
 }
 

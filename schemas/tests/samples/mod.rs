@@ -84,6 +84,7 @@ pub(crate) fn concrete(route: &Route) -> String {
         Token::Tenant => tenant().to_string(),
         Token::Job => job_id().to_string(),
         Token::Pool => "cpu".to_owned(),
+        Token::Class => "high".to_owned(),
         Token::Worker => worker().to_string(),
         Token::Account => ACCOUNT.to_owned(),
         Token::Endpoint => endpoint_id().to_string(),

@@ -10,6 +10,7 @@ use hotcell_schemas::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
     job::{Actor, Grant},
+    listing::{JobPage, ListRequest},
     plan::Sniffed,
     poison::{PoisonRecord, Strike},
     records::{
@@ -20,6 +21,8 @@ use hotcell_schemas::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
     },
     secret::WebhookSecret,
+    tenancy::UsageRecord,
+    usage::{QueueWait, UsageReply, UsageRequest, Waiting},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,6 +36,11 @@ pub(crate) fn each(eye: &mut impl See) {
     eye.see("created", "hooks.create", &HookReply::Created { created: webhook_created() });
     let (field, rule) = ("url".to_owned(), "must be https".to_owned());
     eye.see("refused", "hooks.create", &HookReply::Refused { field, rule });
+    eye.see("any", "usage.now", &UsageRequest { tenant: tenant() });
+    let waiting = Waiting { high: 1, normal: 4980, low: 7 };
+    let queue_wait = Some(QueueWait { p50_ms: 40, p95_ms: 900, jobs: 20 });
+    let now = UsageReply { running: 2, waiting, share_permille: 500, queue_wait };
+    eye.see("now", "usage.now", &now);
 }
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
@@ -166,6 +174,16 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     let poison = PoisonRecord { sha256: digest("input"), tenant: None, strikes: vec![strike] };
     eye.look("poison", &poison);
     eye.look("poison.tenant", &PoisonRecord { tenant: Some(tenant()), ..poison.clone() });
+    eye.look("listing", &JobPage { jobs: vec![job_id()] });
+    let usage = UsageRecord {
+        seq: 71,
+        cpu_ms: 61_500,
+        output_ms: 120_000,
+        attempts: 3,
+        completed: 2,
+        at: T0,
+    };
+    eye.look("usage", &usage);
     eye.look("idempotency", &IdempotencyRecord { body: digest("body"), job: job_id() });
     let endpoint = EndpointRecord {
         id: endpoint_id(),
@@ -222,6 +240,12 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("transcode.preset", &jobs::preset_request());
     eye.look("transcode.explicit", &jobs::explicit_request());
     eye.look("get", &GetRequest { id: job_id() });
+    let list = ListRequest {
+        limit: Some(20),
+        cursor: Some("MS4xMjg".to_owned()),
+        state: Some(hotcell_schemas::EventKind::Completed),
+    };
+    eye.look("list", &list);
     eye.look("webhook", &webhook_request());
     eye.look("webhook_created", &webhook_created());
 }

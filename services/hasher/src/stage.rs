@@ -187,6 +187,7 @@ mod tests {
             preset: None,
             outputs: Vec::new(),
             workflow: None,
+            priority: hotcell_schemas::tenancy::Priority::Normal,
         };
         Job {
             id,

@@ -139,6 +139,7 @@ fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
         preset: None,
         outputs: Vec::new(),
         workflow: None,
+        priority: hotcell_schemas::tenancy::Priority::Normal,
     };
     Job {
         id,
@@ -215,6 +216,7 @@ async fn brk_60_a_job_completes_when_its_outputs_are_read_again_and_same() {
     server.admin().await.unwrap().provision(Replicas::One, NOW).await.unwrap();
     let installation = server.installation().unwrap();
     let nats = |role| NatsConfig {
+        tls: None,
         url: server.url(),
         creds: installation.creds_path(&Login::Service(role)),
         trust: installation.trust_path(),

@@ -118,6 +118,7 @@ pub(crate) fn completed() -> Job {
         preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
         outputs: Vec::new(),
         workflow: Some("wf-7".to_owned()),
+        priority: hotcell_schemas::tenancy::Priority::Normal,
     };
     let input = Input {
         key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),

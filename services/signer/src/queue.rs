@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use hotcell_schemas::{
     EventKind, JobId, PoolId, Subject, TenantId,
     routes::{self, StreamId},
+    tenancy::Priority,
 };
 use hotcell_stage::{Bus, ServiceError, Shutdown};
 use serde_json::json;
@@ -307,7 +308,7 @@ impl Pool {
     async fn ask(&mut self, tenant: TenantId, share: usize, is_cold: bool, inbox: &str) {
         self.turn += 1;
         let stream = StreamId::Jobs.as_str();
-        let consumer = routes::work_consumer(&self.pool, &tenant);
+        let consumer = routes::work_consumer(&self.pool, &tenant, Priority::Normal);
         let ask = json!({
             "batch": share, "no_wait": true, "expires": PULL_MS * 1_000_000,
         });

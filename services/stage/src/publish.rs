@@ -119,7 +119,7 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
 
 fn job_subject(job: &Job) -> Option<Subject> {
     if job.state == EventKind::Validated {
-        return Some(Subject::validated(&job.tenant, &job.id, &job.pool));
+        return Some(Subject::ready(&job.tenant, &job.id, &job.pool, job.request.priority));
     }
     Subject::job(&job.tenant, &job.id, job.state)
 }
@@ -257,6 +257,7 @@ mod tests {
                 preset: None,
                 outputs: Vec::new(),
                 workflow: None,
+                priority: hotcell_schemas::tenancy::Priority::Normal,
             },
             pool: "cpu".parse().unwrap(),
             inputs: Vec::new(),

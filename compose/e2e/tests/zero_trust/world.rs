@@ -11,6 +11,7 @@ use hotcell_nats_config::{
 use hotcell_schemas::{
     JobId, PoolId, Role, TenantId,
     routes::{BUCKETS, CONSUMERS, ROUTES, Route, StreamId, Token, work_consumer},
+    tenancy::Priority,
 };
 use std::collections::BTreeSet;
 
@@ -130,6 +131,7 @@ impl World {
             }
             Token::Worker => firsts(&WORKERS),
             Token::Pool => pools().iter().map(ToString::to_string).collect(),
+            Token::Class => vec!["high".to_owned()],
             Token::Account => self.accounts.clone(),
             Token::Job | Token::Endpoint | Token::Delivery => vec![job().to_string()],
         }
@@ -178,8 +180,9 @@ fn api() -> impl Iterator<Item = String> {
         durables.push("spy".to_owned());
         if stream == StreamId::Jobs.as_str() {
             let tenants = TENANTS.map(|(tenant, _)| tenant.parse().unwrap());
-            let each = |pool: PoolId| tenants.clone().map(|tenant| work_consumer(&pool, &tenant));
-            durables.extend(pools().into_iter().flat_map(each));
+            for (pool, tenant) in pools().iter().flat_map(|p| tenants.iter().map(move |t| (p, t))) {
+                durables.extend(Priority::ALL.map(|class| work_consumer(pool, tenant, class)));
+            }
         }
         for durable in durables {
             for verb in [

@@ -40,6 +40,7 @@ pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
             preset: None,
             outputs: Vec::new(),
             workflow: None,
+            priority: hotcell_schemas::tenancy::Priority::Normal,
         },
         pool,
         inputs: vec![Input {

@@ -14,6 +14,7 @@ use hotcell_schemas::{
     envelope::{Message, OpenError},
     records::{AuditAct, AuditRecord, Refusal},
     routes::work_consumer,
+    tenancy::Priority,
 };
 use hotcell_signer::{Config, config::DEFAULTS};
 use hotcell_stage::{Bus, NatsConfig, Outgoing, ServiceError, Shutdown, config};
@@ -277,7 +278,7 @@ impl Rig {
     }
 
     async fn work(&self, tenant: &str, pool: &str) -> jetstream::consumer::PullConsumer {
-        let name = work_consumer(&pool.parse().unwrap(), &tenant.parse().unwrap());
+        let name = work_consumer(&pool.parse().unwrap(), &tenant.parse().unwrap(), Priority::Normal);
         let context = jetstream::new(self.root.clone());
         context.get_consumer_from_stream(name, "JOBS").await.unwrap()
     }
@@ -295,6 +296,7 @@ impl Rig {
 fn nats(server: &TestServer, login: &Login) -> NatsConfig {
     let installation = server.installation().unwrap();
     NatsConfig {
+        tls: None,
         url: server.url(),
         creds: installation.creds_path(login),
         trust: installation.trust_path(),

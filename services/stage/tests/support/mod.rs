@@ -45,6 +45,7 @@ impl Rig {
 pub(crate) fn nats(server: &TestServer, role: Role) -> NatsConfig {
     let installation = server.installation().unwrap();
     NatsConfig {
+        tls: None,
         url: server.url(),
         creds: installation.creds_path(&Login::Service(role)),
         trust: installation.trust_path(),
@@ -67,6 +68,7 @@ pub(crate) fn submitted() -> Job {
             preset: None,
             outputs: Vec::new(),
             workflow: None,
+            priority: hotcell_schemas::tenancy::Priority::Normal,
         },
         pool: "cpu".parse().unwrap(),
         inputs: Vec::new(),

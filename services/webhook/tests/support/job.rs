@@ -31,6 +31,7 @@ pub(crate) fn submitted(number: u8) -> Job {
         preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
         outputs: Vec::new(),
         workflow: Some("wf-7".to_owned()),
+        priority: hotcell_schemas::tenancy::Priority::Normal,
     };
     let name = "in.mp4".parse().unwrap();
     let input = Input {
