@@ -4,7 +4,7 @@ use crate::{
     fail::{Context as _, Fail},
     layout::Layout,
 };
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Certificate, Client, Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -24,14 +24,15 @@ impl Api {
     /// The API of `HOTCELL_API` and `HOTCELL_KEY`, or of the installation below `data`.
     pub(crate) fn find(data: &Path) -> Result<Self, Fail> {
         let given = std::env::var("HOTCELL_API").ok().zip(std::env::var("HOTCELL_KEY").ok());
-        let (base, key) = match given {
-            Some(given) => given,
+        let (base, key, ca) = match given {
+            Some((base, key)) => (base, key, std::env::var("HOTCELL_CA").ok()),
             None => {
                 let layout = Layout::open(data)?;
-                (layout.env_value("HOTCELL_API")?, layout.env_value("HOTCELL_KEY")?)
+                let ca = layout.env_value("HOTCELL_CA").ok();
+                (layout.env_value("HOTCELL_API")?, layout.env_value("HOTCELL_KEY")?, ca)
             }
         };
-        Ok(Self { base, key, http: http() })
+        Ok(Self { base, key, http: http(ca.as_deref().map(Path::new))? })
     }
 
     /// Sends a request; the `result` of a 2xx answer, or what the problem document says.
@@ -76,15 +77,22 @@ impl Api {
     }
 }
 
-/// An HTTP client that follows no redirects and asks no proxies.
-pub(crate) fn http() -> Client {
+/// An HTTP client that follows no redirects and asks no proxies. It trusts the system's authorities
+/// and those in `ca`.
+pub(crate) fn http(ca: Option<&Path>) -> Result<Client, Fail> {
     hotcell_stage::blob::install_tls();
-    Client::builder()
+    let mut builder = Client::builder();
+    if let Some(path) = ca {
+        let doing = format!("cannot read the authorities in {}", path.display());
+        let pem = std::fs::read(path).or_fail(&doing)?;
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem).or_fail(&doing)?);
+    }
+    let client = builder
         .timeout(Duration::from_secs(REQUEST_SECS))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .build()
-        .expect("the TLS backend is compiled in")
+        .build();
+    Ok(client.expect("the TLS backend is compiled in"))
 }
 
 /// What a problem document (RFC 9457) says, with each field's rule.

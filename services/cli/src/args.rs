@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::{audit, breach, client, doctor, fail::Fail, nats, poison, policy, replay, tenant, up};
+use crate::{
+    audit, breach, client, doctor, fail::Fail, nats, poison, policy, replay, tenant, tls, up,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -59,6 +61,9 @@ enum Command {
     /// The broker's accounts, streams and permissions.
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// A local authority and its certificates.
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
     /// Say whether this machine can run cells safely, and with which FFmpeg.
     Doctor(DoctorArgs),
     /// Attack a cell of this installation in every known way, and say what stopped each attack.
@@ -121,6 +126,10 @@ pub(crate) struct UpArgs {
     /// When an acknowledged event is on disk.
     #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
     pub(crate) durability: DurabilityArg,
+    /// Speak TLS everywhere: broker, store and API, with certificates of a local authority in
+    /// DIR/nats/tls. Implied by an address that is not loopback.
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Work on a host that lacks a layer of the cell; every report and receipt then names it.
     #[arg(long)]
     pub(crate) degraded: bool,
@@ -261,6 +270,9 @@ pub(crate) enum NatsCommand {
         /// When an acknowledged event is on disk.
         #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
         durability: DurabilityArg,
+        /// TLS 1.3 with client certificates: the server's files are DIR/tls/{ca.pem,nats.pem,nats.key}.
+        #[arg(long)]
+        tls: bool,
         /// A worker's login, and the pool whose work it may ask for; may be repeated.
         #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
         workers: Vec<nats::Worker>,
@@ -308,6 +320,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
         Command::Policy(command) => policy::run(command, json),
         Command::Nats(command) => nats::run(command, json).await,
+        Command::Tls(command) => tls::run(command, json),
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,
         Command::Breach(args) => Box::pin(breach::run(&data, &args, json)).await,
         Command::Version => {

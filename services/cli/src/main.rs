@@ -14,6 +14,7 @@ mod policy;
 mod print;
 mod replay;
 mod tenant;
+mod tls;
 mod up;
 
 use clap::Parser as _;

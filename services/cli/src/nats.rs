@@ -33,7 +33,7 @@ pub(crate) fn worker(text: &str) -> Result<Worker, String> {
 /// Runs one of the three.
 pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail> {
     match command {
-        NatsCommand::Init { dir, listen, durability, workers } => {
+        NatsCommand::Init { dir, listen, durability, tls, workers } => {
             let workers = workers.into_iter().map(|Worker { name, pool }| (name, vec![pool]));
             let options = InitOptions {
                 now: clock::now(),
@@ -43,6 +43,7 @@ pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail>
             let installation = init(&dir, &options).or_fail("not written")?;
             let dir = dir.canonicalize().or_fail("the folder")?;
             let config = installation.server_config(&ServerOptions {
+                tls: tls.then(|| installation.tls("nats")),
                 listen,
                 store_dir: dir.join("jetstream"),
                 durability: match durability {

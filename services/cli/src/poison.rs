@@ -15,6 +15,7 @@ use hotcell_stage::{
     Bus, NatsConfig, Outgoing, clock,
     kv::{Bucket, Entry},
     service::describe,
+    tls::ClientTls,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -74,7 +75,9 @@ async fn connect(data: &Path) -> Result<Bus, Fail> {
     }
     let login = Login::Service(Role::Provisioner);
     let (creds, trust) = (installation.creds_path(&login), installation.trust_path());
-    let config = NatsConfig { url: url.clone(), creds, trust };
+    let tls = url.starts_with("tls://").then(|| installation.tls(login.name().as_str()));
+    let tls = tls.map(|files| ClientTls { ca: files.ca, cert: files.cert, key: files.key });
+    let config = NatsConfig { url: url.clone(), creds, trust, tls };
     Bus::connect(Role::Provisioner, &config).await.map_err(|error| {
         let why = describe(&error);
         Fail::unreachable(format!("the broker at {url} refuses ({why}): is `hotcell up` running?"))

@@ -7,6 +7,7 @@
 mod cells;
 mod configs;
 mod groups;
+mod secure;
 mod supervise;
 mod users;
 
@@ -24,6 +25,7 @@ use hotcell_nats_config::{
 };
 use hotcell_schemas::{PoolId, Role, WorkerId};
 use hotcell_stage::{Shutdown, clock};
+use secure::Secure;
 use serde_json::json;
 use std::{
     fs::File,
@@ -148,8 +150,9 @@ async fn start(
         });
     }
 
-    broker(layout, args, &installation, &ports, supervisor).await?;
-    let url = format!("nats://{}", ports.nats);
+    let secure = Secure::prepare(layout, args, &ports, &workers)?;
+    broker(layout, args, &installation, (&ports, &secure), supervisor).await?;
+    let url = format!("{}://{}", secure.scheme("nats", "tls"), ports.nats);
     let admin = Admin::connect(installation, &url).await.map_err(|error| {
         let why = hotcell_stage::service::describe(&error);
         Fail::unreachable(format!(
@@ -160,21 +163,22 @@ async fn start(
     logins(&admin, &workers, &pool).await?;
     let cells = preparing.join_next().await.expect("it was started above");
     let cells = cells.or_fail("cannot prepare the cells")??;
-    let plan = Plan { layout, args, ports: &ports, cells: &cells, workers: &workers };
+    let plan =
+        Plan { layout, args, ports: &ports, secure: &secure, cells: &cells, workers: &workers };
     plan.write()?;
 
-    supervisor.start(service(layout, &programs, "store", RANK_SERVERS))?;
+    supervisor.start(service(layout, &programs, "store", &secure, RANK_SERVERS))?;
     wait_for("the store", || TcpStream::connect(ports.store).is_ok()).await?;
     for role in SERVICES {
-        supervisor.start(service(layout, &programs, role.as_str(), RANK_SERVICES))?;
+        supervisor.start(service(layout, &programs, role.as_str(), &secure, RANK_SERVICES))?;
     }
     for (number, worker) in (0..).zip(&workers) {
         supervisor.start(cells.worker(number, worker, RANK_WORKERS)?)?;
     }
     let key = tenant::first(layout, &admin, &args.tenant, &pool).await?;
-    ready(&ports).await?;
-    write_env(layout, &ports, &key)?;
-    announce(layout, &ports, args, as_json, started);
+    ready(&ports, &secure).await?;
+    write_env(layout, (&ports, &secure), &key)?;
+    announce(layout, (&ports, &secure), args, as_json, started);
     Ok(())
 }
 
@@ -220,7 +224,7 @@ async fn broker(
     layout: &Layout,
     args: &UpArgs,
     installation: &Installation,
-    ports: &Ports,
+    (ports, secure): (&Ports, &Secure),
     supervisor: &mut Supervisor,
 ) -> Result<(), Fail> {
     let durability = match args.durability {
@@ -228,6 +232,7 @@ async fn broker(
         DurabilityArg::OneSecond => Durability::OneSecond,
     };
     let options = ServerOptions {
+        tls: secure.broker(),
         listen: ports.nats,
         store_dir: layout.nats().join("jetstream"),
         durability,
@@ -243,6 +248,7 @@ async fn broker(
         program,
         args: vec!["-c".to_owned(), path.display().to_string()],
         join: Vec::new(),
+        ca: None,
         user: None,
         stop_rank: RANK_SERVERS + 1,
     })?;
@@ -271,8 +277,11 @@ pub(crate) fn programs() -> Result<PathBuf, Fail> {
     Ok(own.parent().map(Path::to_owned).unwrap_or_default())
 }
 
-fn service(layout: &Layout, programs: &Path, name: &str, stop_rank: u8) -> Spec {
+fn service(layout: &Layout, programs: &Path, name: &str, secure: &Secure, stop_rank: u8) -> Spec {
+    // Endpoints of tenants are vouched for by public authorities, never by ours.
+    let ca = if name == Role::Webhook.as_str() { None } else { secure.bundle() };
     Spec {
+        ca,
         name: name.to_owned(),
         program: programs.join(format!("hotcell-{name}")),
         args: vec![layout.config(&format!("{name}.toml")).display().to_string()],
@@ -296,9 +305,9 @@ async fn wait_for(what: &str, is_there: impl Fn() -> bool) -> Result<(), Fail> {
     Ok(())
 }
 
-async fn ready(ports: &Ports) -> Result<(), Fail> {
-    let http = crate::api::http();
-    let url = format!("http://{}/readyz", ports.api);
+async fn ready(ports: &Ports, secure: &Secure) -> Result<(), Fail> {
+    let http = crate::api::http(secure.bundle().as_deref())?;
+    let url = format!("{}://{}/readyz", secure.scheme("http", "https"), ports.api);
     let until = Instant::now() + Duration::from_secs(READY_SECS);
     loop {
         let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await;
@@ -355,22 +364,30 @@ impl Ports {
     }
 }
 
-fn write_env(layout: &Layout, ports: &Ports, key: &str) -> Result<(), Fail> {
+fn write_env(layout: &Layout, (ports, secure): (&Ports, &Secure), key: &str) -> Result<(), Fail> {
+    let http = secure.scheme("http", "https");
     let creds = layout.nats().join("creds");
-    let values = [
-        ("HOTCELL_API", format!("http://{}", ports.api)),
+    let mut values = vec![
+        ("HOTCELL_API", format!("{http}://{}", ports.api)),
         ("HOTCELL_KEY", key.to_owned()),
-        ("HOTCELL_NATS", format!("nats://{}", ports.nats)),
-        ("HOTCELL_S3", format!("http://{}", ports.store)),
+        ("HOTCELL_NATS", format!("{}://{}", secure.scheme("nats", "tls"), ports.nats)),
+        ("HOTCELL_S3", format!("{http}://{}", ports.store)),
         ("HOTCELL_CREDS", creds.display().to_string()),
     ];
+    values.extend(secure.bundle().map(|path| ("HOTCELL_CA", path.display().to_string())));
     let lines =
         values.iter().map(|(name, value)| format!("export {name}={}\n", shell_quoted(value)));
     write_private(&layout.dev_env(), &lines.collect::<String>())
 }
 
-fn announce(layout: &Layout, ports: &Ports, args: &UpArgs, as_json: bool, started: Instant) {
-    let api = format!("http://{}", ports.api);
+fn announce(
+    layout: &Layout,
+    (ports, secure): (&Ports, &Secure),
+    args: &UpArgs,
+    as_json: bool,
+    started: Instant,
+) {
+    let api = format!("{}://{}", secure.scheme("http", "https"), ports.api);
     let env = layout.dev_env();
     let ready_ms = started.elapsed().as_millis();
     let (workers, slots) = processes(args);

@@ -117,6 +117,7 @@ impl Bus {
             return Err(BusError::WrongRole { path: config.creds.clone(), role });
         }
         let options = options(role, &login).ok_or_else(file("credential file"))?;
+        let options = secured(options, config);
         let transient = |error: &async_nats::ConnectError| {
             error.kind() != async_nats::ConnectErrorKind::AuthorizationViolation
         };
@@ -188,6 +189,17 @@ fn connect_error(config: &NatsConfig, source: async_nats::ConnectError) -> BusEr
         return BusError::Refused { url: config.url.clone(), path: config.creds.clone() };
     }
     BusError::Unreachable { url: config.url.clone(), source: Box::new(source) }
+}
+
+/// The broker's TLS, from the first byte on: it never speaks to us in plain text, not even to say
+/// who it is.
+fn secured(options: ConnectOptions, config: &NatsConfig) -> ConnectOptions {
+    let Some(tls) = &config.tls else { return options };
+    options
+        .require_tls(true)
+        .tls_first()
+        .add_root_certificates(tls.ca.clone())
+        .add_client_certificate(tls.cert.clone(), tls.key.clone())
 }
 
 fn options(role: Role, login: &Login) -> Option<ConnectOptions> {

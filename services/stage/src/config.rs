@@ -2,6 +2,7 @@
 //! `config.default.toml`, which is its manual. Unknown keys are errors. Values become domain types
 //! once, before anything connects.
 
+use crate::tls::ClientTls;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     io,
@@ -18,6 +19,9 @@ pub struct NatsConfig {
     pub creds: PathBuf,
     /// `trust.json`.
     pub trust: PathBuf,
+    /// What a broker that asks for TLS is shown; plain text when absent.
+    #[serde(default)]
+    pub tls: Option<ClientTls>,
 }
 
 /// Logs and traces.

@@ -19,6 +19,8 @@ pub mod retry;
 pub mod run;
 pub mod service;
 pub mod telemetry;
+pub mod tls;
+pub mod vault;
 
 pub use bus::{Bus, BusError};
 pub use config::{NatsConfig, TelemetryConfig};

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use hotcell_stage::TelemetryConfig;
 use hotcell_stage::service::ServiceConfig;
+use hotcell_stage::tls::{ServerTls, check_listen};
 use s3s::path::check_bucket_name;
 use serde::Deserialize;
 use thiserror::Error;
@@ -34,6 +35,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// File that gets the bound address (`127.0.0.1:41234\n`) once requests are accepted.
     pub listen_file: Option<PathBuf>,
+    /// The certificate; without one, only loopback is listened on.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
     /// Directory that holds everything; only this process may use it.
     pub data_dir: PathBuf,
     /// Buckets that must exist; missing ones are created at start.
@@ -118,6 +122,9 @@ pub enum ConfigError {
     /// The region is empty or has characters that a credential scope cannot have.
     #[error("the region is malformed")]
     Region,
+    /// Plain text beyond loopback.
+    #[error("the address to listen on must be loopback, unless [tls] names a certificate")]
+    PlainText,
     /// Zero, or above the seven days of SigV4.
     #[error("presign_expires_secs_max must be 1 to 604800")]
     PresignExpires,
@@ -174,6 +181,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        check_listen(self.listen, self.tls.as_ref()).map_err(|_| ConfigError::PlainText)?;
         let bad_bucket = self.buckets.iter().find(|bucket| !check_bucket_name(bucket));
         if let Some(bucket) = bad_bucket.or(self.buckets.get(BUCKETS_MAX)) {
             return Err(ConfigError::Bucket(bucket.clone()));

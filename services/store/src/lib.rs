@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hotcell_stage::tls::{Acceptor, TlsError};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::S3ServiceBuilder;
 use thiserror::Error;
@@ -59,6 +60,9 @@ pub enum ServeError {
     /// The configuration is refused.
     #[error("the configuration is not valid")]
     Config(#[from] ConfigError),
+    /// The certificate cannot be used.
+    #[error("the certificate cannot be used")]
+    Tls(#[from] TlsError),
     /// The data directory cannot be used.
     #[error("the data directory cannot be used")]
     Disk(#[from] DiskError),
@@ -86,6 +90,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Store {
     listener: TcpListener,
+    tls: Option<Acceptor>,
     address: SocketAddr,
     listen_file: Option<PathBuf>,
     service: server::Guarded,
@@ -113,11 +118,12 @@ impl Store {
             presign_expires_secs_max: config.presign_expires_secs_max,
         };
         let service = server::Guarded::new(builder.build(), policy);
+        let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
         let address = config.listen;
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, listen_file: config.listen_file, service, disk })
+        Ok(Self { listener, tls, address, listen_file: config.listen_file, service, disk })
     }
 
     /// The address that was bound; the port is never 0.
@@ -140,7 +146,7 @@ impl Store {
         let mut background = JoinSet::new();
         let drained = CancellationToken::new();
         background.spawn(sync_each_second(Arc::clone(&self.disk), drained.clone()));
-        server::accept(self.listener, self.service, shutdown).await;
+        server::accept(self.listener, self.tls, self.service, shutdown).await;
         // Not aborted: a sync that has begun must end before this returns.
         drained.cancel();
         while background.join_next().await.is_some() {}

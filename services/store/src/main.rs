@@ -18,8 +18,9 @@ fn main() -> ExitCode {
 async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     serve(config, shutdown.token()).await.map_err(|error| match &error {
         ServeError::Disk(_) => ServiceError::Unreachable(describe(&error)),
-        ServeError::Config(_) | ServeError::Listen { .. } | ServeError::ListenFile { .. } => {
-            ServiceError::Refused(describe(&error))
-        }
+        ServeError::Config(_)
+        | ServeError::Tls(_)
+        | ServeError::Listen { .. }
+        | ServeError::ListenFile { .. } => ServiceError::Refused(describe(&error)),
     })
 }

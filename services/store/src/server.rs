@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hotcell_stage::tls::{self, Acceptor};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -179,8 +180,12 @@ impl Body for LoggedBody {
 }
 
 /// Serves connections until the token is cancelled, then drains.
-pub async fn accept<S, B>(listener: TcpListener, service: S, shutdown: CancellationToken)
-where
+pub async fn accept<S, B>(
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    service: S,
+    shutdown: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
@@ -211,14 +216,18 @@ where
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(HEAD_SECS_MAX))
-            .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let (tls, service, watcher) = (tls.clone(), service.clone(), graceful.watcher());
         connections.spawn(async move {
-            let result = connection.await;
+            let Ok(stream) = tls::open(tls.as_ref(), stream).await else {
+                tracing::debug!("a TLS handshake failed");
+                return;
+            };
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(HEAD_SECS_MAX))
+                .max_buf_size(HEAD_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            let result = watcher.watch(connection).await;
             drop(permit);
             // A peer that goes away is not our failure, and its words are not for the log.
             tracing::debug!(clean = result.is_ok(), "connection closed");

@@ -181,7 +181,7 @@ impl Cells {
         &self,
         number: u16,
         worker: &WorkerId,
-        files: &[(&str, &[u8])],
+        files: &[(&str, Vec<u8>)],
     ) -> Result<(), Fail> {
         let home = self.home(worker);
         let doing = format!("cannot furnish {}", home.display());
@@ -216,11 +216,13 @@ impl Cells {
         worker: &WorkerId,
         stop_rank: u8,
     ) -> Result<Spec, Fail> {
+        let bundle = self.home(worker).join(super::secure::WORKER_BUNDLE);
         Ok(Spec {
             name: worker.to_string(),
             program: self.dir.join("bin/hotcell-encoder"),
             args: vec![self.home(worker).join("worker.toml").display().to_string()],
             join: self.lot(number, worker).join,
+            ca: bundle.exists().then_some(bundle),
             user: self.user(number),
             stop_rank,
         })

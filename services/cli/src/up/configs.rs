@@ -1,7 +1,12 @@
 //! The configuration files that `hotcell up` writes: one for each process, each naming only what
 //! that process may have.
 
-use super::{Ports, cells::Cells, secret};
+use super::{
+    Ports,
+    cells::Cells,
+    secret,
+    secure::{API, STORE, Secure},
+};
 use crate::{
     args::{DurabilityArg, UpArgs},
     fail::{Context as _, Fail},
@@ -23,6 +28,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) args: &'a UpArgs,
     pub(crate) ports: &'a Ports,
+    pub(crate) secure: &'a Secure,
     pub(crate) cells: &'a Cells,
     pub(crate) workers: &'a [WorkerId],
 }
@@ -61,11 +67,19 @@ impl Plan<'_> {
     }
 
     fn nats(&self, role: Role) -> Value {
-        json!({
-            "url": format!("nats://{}", self.ports.nats),
-            "creds": self.layout.creds(role),
-            "trust": self.layout.trust(),
-        })
+        with(
+            json!({
+                "url": self.broker(),
+                "creds": self.layout.creds(role),
+                "trust": self.layout.trust(),
+            }),
+            "tls",
+            self.secure.client(role),
+        )
+    }
+
+    fn broker(&self) -> String {
+        format!("{}://{}", self.secure.scheme("nats", "tls"), self.ports.nats)
     }
 
     fn telemetry(&self) -> Value {
@@ -92,7 +106,7 @@ impl Plan<'_> {
     }
 
     fn store(&self) -> Value {
-        json!({
+        let config = json!({
             "listen": self.ports.store.to_string(),
             "data_dir": self.layout.store(),
             "buckets": [BUCKET],
@@ -105,15 +119,17 @@ impl Plan<'_> {
                 }],
             }],
             "telemetry": self.telemetry(),
-        })
+        });
+        with(config, "tls", self.secure.server(STORE))
     }
 
     fn intake(&self) -> Value {
-        json!({
+        let config = json!({
             "listen": self.ports.api.to_string(),
             "nats": self.nats(Role::Intake),
             "telemetry": self.telemetry(),
-        })
+        });
+        with(config, "tls", self.secure.server(API))
     }
 
     fn signer(&self) -> Value {
@@ -122,7 +138,8 @@ impl Plan<'_> {
             "images": [self.cells.image],
             "nats": self.nats(Role::Signer),
             "storage": {
-                "endpoint": format!("http://{}", self.ports.store),
+                "endpoint":
+                    format!("{}://{}", self.secure.scheme("http", "https"), self.ports.store),
                 "bucket": BUCKET,
                 "access_key_id": "signer",
                 "secret": self.layout.secret("storage-signer.secret"),
@@ -159,7 +176,7 @@ impl Plan<'_> {
     /// A worker's folder: its configuration, its login, and the roles' public keys.
     fn worker(&self, number: u16, worker: &WorkerId) -> Result<(), Fail> {
         let home = self.cells.home(worker);
-        let config = json!({
+        let mut config = json!({
             "pool": super::POOL,
             "slots": super::processes(self.args).1,
             "degraded": self.args.degraded,
@@ -172,22 +189,38 @@ impl Plan<'_> {
             "work_dir": home.join("work"),
             "root_cache": self.cells.roots(),
             "nats": {
-                "url": format!("nats://{}", self.ports.nats),
+                "url": self.broker(),
                 "creds": home.join("worker.creds"),
                 "trust": home.join("trust.json"),
             },
             "telemetry": self.telemetry(),
         });
+        let (secrets, own) = self.secure.worker(worker, &home).unzip();
+        if let Some(nats) = config.get_mut("nats") {
+            *nats = with(nats.take(), "tls", own);
+        }
         let creds = self.layout.nats().join("creds").join(format!("worker-{worker}.creds"));
         let creds = std::fs::read(creds).or_fail("cannot read a worker's login")?;
         let trust = std::fs::read(self.layout.trust()).or_fail("cannot read the trust list")?;
         let config = toml(config)?;
-        self.cells.furnish(
-            number,
-            worker,
-            &[("worker.toml", config.as_bytes()), ("worker.creds", &creds), ("trust.json", &trust)],
-        )
+        let mut files = vec![
+            ("worker.toml", config.into_bytes()),
+            ("worker.creds", creds),
+            ("trust.json", trust),
+        ];
+        for (name, path) in secrets.unwrap_or_default() {
+            files.push((name, std::fs::read(path).or_fail("cannot read a certificate")?));
+        }
+        self.cells.furnish(number, worker, &files)
     }
+}
+
+/// `table` with a value more, where there is one.
+fn with(mut table: Value, key: &str, value: Option<Value>) -> Value {
+    if let (Some(table), Some(value)) = (table.as_object_mut(), value) {
+        table.insert(key.to_owned(), value);
+    }
+    table
 }
 
 fn toml(value: Value) -> Result<String, Fail> {

@@ -49,6 +49,8 @@ pub(crate) struct Spec {
     pub(crate) args: Vec<String>,
     /// Files of control groups to write its process id to.
     pub(crate) join: Vec<PathBuf>,
+    /// Authorities that its HTTP clients trust, when not the system's.
+    pub(crate) ca: Option<PathBuf>,
     /// User and group to run as, when not our own.
     pub(crate) user: Option<(u32, u32)>,
     /// Order of stopping: lower first.
@@ -107,6 +109,9 @@ fn spawn(layout: &Layout, spec: &Spec) -> Result<Child, Fail> {
         .current_dir("/")
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(ca) = &spec.ca {
+        command.env("SSL_CERT_FILE", ca);
+    }
     if let Some((uid, gid)) = spec.user {
         command.uid(uid).gid(gid);
     }
@@ -264,6 +269,7 @@ mod tests {
                 program: "/bin/sh".into(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 join: Vec::new(),
+                ca: None,
                 user: None,
                 stop_rank: 0,
             };
@@ -291,6 +297,7 @@ mod tests {
             program: "/usr/bin/python3".into(),
             args: vec!["-c".to_owned(), script],
             join: Vec::new(),
+            ca: None,
             user: None,
             stop_rank: 0,
         };

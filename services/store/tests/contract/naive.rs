@@ -88,7 +88,7 @@ pub(crate) async fn unguarded() -> Peer {
     let service = service(&dir);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut peer = Peer::at(&format!("http://{}", listener.local_addr().unwrap()), dir);
-    peer.tasks.spawn(accept(listener, service, CancellationToken::new()));
+    peer.tasks.spawn(accept(listener, None, service, CancellationToken::new()));
     peer
 }
 
@@ -99,6 +99,6 @@ pub(crate) async fn guarded() -> Peer {
     let service = Guarded::new(service(&dir), policy);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut peer = Peer::at(&format!("http://{}", listener.local_addr().unwrap()), dir);
-    peer.tasks.spawn(accept(listener, service, CancellationToken::new()));
+    peer.tasks.spawn(accept(listener, None, service, CancellationToken::new()));
     peer
 }

@@ -69,6 +69,7 @@ pub(crate) fn config(dir: &TempDir) -> Config {
     Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         listen_file: None,
+        tls: None,
         data_dir: dir.path().join("data"),
         buckets: vec!["hot-in".into(), "hot-secret".into()],
         region: REGION.into(),

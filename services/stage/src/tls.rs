@@ -1,0 +1,237 @@
+//! TLS at the edges of a process: the files of a client of the broker, and a listener whose
+//! certificate is replaced while it runs.
+//!
+//! Promises: TLS 1.2 or 1.3, and nothing older; a new certificate is taken within
+//! [`LOOK_SECS`] seconds of its file changing, without a connection lost; one that does not read
+//! leaves the old one in place and says so. Refuses: a key that is not the certificate's; plain
+//! text anywhere but on loopback.
+
+use crate::config::ConfigError;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use serde::Deserialize;
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::either::Either;
+use tracing::{info, warn};
+
+/// A changed certificate file is noticed after this long, in seconds, at the next handshake.
+pub const LOOK_SECS: u64 = 2;
+
+/// A client that does not end its handshake is cut after this long, in seconds.
+pub const HANDSHAKE_SECS: u64 = 10;
+
+/// What a client of the broker shows and trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientTls {
+    /// Certificates of the authorities that may vouch for the broker, as PEM.
+    pub ca: PathBuf,
+    /// Our own certificate, as PEM.
+    pub cert: PathBuf,
+    /// Its key, as PEM.
+    pub key: PathBuf,
+}
+
+/// What a listener shows, and whom it asks for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// The certificate and those up to its authority, as PEM.
+    pub cert: PathBuf,
+    /// Its key, as PEM.
+    pub key: PathBuf,
+    /// Authorities of clients, as PEM: who has no certificate of theirs is not served.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why a listener has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing or no PEM.
+    #[error("{path} is not a readable PEM file of {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// `certificates` or `a private key`.
+        what: &'static str,
+    },
+    /// The key is not the certificate's, or of a kind that is not known.
+    #[error("the key in {0} is not the certificate's, or of an unknown kind")]
+    Key(PathBuf),
+    /// The authorities cannot verify anybody.
+    #[error("{0} holds no authority that can verify clients")]
+    Authorities(PathBuf),
+}
+
+/// Whether plain text may be spoken at `listen`: on loopback only.
+///
+/// # Errors
+/// [`ConfigError::Value`] for any other address without TLS.
+pub fn check_listen(listen: SocketAddr, tls: Option<&ServerTls>) -> Result<(), ConfigError> {
+    if tls.is_some() || listen.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let rule = "must be a loopback address unless [tls] names a certificate".to_owned();
+    Err(ConfigError::Value { key: "listen", rule })
+}
+
+/// Takes connections as their handshakes end.
+#[derive(Clone)]
+pub struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
+impl Acceptor {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    ///
+    /// # Panics
+    /// When the TLS backend lacks TLS 1.2 and 1.3: it is compiled in.
+    pub fn new(files: &ServerTls) -> Result<Self, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("the backend has both versions");
+        let builder = match &files.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let unfit = |_| TlsError::Authorities(path.clone());
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(authorities(path)?),
+                    provider,
+                );
+                builder.with_client_cert_verifier(verifier.build().map_err(unfit)?)
+            }
+        };
+        let resolver = Arc::new(Reloading::new(files.clone())?);
+        let mut config = builder.with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Ends the handshake of a connection.
+    ///
+    /// # Errors
+    /// The handshake failed, or took longer than [`HANDSHAKE_SECS`].
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let within = Duration::from_secs(HANDSHAKE_SECS);
+        let accepted = tokio::time::timeout(within, self.0.accept(socket)).await;
+        accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// A connection, with TLS or, on loopback, without.
+pub type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// The connection behind `socket`: at once, or when its handshake has ended.
+///
+/// # Errors
+/// As [`Acceptor::accept`].
+pub async fn open(acceptor: Option<&Acceptor>, socket: TcpStream) -> io::Result<Stream> {
+    match acceptor {
+        None => Ok(Either::Left(socket)),
+        Some(acceptor) => Ok(Either::Right(acceptor.accept(socket).await?)),
+    }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|_| TlsError::Authorities(path.to_owned()))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unread = || TlsError::File { path: path.to_owned(), what: "certificates" };
+    let found = CertificateDer::pem_file_iter(path).map_err(|_| unread())?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|_| unread())?;
+    if found.is_empty() { Err(unread()) } else { Ok(found) }
+}
+
+fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
+    let unread = |_| TlsError::File { path: files.key.clone(), what: "a private key" };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unread)?;
+    let found = certificates(&files.cert)?;
+    let made = CertifiedKey::from_der(found, key, &ring::default_provider());
+    made.map_err(|_| TlsError::Key(files.key.clone()))
+}
+
+/// When both files were last changed.
+type Changed = (Option<SystemTime>, Option<SystemTime>);
+
+fn changed(files: &ServerTls) -> Changed {
+    let of = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    (of(&files.cert), of(&files.key))
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Arc<CertifiedKey>,
+    changed: Changed,
+    looked: Instant,
+}
+
+/// The certificate of the files as they are.
+#[derive(Debug)]
+struct Reloading {
+    files: ServerTls,
+    held: Mutex<Held>,
+}
+
+impl Reloading {
+    fn new(files: ServerTls) -> Result<Self, TlsError> {
+        // Before the read: a change while we read is seen at the next look.
+        let changed = changed(&files);
+        let key = Arc::new(read(&files)?);
+        let held = Mutex::new(Held { key, changed, looked: Instant::now() });
+        Ok(Self { files, held })
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.looked.elapsed() < Duration::from_secs(LOOK_SECS) {
+            return Arc::clone(&held.key);
+        }
+        held.looked = Instant::now();
+        let found = changed(&self.files);
+        if found != held.changed {
+            match read(&self.files) {
+                Ok(key) => {
+                    held.key = Arc::new(key);
+                    held.changed = found;
+                    info!(path = %self.files.cert.display(), "certificate replaced");
+                }
+                // Half of a replacement, perhaps: the next look tries again.
+                Err(error) => warn!(%error, "the certificate in use stays"),
+            }
+        }
+        Arc::clone(&held.key)
+    }
+}
+
+impl ResolvesServerCert for Reloading {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
