@@ -22,6 +22,7 @@ pub mod listing;
 pub mod network;
 pub mod plan;
 pub mod poison;
+pub mod policy;
 pub mod records;
 pub mod reject;
 pub mod report;

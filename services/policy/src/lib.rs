@@ -4,10 +4,18 @@
 //! is a denial; each decision names the policies that made it and the digest of the set. Refuses: a
 //! policy that the schema does not validate strictly, and a set of more than [`POLICIES_MAX`].
 
+pub mod engine;
+mod facts;
 pub mod question;
+pub mod recheck;
+mod request;
+pub mod set;
 pub mod store;
 
+pub use engine::{Engine, Rule};
+pub use facts::STORE;
 pub use question::{Decision, Facts, OutputFacts, Question, StepUp, Verdict, Who};
+pub use set::{Fault, Faults, Origin, SCHEMA_TEXT};
 pub use store::{PolicyError, PolicyStore};
 
 /// Policies of one tenant beside the platform's: evaluation is linear in their number.

@@ -2,10 +2,9 @@
 //! request.
 
 use hotcell_schemas::{
-    Digest, Plan, TenantId, UnixMs,
+    Digest, TenantId, UnixMs,
     identity::{Action, Authority},
     job::Actor,
-    plan::Sniffed,
     tenancy::Priority,
 };
 
@@ -29,7 +28,8 @@ pub struct OutputFacts {
     pub video_codec: String,
     /// `aac`, `opus`, `mp3`; empty without sound.
     pub audio_codec: String,
-    /// Picture height in pixels; 0 where it is the input's and that is not known.
+    /// Picture height in pixels; 0 without picture, and before the input was read where it is the
+    /// input's; the most that is possible where it stays unknown.
     pub height: i64,
     /// Target bits per second of the picture; 0 for constant quality.
     pub video_bitrate: i64,
@@ -39,9 +39,9 @@ pub struct OutputFacts {
     pub crf: i64,
     /// Frames per second where a filter sets it; 0 for the input's.
     pub fps: i64,
-    /// Seconds of output; 0 where not known.
+    /// Seconds of output; 0 before the input was read, the most where it stays unknown.
     pub duration_secs: i64,
-    /// Names of the filters.
+    /// Names of the filters, in order.
     pub filters: Vec<String>,
     /// Whether the request gave FFmpeg's own arguments.
     pub raw_arguments: bool,
@@ -50,7 +50,8 @@ pub struct OutputFacts {
 /// What is known of the request beside who asks.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// The outputs, for actions on jobs; each is decided by itself.
+    /// The outputs. `SubmitTranscode` and `PublishOutput` are decided for each by itself, and refused
+    /// without any; other actions do not look at them.
     pub outputs: Vec<OutputFacts>,
     /// Whether the source carries marks of DRM or encryption.
     pub protected_source: bool,
@@ -68,14 +69,6 @@ pub struct Facts {
     pub granted_roles: Vec<hotcell_schemas::identity::RoleName>,
 }
 
-impl Facts {
-    /// The facts of a compiled job.
-    #[must_use]
-    pub fn of_plan(_plan: &Plan, _sniffed: Option<&Sniffed>) -> Self {
-        Self::default()
-    }
-}
-
 /// One question.
 #[derive(Debug)]
 pub struct Question<'a> {
@@ -87,7 +80,8 @@ pub struct Question<'a> {
     pub owner: &'a TenantId,
     /// What is known.
     pub facts: &'a Facts,
-    /// Now.
+    /// Now. Of a job, when it was submitted: its authority is of then, and a second factor that was
+    /// fresh at the door is not stale because the job had to wait.
     pub now: UnixMs,
 }
 

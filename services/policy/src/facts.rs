@@ -1,0 +1,143 @@
+//! Facts of a compiled job.
+//!
+//! Promises: read from the tree that becomes the command line, so a policy speaks of what FFmpeg
+//! will do. What nobody knows yet is 0 before the input was read; what is still not known after
+//! that is the most that it can be, so a ceiling refuses it.
+
+use crate::question::{Facts, OutputFacts};
+use hotcell_schemas::{
+    Plan,
+    limits::DURATION_SECS_MAX,
+    plan::{OutputPlan, Sniffed, Tree, filter::VideoFilter, value::FrameRate},
+    request::{AudioCodec, Format, VideoCodec},
+};
+
+/// Lines of the tallest picture that any tree can name.
+const HEIGHT_MAX: i64 = 8192;
+
+/// The name of the tenant's own prefix as a destination.
+pub const STORE: &str = "store";
+
+impl Facts {
+    /// The facts of a compiled job whose outputs go to the store. `sniffed` is what the input was
+    /// found to be; without it, intake's case, unknown sizes are 0.
+    #[must_use]
+    pub fn of_plan(plan: &Plan, sniffed: Option<&Sniffed>) -> Self {
+        Self {
+            outputs: plan.outputs.iter().map(|output| of_output(output, sniffed)).collect(),
+            destination: STORE.to_owned(),
+            protected_source: sniffed.is_some_and(|sniffed| sniffed.protected),
+            ..Self::default()
+        }
+    }
+}
+
+fn of_output(output: &OutputPlan, sniffed: Option<&Sniffed>) -> OutputFacts {
+    let tree = output.tree();
+    let (video_tokens, audio_tokens) = (
+        tree.video.as_ref().map(|video| video.encoder.tokens()).unwrap_or_default(),
+        tree.audio.as_ref().map(|audio| audio.encoder.tokens()).unwrap_or_default(),
+    );
+    let video_bitrate = number(&video_tokens, "-b:v").unwrap_or(0);
+    let crf = number(&video_tokens, "-crf").or_else(|| {
+        // What the encoders do when nothing is said (FFmpeg 7.1: libx264.c, libx265.c, libvpxenc.c).
+        (video_bitrate == 0).then(|| default_crf(tree.video_codec())).flatten()
+    });
+    OutputFacts {
+        format: format(output.format).to_owned(),
+        video_codec: tree.video_codec().map_or("", video_codec).to_owned(),
+        audio_codec: tree.audio_codec().map_or("", audio_codec).to_owned(),
+        height: height(&tree, sniffed),
+        video_bitrate,
+        audio_bitrate: number(&audio_tokens, "-b:a").unwrap_or(0),
+        crf: crf.unwrap_or(-1),
+        fps: fps(&tree),
+        duration_secs: duration(&tree, sniffed),
+        filters: tree.filters().into_iter().map(str::to_owned).collect(),
+        raw_arguments: output.raw.is_some(),
+    }
+}
+
+fn number(tokens: &[(&'static str, String)], option: &str) -> Option<i64> {
+    tokens.iter().find(|(name, _)| *name == option)?.1.parse().ok()
+}
+
+fn default_crf(codec: Option<VideoCodec>) -> Option<i64> {
+    Some(match codec? {
+        VideoCodec::H264 => 23,
+        VideoCodec::H265 => 28,
+        VideoCodec::Vp9 => 32,
+    })
+}
+
+fn height(tree: &Tree, sniffed: Option<&Sniffed>) -> i64 {
+    if tree.video.is_none() {
+        return 0;
+    }
+    let input = sniffed.and_then(|sniffed| Some((sniffed.width?, sniffed.height?)));
+    match (tree.sizes(input).output, sniffed) {
+        (Some((_, height)), _) => i64::from(height),
+        (None, None) => 0,
+        (None, Some(_)) => HEIGHT_MAX,
+    }
+}
+
+fn fps(tree: &Tree) -> i64 {
+    let filters = tree.video.iter().flat_map(|video| &video.filters);
+    let mut rates = filters.filter_map(|filter| match filter {
+        VideoFilter::Fps { rate } => Some(match rate {
+            // Television's rates are rounded up: 30000/1001 is 30.
+            FrameRate::Whole(rate) | FrameRate::Ntsc(rate) => i64::from(rate.get()),
+        }),
+        VideoFilter::Scale { .. }
+        | VideoFilter::Crop { .. }
+        | VideoFilter::Pad { .. }
+        | VideoFilter::Transpose { .. }
+        | VideoFilter::Hflip {}
+        | VideoFilter::Vflip {}
+        | VideoFilter::SetSar { .. }
+        | VideoFilter::SetDar { .. }
+        | VideoFilter::Format { .. }
+        | VideoFilter::Yadif { .. }
+        | VideoFilter::Fade { .. }
+        | VideoFilter::Denoise { .. }
+        | VideoFilter::Sharpen { .. } => None,
+    });
+    rates.next_back().unwrap_or(0)
+}
+
+/// Seconds, rounded up.
+fn duration(tree: &Tree, sniffed: Option<&Sniffed>) -> i64 {
+    let most = u64::from(DURATION_SECS_MAX) * 1000;
+    let known = match sniffed {
+        None => tree.duration_ms(u64::MAX).filter(|ms| *ms <= most).unwrap_or(0),
+        Some(sniffed) => tree.duration_ms(sniffed.duration_ms.unwrap_or(most)).unwrap_or(most),
+    };
+    i64::try_from(known.div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
+const fn format(format: Format) -> &'static str {
+    match format {
+        Format::Mp4 => "mp4",
+        Format::Webm => "webm",
+        Format::Mkv => "mkv",
+        Format::Mp3 => "mp3",
+        Format::M4a => "m4a",
+    }
+}
+
+const fn video_codec(codec: VideoCodec) -> &'static str {
+    match codec {
+        VideoCodec::H264 => "h264",
+        VideoCodec::H265 => "h265",
+        VideoCodec::Vp9 => "vp9",
+    }
+}
+
+const fn audio_codec(codec: AudioCodec) -> &'static str {
+    match codec {
+        AudioCodec::Aac => "aac",
+        AudioCodec::Opus => "opus",
+        AudioCodec::Mp3 => "mp3",
+    }
+}
