@@ -7,7 +7,7 @@
 use crate::{
     claims::{
         AccountBody, ActivationBody, Export, FlowType, Import, Limits, NO_LIMIT, OperatorBody,
-        Scope, SigningKey, Template, VERSION,
+        RemovalBody, Scope, SigningKey, Template, VERSION,
     },
     jwt::{self, JwtError},
     keys::{Keyring, TenantKeys},
@@ -161,6 +161,21 @@ pub fn tenant(
         body.revocations.insert(EVERY_USER.to_owned(), REVOKED_UNTIL_SECS);
     }
     account(keys, now, &tenant_keys.account, &format!("tenant-{tenant}"), body)
+}
+
+/// The word that an account is to be forgotten. The broker wants it signed by a key of the
+/// operator's about itself.
+///
+/// # Errors
+/// [`JwtError`].
+pub fn removal(keys: &Keyring, account: &str, now: UnixMs) -> Result<String, JwtError> {
+    let body = RemovalBody {
+        kind: "generic".to_owned(),
+        version: VERSION,
+        accounts: vec![account.to_owned()],
+    };
+    let signer = &keys.operator_signing;
+    jwt::encode(signer, now, &signer.public_key(), "removal", &body)
 }
 
 /// Position of the account's key in the subject of `route`, from 1; 0 when it has none.

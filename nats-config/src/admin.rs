@@ -106,6 +106,9 @@ pub enum AdminError {
     /// A removed tenant: its name is not given again.
     #[error("tenant {0} was removed: its name is not given again")]
     Removed(TenantId),
+    /// Suspended.
+    #[error("tenant {0} is suspended: resume it first")]
+    NotServed(TenantId),
     /// The record names another account than this installation's key.
     #[error("tenant {0} has another account on the server")]
     OtherAccount(TenantId),
@@ -137,6 +140,8 @@ pub struct Admin {
     sys: Client,
     jetstream: jetstream::Context,
     provisioner: Creds,
+    url: String,
+    tls: Option<BrokerTls>,
 }
 
 impl fmt::Debug for Admin {
@@ -191,7 +196,8 @@ impl Admin {
         let pipeline = connect_with(url, &provisioner, tls.as_ref()).await?;
         let sys = connect_with(url, &creds(Login::Sys)?, tls.as_ref()).await?;
         let jetstream = jetstream::new(pipeline.clone());
-        Ok(Self { installation, pipeline, sys, jetstream, provisioner })
+        let url = url.to_owned();
+        Ok(Self { installation, pipeline, sys, jetstream, provisioner, url, tls })
     }
 
     /// The installation's folder.
@@ -268,6 +274,43 @@ impl Admin {
         }
     }
 
+    /// One request of the system account; the answer as it came.
+    pub(crate) async fn ask_sys(
+        &self,
+        what: &'static str,
+        subject: String,
+        body: String,
+    ) -> Result<Vec<u8>, AdminError> {
+        let answer = self.sys.request(subject, body.into()).await;
+        let answer = answer.map_err(|source| AdminError::Request { what, source })?;
+        Ok(answer.payload.to_vec())
+    }
+
+    /// One request without a body; the answer as it came.
+    pub(crate) async fn ask_pipeline(
+        &self,
+        what: &'static str,
+        subject: String,
+    ) -> Result<async_nats::Message, AdminError> {
+        let answer = self.pipeline.request(subject, "".into()).await;
+        answer.map_err(|source| AdminError::Request { what, source })
+    }
+
+    /// Whose signature the operator's records carry.
+    pub(crate) fn provisioner(&self) -> &Creds {
+        &self.provisioner
+    }
+
+    /// The server.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The files of a TLS connection, when the server asks for one.
+    pub(crate) fn tls(&self) -> Option<&BrokerTls> {
+        self.tls.as_ref()
+    }
+
     /// Reads a bucket's entry by Direct Get.
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
@@ -332,7 +375,8 @@ impl Admin {
         self.store(envelope.subject.to_string(), headers, envelope.body).await
     }
 
-    async fn store(
+    /// Stores a message, and returns when it is stored.
+    pub(crate) async fn store(
         &self,
         subject: String,
         headers: HeaderMap,
@@ -356,7 +400,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], AdminError> {
     Ok(bytes)
 }
 
-fn read_answer(what: &'static str, payload: &[u8]) -> Result<Value, AdminError> {
+pub(crate) fn read_answer(what: &'static str, payload: &[u8]) -> Result<Value, AdminError> {
     let value: Value = serde_json::from_slice(payload).map_err(|_| AdminError::Answer(what))?;
     let Some(error) = value.get("error") else { return Ok(value) };
     let number = |name| error.get(name).and_then(Value::as_u64);

@@ -12,6 +12,9 @@ pub const ANY: &str = "*";
 
 /// Asks the broker to replace an account's JWT. The body is the JWT.
 pub const CLAIMS_UPDATE: &str = "$SYS.REQ.CLAIMS.UPDATE";
+/// Asks the broker to forget accounts. The body is a generic JWT that names them, signed by a key of
+/// the operator's about itself.
+pub const CLAIMS_DELETE: &str = "$SYS.REQ.CLAIMS.DELETE";
 /// Lists the accounts that the resolver holds.
 pub const CLAIMS_LIST: &str = "$SYS.REQ.CLAIMS.LIST";
 /// Names the streams.
@@ -21,6 +24,12 @@ pub const STREAM_NAMES: &str = "$JS.API.STREAM.NAMES";
 #[must_use]
 pub fn claims_lookup(account: &str) -> String {
     format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP")
+}
+
+/// Reads an account's connections.
+#[must_use]
+pub fn account_connections(account: &str) -> String {
+    format!("$SYS.REQ.ACCOUNT.{account}.CONNZ")
 }
 
 /// Makes a stream.
@@ -45,6 +54,12 @@ pub fn consumer_create(stream: &str, durable: &str) -> String {
 #[must_use]
 pub fn consumer_info(stream: &str, durable: &str) -> String {
     format!("$JS.API.CONSUMER.INFO.{stream}.{durable}")
+}
+
+/// Removes a consumer.
+#[must_use]
+pub fn consumer_delete(stream: &str, durable: &str) -> String {
+    format!("$JS.API.CONSUMER.DELETE.{stream}.{durable}")
 }
 
 /// Names a stream's consumers.

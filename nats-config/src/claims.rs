@@ -210,6 +210,19 @@ pub struct ActivationBody {
     pub issuer_account: String,
 }
 
+/// Accounts to forget.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovalBody {
+    /// `generic`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// [`VERSION`].
+    pub version: u8,
+    /// Their public keys.
+    pub accounts: Vec<String>,
+}
+
 /// A user of a scoped key. It must state no right and no limit, or the server refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,6 +234,6 @@ pub struct UserBody {
     pub version: u8,
     /// Its account.
     pub issuer_account: String,
-    /// `pool:<pool>` for each pool of a worker.
+    /// `pool:<pool>` for each pool of a worker, `role:<role>` for each role of a tenant's program.
     pub tags: Vec<String>,
 }

@@ -19,10 +19,12 @@ pub mod jwt;
 pub mod keys;
 mod login;
 mod logins;
+mod open_jobs;
 pub mod permissions;
 mod provision;
 mod server_config;
 pub mod streams;
+mod tenants;
 pub mod terms;
 pub mod testing;
 pub mod validate;
@@ -40,4 +42,5 @@ pub use server_config::{
     ServerIdentity, ServerOptions, render as render_server_config,
 };
 pub use streams::Replicas;
+pub use tenants::{PoolWork, RemovedTenant};
 pub use terms::{Life, Terms};

@@ -179,11 +179,17 @@ pub fn role_permissions(role: Role) -> Permissions {
     bucket_rights(&mut rights, role);
     if role == Role::Provisioner {
         rights.publish.allow.extend(provisioner_rights());
+        // A removed tenant's consumers go; those of the services are nobody's to remove.
+        let delete = |durable: &str| api::consumer_delete(StreamId::Jobs.as_str(), durable);
+        let fixed = CONSUMERS.iter().filter(|row| row.stream == StreamId::Jobs);
+        rights.publish.allow.push(delete(api::ANY));
+        rights.publish.deny.extend(fixed.map(|row| delete(row.durable)));
     }
     rights
 }
 
-/// What the operator's user of the system account may do: read and replace account JWTs.
+/// What the operator's user of the system account may do: read, replace and remove account JWTs,
+/// and count an account's connections.
 #[must_use]
 pub fn sys_permissions() -> Permissions {
     let mut rights = Permissions::default();
@@ -191,6 +197,8 @@ pub fn sys_permissions() -> Permissions {
         api::CLAIMS_UPDATE.to_owned(),
         api::CLAIMS_LIST.to_owned(),
         api::claims_lookup(api::ANY),
+        api::CLAIMS_DELETE.to_owned(),
+        api::account_connections(api::ANY),
     ];
     rights.subscribe.allow.push(api::inbox(&Login::Sys.name()));
     rights
@@ -448,9 +456,9 @@ mod tests {
         }
         assert!(!intake.may_publish("$JS.API.CONSUMER.MSG.NEXT.JOBS.work_cpu_acme"));
         assert!(!intake.may_publish("$JS.ACK.JOBS.work_cpu_acme.1.2.3.4.5"));
-        let others = Role::PIPELINE.into_iter().filter(|role| {
-            !matches!(role, Role::Intake | Role::Signer | Role::Provisioner)
-        });
+        let others = Role::PIPELINE
+            .into_iter()
+            .filter(|role| !matches!(role, Role::Intake | Role::Signer | Role::Provisioner));
         for role in others {
             assert!(!service(role).may_publish("$JS.API.CONSUMER.INFO.JOBS.work_cpu_acme"));
         }

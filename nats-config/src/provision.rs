@@ -251,14 +251,8 @@ impl Admin {
     /// # Errors
     /// As the broker says.
     pub async fn tenants(&self) -> Result<Vec<TenantRecord>, AdminError> {
-        let mut slugs = Vec::new();
-        loop {
-            let page = self.key_page(slugs.len()).await?;
-            slugs.extend(page.keys.iter().cloned());
-            if page.keys.is_empty() || slugs.len() >= page.total {
-                break;
-            }
-        }
+        let filter = api::bucket_key("tenants", api::ANY);
+        let mut slugs = self.subjects(&api::bucket_stream("tenants"), &filter).await?;
         slugs.sort();
         let mut records = Vec::new();
         for slug in slugs.iter().filter_map(|subject| api::tenant_of_key(subject)) {
@@ -266,18 +260,6 @@ impl Admin {
             records.extend(entry.value);
         }
         Ok(records)
-    }
-
-    async fn key_page(&self, offset: usize) -> Result<KeyPage, AdminError> {
-        let what = "list the tenants";
-        let filter = api::bucket_key("tenants", api::ANY);
-        let body = json!({"subjects_filter": filter, "offset": offset});
-        let subject = api::stream_info(&api::bucket_stream("tenants"));
-        let info = self.ask(what, subject, &body).await?.ok_or(AdminError::Answer(what))?;
-        let total = info.get("total").and_then(Value::as_u64).unwrap_or_default();
-        let subjects = info.pointer("/state/subjects").and_then(Value::as_object);
-        let keys = subjects.map(|map| map.keys().cloned().collect()).unwrap_or_default();
-        Ok(KeyPage { keys, total: usize::try_from(total).unwrap_or(usize::MAX) })
     }
 
     pub(crate) async fn ensure_account(
@@ -341,11 +323,6 @@ impl Admin {
     pub(crate) fn knows(&self, tenant: &TenantId) -> bool {
         self.installation().tenant_keys(tenant, Missing::Refuse).is_ok()
     }
-}
-
-struct KeyPage {
-    keys: Vec<String>,
-    total: usize,
 }
 
 /// What of a stream's `INFO` is not as `spec` says.

@@ -60,8 +60,8 @@ pub const ROUTES: &[Route] = &[
         "every output is as reported"),
     row!("job.failed", [lit("job"), Tenant, Job, lit("failed")], "job", [Signer, Hasher] => [Webhook, Signer, Auditor], Stream(Jobs),
         "no further attempt will be made"),
-    row!("job.cancelled", [lit("job"), Tenant, Job, lit("cancelled")], "job", [Intake] => [Webhook, Signer, Auditor], Stream(Jobs),
-        "the tenant ended the job"),
+    row!("job.cancelled", [lit("job"), Tenant, Job, lit("cancelled")], "job", [Intake, Provisioner] => [Webhook, Signer, Auditor], Stream(Jobs),
+        "the tenant ended the job, or was removed"),
     row!("job.expired", [lit("job"), Tenant, Job, lit("expired")], "job", [Signer] => [Auditor], Stream(Jobs),
         "a completed job's bytes are gone"),
 

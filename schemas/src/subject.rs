@@ -110,6 +110,12 @@ impl Subject {
         format!("job.{tenant}.{job}.>")
     }
 
+    /// Every event of every job of a tenant, as a filter.
+    #[must_use]
+    pub fn tenant_filter(tenant: &TenantId) -> String {
+        format!("job.{tenant}.>")
+    }
+
     /// The work of one tenant in one pool and class: the filter of the signer's consumer.
     #[must_use]
     pub fn work_filter(pool: &PoolId, tenant: &TenantId, class: Priority) -> String {

@@ -4,4 +4,5 @@
 
 mod logins;
 mod provisioning;
+mod tenants;
 mod world;
