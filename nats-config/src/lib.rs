@@ -8,6 +8,7 @@
 pub mod accounts;
 mod admin;
 pub mod api;
+mod api_keys;
 pub mod binary;
 mod check;
 pub mod claims;
@@ -21,6 +22,7 @@ mod login;
 mod logins;
 mod open_jobs;
 pub mod permissions;
+pub mod plan;
 mod provision;
 mod server_config;
 pub mod streams;
@@ -30,13 +32,15 @@ pub mod testing;
 pub mod validate;
 
 pub use admin::{Admin, AdminError, connect, connect_with};
+pub use api_keys::{ApiKey, key_id_of};
 pub use binary::{BinaryError, find_nats_server};
 pub use diff::Difference;
 pub use init::{InitError, InitOptions, Installation, RenderedAccount, comparable, init};
 pub use login::{Login, LoginName, LoginNameError};
 pub use logins::FoundLogin;
 pub use permissions::{Permissions, allowed};
-pub use provision::{AddedTenant, ApiKey, TenantSpec};
+pub use plan::{Plan, PlanError};
+pub use provision::{AddedTenant, TenantSpec};
 pub use server_config::{
     ACCOUNTS_MAX, BrokerTls, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,
     ServerIdentity, ServerOptions, render as render_server_config,

@@ -4,7 +4,7 @@
 //! what the code says; streams are never changed or removed: the provisioner has no such right.
 
 use crate::{
-    admin::{Admin, AdminError, Entry, random},
+    admin::{Admin, AdminError, Entry},
     api,
     diff::{Difference, differences},
     init::{RenderedAccount, comparable},
@@ -13,19 +13,13 @@ use crate::{
     streams::{self, ConsumerSpec, Replicas, StreamSpec},
 };
 use hotcell_schemas::{
-    Digest, KeyId, PoolId, TenantId, UnixMs, WorkerId,
-    identity::RoleName,
+    PoolId, TenantId, UnixMs, WorkerId,
     limits::{RETENTION_SECS, TENANT_CONCURRENCY, TENANT_STORED_BYTES_MAX},
-    records::{KeyRecord, TenantRecord},
+    records::TenantRecord,
     tenancy::{Quotas, TenantState},
 };
 use serde_json::{Value, json};
-use std::{fmt, path::PathBuf};
-
-/// Characters of an API key's secret: 43 of 62 are 256 bits.
-const SECRET_CHARS: usize = 43;
-
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+use std::path::PathBuf;
 
 /// What a tenant may use.
 #[derive(Debug, Clone)]
@@ -69,28 +63,6 @@ pub struct AddedTenant {
     pub record: TenantRecord,
     /// The credential file.
     pub creds: PathBuf,
-}
-
-/// An API key: shown once, stored nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    /// Its public half.
-    pub id: KeyId,
-    text: String,
-}
-
-impl ApiKey {
-    /// `hck_<id>_<secret>`.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiKey({}, [redacted])", self.id)
-    }
 }
 
 impl Admin {
@@ -216,36 +188,6 @@ impl Admin {
         self.installation().issue_worker(name, pools, now).map_err(AdminError::Installation)
     }
 
-    /// Makes an API key of `tenant`. Its text is returned once and stored nowhere.
-    ///
-    /// # Errors
-    /// `UnknownTenant`; else as the broker says.
-    pub async fn add_key(&self, tenant: &TenantId, now: UnixMs) -> Result<ApiKey, AdminError> {
-        let known: Entry<TenantRecord> = self.get("tenants", tenant.as_str()).await?;
-        if known.value.is_none() {
-            return Err(AdminError::UnknownTenant(tenant.clone()));
-        }
-        let id = KeyId::new(now.0, random()?);
-        let text = format!("hck_{id}_{}", secret()?);
-        let record = KeyRecord {
-            id: id.clone(),
-            tenant: tenant.clone(),
-            sha256: Digest::of(text.as_bytes()),
-            created_at: now,
-            revoked_at: None,
-            roles: std::iter::once(RoleName::TenantAdmin).collect(),
-            expires_at: None,
-            networks: Vec::new(),
-            label: None,
-            created_by: None,
-            rotated_from: None,
-            totp: None,
-        };
-        self.record(Some(tenant), "key_created", id.as_str(), now).await?;
-        self.put("keys", id.as_str(), 0, &record).await?;
-        Ok(ApiKey { id, text })
-    }
-
     /// The tenants' records, in order of their slugs.
     ///
     /// # Errors
@@ -337,38 +279,4 @@ pub(crate) fn consumer_differences(spec: &ConsumerSpec, info: &Value) -> Vec<Dif
     let expected = serde_json::to_value(spec).expect("a consumer's fields are plain values");
     let found = info.get("config").unwrap_or(&Value::Null);
     differences(&format!("consumer {}", spec.name), &expected, found)
-}
-
-/// 43 characters of base 62, each equally likely.
-fn secret() -> Result<String, AdminError> {
-    let mut text = String::with_capacity(SECRET_CHARS);
-    while text.len() < SECRET_CHARS {
-        // 248 is the largest multiple of 62 in a byte; above it the first letters would gain.
-        let even = random::<64>()?.into_iter().filter(|byte| *byte < 248);
-        let chars = even.filter_map(|byte| BASE62.get(usize::from(byte % 62)).copied());
-        text.extend(chars.map(char::from).take(SECRET_CHARS - text.len()));
-    }
-    Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_base62_and_differ() {
-        let (one, two) = (secret().unwrap(), secret().unwrap());
-        assert_ne!(one, two);
-        for text in [one, two] {
-            assert_eq!(text.len(), SECRET_CHARS);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        }
-    }
-
-    #[test]
-    fn a_key_never_shows_in_debug_output() {
-        let id = KeyId::new(0, [0; 10]);
-        let key = ApiKey { id, text: "hck_x_SECRET".to_owned() };
-        assert!(!format!("{key:?}").contains("SECRET"));
-    }
 }

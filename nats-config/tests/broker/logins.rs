@@ -8,6 +8,7 @@ use hotcell_nats_config::{
 };
 use hotcell_schemas::{
     Digest, Envelope, Role, Subject, TenantId, WorkerId,
+    identity::RoleName,
     records::{AuditAct, AuditRecord, KeyRecord, TenantRecord},
     subject::LeaseVerb,
 };
@@ -196,10 +197,10 @@ async fn the_last_sequence_of_a_jobs_filter_is_the_fence() {
 async fn a_key_is_stored_as_its_hash_and_every_act_is_recorded_and_signed() {
     let (server, admin) = provisioned().await;
     let acme: TenantId = "acme".parse().unwrap();
-    let unknown = admin.add_key(&"nobody".parse().unwrap(), NOW).await;
+    let unknown = admin.add_key(&"nobody".parse().unwrap(), &[RoleName::TenantAdmin], NOW).await;
     assert!(matches!(unknown, Err(AdminError::UnknownTenant(_))));
     admin.add_tenant(&tenant("acme"), &"app".parse().unwrap(), NOW).await.unwrap();
-    let key = admin.add_key(&acme, NOW).await.unwrap();
+    let key = admin.add_key(&acme, &[RoleName::TenantAdmin], NOW).await.unwrap();
     assert_eq!(key.text().len(), "hck_".len() + 32 + 1 + 43);
     admin.add_worker(&"w9".parse().unwrap(), &["cpu".parse().unwrap()], NOW).await.unwrap();
     server.connect(&worker("w9")).await.unwrap();

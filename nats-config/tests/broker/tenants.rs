@@ -153,7 +153,7 @@ async fn event(server: &TestServer, role: Role, subject: Subject, body: &impl Me
 #[tokio::test]
 async fn a_removed_tenant_leaves_its_evidence_and_nothing_else() {
     let (mut server, admin) = with_acme().await;
-    let key = admin.add_key(&acme(), NOW).await.unwrap();
+    let key = admin.add_key(&acme(), &[RoleName::TenantAdmin], NOW).await.unwrap();
     let record = admin.tenant(&acme()).await.unwrap();
     let waits = job(EventKind::Validated, 1);
     let pool = "cpu".parse().unwrap();

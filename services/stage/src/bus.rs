@@ -3,16 +3,25 @@
 //! Promises: an unreadable credential or an unreachable broker is a sentence that says what to do.
 //! Refuses: to start with a login that `trust.json` does not name (workers excepted: the broker
 //! itself states who they are).
+//!
+//! A login ends within a day. Before that its file holds a new token for the same key, and every
+//! connection is made with what the file holds at that moment: an end is a reconnect, and what was
+//! in hand is repeated. Refuses: a file that holds another key than the one that signs for us.
 
 use crate::{
     config::NatsConfig,
     retry::{Policy, retry},
 };
-use async_nats::{ConnectOptions, Event, jetstream};
+use async_nats::{Auth, AuthError, ConnectOptions, Event, jetstream};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hotcell_schemas::{Role, Trust};
 use nkeys::KeyPair;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tracing::{debug, error, warn};
 
 /// A broker request is given up after this long, in seconds.
@@ -78,9 +87,23 @@ pub enum BusError {
 
 /// The two halves of a credential file.
 struct Login {
-    text: String,
+    jwt: String,
     key: KeyPair,
     name: String,
+}
+
+/// Why a connection is not tried again with what the file holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum RenewalError {
+    /// It does not read; it may be being written.
+    #[error("the credential file does not read")]
+    Unreadable,
+    /// Our messages are signed by the key that we started with.
+    #[error("the credential file holds another key: start the service again")]
+    OtherKey,
+    /// The key has no private half.
+    #[error("the key cannot sign")]
+    Sign,
 }
 
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
@@ -88,7 +111,7 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
     Some(rest.split_once(end)?.0.trim())
 }
 
-fn read_login(path: &std::path::Path) -> Option<Login> {
+fn read_login(path: &Path) -> Option<Login> {
     let text = std::fs::read_to_string(path).ok()?;
     let jwt = between(&text, "-----BEGIN NATS USER JWT-----", "------END NATS USER JWT")?;
     let seed = between(&text, "-----BEGIN USER NKEY SEED-----", "------END USER NKEY SEED")?;
@@ -96,7 +119,19 @@ fn read_login(path: &std::path::Path) -> Option<Login> {
     let claims = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
     let name = claims.get("name")?.as_str()?.to_owned();
-    Some(Login { key, name, text })
+    Some(Login { key, name, jwt: jwt.to_owned() })
+}
+
+/// The answer to the broker's challenge, with the token that the file holds now.
+fn signed_in(path: &Path, own: &KeyPair, nonce: &[u8]) -> Result<Auth, RenewalError> {
+    let login = read_login(path).ok_or(RenewalError::Unreadable)?;
+    if login.key.public_key() != own.public_key() {
+        return Err(RenewalError::OtherKey);
+    }
+    let mut auth = Auth::new();
+    auth.jwt = Some(login.jwt);
+    auth.signature = Some(own.sign(nonce).map_err(|_| RenewalError::Sign)?);
+    Ok(auth)
 }
 
 impl Bus {
@@ -116,8 +151,8 @@ impl Bus {
         if listed && speaks_for != Some(role) || !listed && speaks_for.is_some() {
             return Err(BusError::WrongRole { path: config.creds.clone(), role });
         }
-        let options = options(role, &login).ok_or_else(file("credential file"))?;
-        let options = secured(options, config);
+        let key = Arc::new(login.key);
+        let options = secured(options(role, &login.name, &config.creds, &key), config);
         let transient = |error: &async_nats::ConnectError| {
             error.kind() != async_nats::ConnectErrorKind::AuthorizationViolation
         };
@@ -126,14 +161,7 @@ impl Bus {
             .map_err(|source| connect_error(config, source))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(Duration::from_secs(REQUEST_SECS));
-        Ok(Self {
-            client,
-            jetstream,
-            key: Arc::new(login.key),
-            trust: Arc::new(trust),
-            role,
-            name: login.name.into(),
-        })
+        Ok(Self { client, jetstream, key, trust: Arc::new(trust), role, name: login.name.into() })
     }
 
     /// The role of this process.
@@ -152,6 +180,14 @@ impl Bus {
     #[must_use]
     pub fn public_key(&self) -> String {
         self.key.public_key()
+    }
+
+    /// Signs a token of this process's own (RFC 7515 §5.1), given as `header.claims`; `None` for a
+    /// text of any other form. A sealed message begins with the length of its domain, so that no
+    /// signature of one can be taken for the other's.
+    #[must_use]
+    pub fn sign_token(&self, unsigned: &str) -> Option<Vec<u8>> {
+        unsigned.starts_with("eyJ").then(|| self.key.sign(unsigned.as_bytes()).ok())?
     }
 
     /// The keys of the roles.
@@ -202,30 +238,29 @@ fn secured(options: ConnectOptions, config: &NatsConfig) -> ConnectOptions {
         .add_client_certificate(tls.cert.clone(), tls.key.clone())
 }
 
-fn options(role: Role, login: &Login) -> Option<ConnectOptions> {
-    let name = login.name.clone();
-    Some(
-        ConnectOptions::with_credentials(&login.text)
-            .ok()?
-            .name(format!("{role}-{name}"))
-            .custom_inbox_prefix(format!("_INBOX_{name}"))
-            .request_timeout(Some(Duration::from_secs(REQUEST_SECS)))
-            .connection_timeout(Duration::from_secs(REQUEST_SECS))
-            // Revoked or expired logins would otherwise reconnect in a hot loop.
-            .reconnect_delay_callback(|attempts| {
-                let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-                Duration::from_millis(50 * 2_u64.pow(exponent))
-            })
-            .event_callback(|event| async move {
-                match event {
-                    Event::Connected => debug!("broker connected"),
-                    Event::Disconnected => warn!("broker disconnected"),
-                    Event::SlowConsumer(_) => warn!("broker reports a slow consumer"),
-                    Event::ServerError(error) => error!(%error, "broker refused an act"),
-                    Event::ClientError(error) => warn!(%error, "broker connection failed"),
-                    Event::LameDuckMode => warn!("broker is shutting down"),
-                    Event::Draining | Event::Closed => debug!("broker connection closing"),
-                }
-            }),
-    )
+fn options(role: Role, name: &str, creds: &Path, key: &Arc<KeyPair>) -> ConnectOptions {
+    let (creds, key) = (creds.to_path_buf(), Arc::clone(key));
+    ConnectOptions::with_auth_callback(move |nonce| {
+        ready(signed_in(&creds, &key, &nonce).map_err(AuthError::new))
+    })
+    .name(format!("{role}-{name}"))
+    .custom_inbox_prefix(format!("_INBOX_{name}"))
+    .request_timeout(Some(Duration::from_secs(REQUEST_SECS)))
+    .connection_timeout(Duration::from_secs(REQUEST_SECS))
+    // A login that has ended would otherwise be tried in a hot loop.
+    .reconnect_delay_callback(|attempts| {
+        let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+        Duration::from_millis(50 * 2_u64.pow(exponent))
+    })
+    .event_callback(|event| async move {
+        match event {
+            Event::Connected => debug!("broker connected"),
+            Event::Disconnected => warn!("broker disconnected"),
+            Event::SlowConsumer(_) => warn!("broker reports a slow consumer"),
+            Event::ServerError(error) => error!(%error, "broker refused an act"),
+            Event::ClientError(error) => warn!(%error, "broker connection failed"),
+            Event::LameDuckMode => warn!("broker is shutting down"),
+            Event::Draining | Event::Closed => debug!("broker connection closing"),
+        }
+    })
 }
