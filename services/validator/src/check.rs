@@ -45,8 +45,7 @@ pub struct FieldError {
     pub rule: Cow<'static, str>,
 }
 
-/// The sentence for a tenant that may not give FFmpeg's own arguments.
-pub const RAW_FORBIDDEN: &str = "FFmpeg's own arguments are not permitted to this tenant";
+pub use hotcell_policy::recheck::RAW_FORBIDDEN;
 
 /// The field of the sentence.
 pub const RAW_FIELD: &str = "outputs[0].ffmpegArgs";

@@ -28,6 +28,7 @@ pub use config::Config;
 pub use scan::{Scan, Scanner};
 pub use sniff::sniff;
 
+use hotcell_policy::recheck::Recheck;
 use hotcell_schemas::Role;
 use hotcell_stage::{Bus, ServiceError, Shutdown, blob::Blobs};
 
@@ -42,6 +43,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     config.check()?;
     let bus = Bus::connect(Role::Validator, &config.nats).await?;
     let (blobs, wall_secs_max) = (Blobs::new(), config.wall_secs_max);
-    let stage = stage::Validator { bus: bus.clone(), blobs, wall_secs_max };
+    let recheck = Recheck::new(&bus);
+    let stage = stage::Validator { bus: bus.clone(), blobs, wall_secs_max, recheck };
     hotcell_stage::run::run(&bus, DURABLE, config.concurrency, stage, shutdown).await
 }

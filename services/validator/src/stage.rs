@@ -1,23 +1,24 @@
 //! `job.submitted` in, `job.validated` or `job.rejected` out.
 //!
 //! Promises: an object is read once, by a URL of the signer for this job and no other, in constant
-//! memory; its size, ETag and SHA-256 must be the pinned ones before its verdict counts. Running
-//! twice is harmless: both runs come to the same verdict, and the second publish meets the
-//! compare-and-set.
+//! memory; its size, ETag and SHA-256 must be the pinned ones before its verdict counts. Who asked
+//! is judged again before anything is opened, and the compiled plan before anything is published:
+//! nothing here rests on intake's word but what only intake saw. Running twice is harmless: both
+//! runs come to the same verdict, and the second publish meets the compare-and-set.
 
 use crate::{
-    check::RAW_FORBIDDEN,
     scan::Scanner,
     sniff::sniff,
-    verdict::{changed, is_pinned, nonsense, plan, settle, within},
+    verdict::{changed, is_pinned, nonsense, plan, refuse, settle, within},
 };
 use futures::StreamExt as _;
+use hotcell_policy::recheck::{Case, Recheck, RecheckError, Refused, submitted_at};
 use hotcell_schemas::{
-    Digest, Job, Plan, Subject,
+    Digest, Job, Plan, Subject, UnixMs,
+    identity::{Action, Decided},
     job::Input,
     limits::SERVICE_URL_TTL_SECS,
     plan::Sniffed,
-    records::TenantRecord,
     reject::{Failure, RejectCode},
     subject::SignVerb,
     work::{SignReply, SignRequest, SignedUrl},
@@ -26,6 +27,7 @@ use hotcell_stage::{
     AskError, Bus, Delivered, Halt, Outgoing, Stage,
     blob::{BlobError, Blobs},
     clock,
+    service::describe,
 };
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -56,13 +58,17 @@ pub(crate) struct Validator {
     pub(crate) blobs: Blobs,
     /// See [`crate::Config`].
     pub(crate) wall_secs_max: u32,
+    pub(crate) recheck: Recheck,
 }
+
+/// What is asked of policy about a compiled job.
+const ACTIONS: [Action; 2] = [Action::ReadSource, Action::SubmitTranscode];
 
 impl Stage for Validator {
     type Input = Job;
 
     async fn handle(&self, input: Delivered<Job>) -> Result<Vec<Outgoing>, Halt> {
-        let subject = input.message.subject().clone();
+        let (subject, stored_at) = (input.message.subject().clone(), input.stored_at);
         let (job, after) = (input.message.into_inner(), input.seq);
         if subject.tenant().as_ref() != Some(&job.tenant)
             || subject.job_id().as_ref() != Some(&job.id)
@@ -75,31 +81,52 @@ impl Stage for Validator {
         if !self.is_last(&job, after).await? {
             return Ok(Vec::new());
         }
-        if let Some(refused) = self.quarantined(&job).await? {
-            let job = settle(job, Err(refused), clock::now());
-            info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, "input in quarantine");
-            return Ok(vec![Outgoing::job(job, after)]);
-        }
-        if job.request.has_raw_arguments() && !self.permits(&job).await? {
-            let refused = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
-            let job = settle(job, Err(refused), clock::now());
-            info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, "arguments refused");
-            return Ok(vec![Outgoing::job(job, after)]);
-        }
-        let url = self.url(&job).await?;
-        let verdict = judge(&self.blobs, &job, &url).await.map_err(|error| {
-            warn!(job = %job.id, %error, "input not read");
-            Halt::retry_ms(RETRY_MS, "the input cannot be read now")
-        })?;
-        let verdict = verdict.map(|(sniffed, plan)| (sniffed, within(plan, self.wall_secs_max)));
-        let code = verdict.as_ref().err().map(|failure| failure.code.as_str());
-        let job = settle(job, verdict, clock::now());
-        info!(tenant = %job.tenant, job = %job.id, outcome = %job.state, code, "input judged");
+        let job = match self.judged(&job, stored_at).await? {
+            Ok((sniffed, plan, decided)) => settle(job, sniffed, plan, decided, clock::now()),
+            Err(refused) => refuse(job, refused, clock::now()),
+        };
+        let code = job.failure.as_ref().map(|failure| failure.code.as_str());
+        let policies = job.decisions.last().map(|decided| decided.policies.join(" "));
+        let (tenant, id, outcome) = (&job.tenant, &job.id, job.state);
+        info!(%tenant, job = %id, %outcome, code, policies, "input judged");
         Ok(vec![Outgoing::job(job, after)])
     }
 }
 
+/// What is known of a job that may go on.
+type Judged = (Sniffed, Plan, Vec<Decided>);
+
 impl Validator {
+    /// The verdict on a job: who asked, then its bytes, then what would be done with them.
+    async fn judged(&self, job: &Job, stored_at: UnixMs) -> Result<Result<Judged, Refused>, Halt> {
+        if let Some(refused) = self.quarantined(job).await? {
+            return Ok(Err(refused.into()));
+        }
+        let submitted_at = match submitted_at(job, stored_at) {
+            Ok(at) => at,
+            Err(failure) => return Ok(Err(failure.into())),
+        };
+        let tenant = self.recheck.tenant(&job.tenant).await;
+        let tenant = tenant.map_err(|error| unread(job, &error))?;
+        let held = self.recheck.principal(job, tenant.as_ref(), submitted_at).await;
+        if let Err(failure) = held.map_err(|error| unread(job, &error))? {
+            return Ok(Err(failure.into()));
+        }
+        let url = self.url(job).await?;
+        let verdict = judge(&self.blobs, job, &url).await.map_err(|error| {
+            warn!(job = %job.id, %error, "input not read");
+            Halt::retry_ms(RETRY_MS, "the input cannot be read now")
+        })?;
+        let (sniffed, plan) = match verdict {
+            Ok((sniffed, plan)) => (sniffed, within(plan, self.wall_secs_max)),
+            Err(failure) => return Ok(Err(failure.into())),
+        };
+        let case = Case { job, plan: &plan, sniffed: Some(&sniffed), submitted_at };
+        let decided = self.recheck.decide(case, &ACTIONS).await;
+        let decided = decided.map_err(|error| unread(job, &error))?;
+        Ok(decided.map(|decided| (sniffed, plan, decided)))
+    }
+
     /// Whether the event at hand is still the job's last. After a repeat or a cancellation it is
     /// not, and the signer would rightly refuse the URL.
     async fn is_last(&self, job: &Job, seq: u64) -> Result<bool, Halt> {
@@ -116,17 +143,6 @@ impl Validator {
             Halt::retry_ms(RETRY_MS, "the quarantine cannot be read")
         })?;
         Ok(found.map(|record| record.refusal()))
-    }
-
-    /// Whether the tenant's record permits FFmpeg's own arguments, now. Intake asked before; a right
-    /// that was taken away since, and an intake that was taken over, meet this.
-    async fn permits(&self, job: &Job) -> Result<bool, Halt> {
-        let bucket = self.bus.bucket("tenants");
-        let found = bucket.get::<TenantRecord>(job.tenant.as_str()).await.map_err(|error| {
-            warn!(job = %job.id, %error, "record of the tenant not read");
-            Halt::retry_ms(RETRY_MS, "the record of the tenant cannot be read")
-        })?;
-        Ok(found.is_some_and(|entry| entry.value.raw_arguments))
     }
 
     /// A URL for the job's one input.
@@ -149,6 +165,12 @@ impl Validator {
             Err(_) => Err(Halt::retry_ms(RETRY_MS, "the signer does not answer")),
         }
     }
+}
+
+/// Nothing is permitted by a record that cannot be read.
+fn unread(job: &Job, error: &RecheckError) -> Halt {
+    warn!(job = %job.id, error = %describe(error), "rights of the job not read");
+    Halt::retry_ms(RETRY_MS, "what permits the job cannot be read")
 }
 
 /// Reads the job's input and comes to a verdict.

@@ -3,8 +3,10 @@
 //! Promises: pure; the snapshot moves to `validated` with a plan, or to `rejected` with one reason.
 
 use crate::compile::{CPU_SECS, WALL_SECS, compile};
+use hotcell_policy::recheck::Refused;
 use hotcell_schemas::{
     EventKind, Job, Plan, UnixMs,
+    identity::Decided,
     job::Input,
     plan::Sniffed,
     reject::{Failure, RejectCode},
@@ -49,21 +51,27 @@ pub(crate) fn within(mut plan: Plan, wall_secs_max: u32) -> Plan {
     plan
 }
 
-/// The job's next snapshot.
-pub(crate) fn settle(mut job: Job, verdict: Result<(Sniffed, Plan), Failure>, at: UnixMs) -> Job {
-    match verdict {
-        Ok((sniffed, plan)) => {
-            if let Some(input) = job.inputs.first_mut() {
-                input.sniffed = Some(sniffed);
-            }
-            job.plan = Some(plan);
-            job.moved(EventKind::Validated, at)
-        }
-        Err(failure) => {
-            job.failure = Some(failure);
-            job.moved(EventKind::Rejected, at)
-        }
+/// The job's next snapshot when it may go on.
+pub(crate) fn settle(
+    mut job: Job,
+    sniffed: Sniffed,
+    plan: Plan,
+    decided: Vec<Decided>,
+    at: UnixMs,
+) -> Job {
+    if let Some(input) = job.inputs.first_mut() {
+        input.sniffed = Some(sniffed);
     }
+    job.plan = Some(plan);
+    job.decisions.extend(decided);
+    job.moved(EventKind::Validated, at)
+}
+
+/// The job's next snapshot when it may not.
+pub(crate) fn refuse(mut job: Job, refused: Refused, at: UnixMs) -> Job {
+    job.decisions.extend(refused.decided);
+    job.failure = Some(refused.failure);
+    job.moved(EventKind::Rejected, at)
 }
 
 #[cfg(test)]

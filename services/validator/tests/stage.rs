@@ -3,161 +3,20 @@
 
 #[path = "support/clip.rs"]
 mod clip;
+#[path = "support/rig.rs"]
+mod rig;
 
-use hotcell_nats_config::{InitOptions, Login, Replicas, TenantSpec, testing::TestServer};
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, FileName, Job, JobId, RejectCode, Role, TenantId, UnixMs, UploadId,
-    Verified,
+    BlobKey, Digest, EventKind, JobId, RejectCode, Role, TenantId, UploadId,
     argv::agrees,
-    job::{Actor, Input, Stamp},
     plan::Container,
     poison::{PoisonRecord, Strike},
-    work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
-use hotcell_stage::{Bus, NatsConfig, Outgoing, Shutdown, clock};
-use hotcell_validator::{Config, run};
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    task::JoinSet,
-};
-
-const ETAG: &str = "\"abc\"";
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// How often a URL was asked for each object.
-type Asked = Arc<Mutex<BTreeMap<BlobKey, u32>>>;
-
-/// Objects by path.
-type Objects = Arc<BTreeMap<String, Vec<u8>>>;
-
-/// Serves objects by GET on a loopback port, one request for each connection.
-async fn store(objects: Objects, tasks: &mut JoinSet<()>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tasks.spawn(async move {
-        loop {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 8192];
-            let length = socket.read(&mut request).await.unwrap();
-            let text = String::from_utf8_lossy(&request[..length]).into_owned();
-            let path = text.split_whitespace().nth(1).unwrap_or_default();
-            let (status, body) = match objects.get(path) {
-                Some(body) => ("200 OK", body.as_slice()),
-                None => ("404 Not Found", &b""[..]),
-            };
-            let length = body.len();
-            let head = format!(
-                "HTTP/1.1 {status}\r\nETag: {ETAG}\r\nContent-Length: {length}\r\n\
-                 Connection: close\r\n\r\n"
-            );
-            // A reader that has seen enough hangs up.
-            drop(socket.write_all(head.as_bytes()).await);
-            drop(socket.write_all(body).await);
-        }
-    });
-    format!("http://{address}")
-}
-
-async fn broker() -> TestServer {
-    let options = InitOptions { now: clock::now(), workers: vec![], tenants: vec![] };
-    let server = TestServer::start(&options).await.unwrap();
-    server.admin().await.unwrap().provision(Replicas::One, clock::now()).await.unwrap();
-    server
-}
-
-fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
-}
-
-/// Answers `sign.validator.input` with the object's URL, as the signer would.
-/// Returns how often it was asked for each object.
-async fn signer(
-    server: &TestServer,
-    store: String,
-    shutdown: Shutdown,
-    tasks: &mut JoinSet<()>,
-) -> Asked {
-    let bus = Bus::connect(Role::Signer, &nats(server, Role::Signer)).await.unwrap();
-    let asked = Asked::default();
-    let count = Arc::clone(&asked);
-    tasks.spawn(async move {
-        let served = bus.serve("sign.validator.input", "signers", 16, shutdown, move |incoming| {
-            let (store, count) = (store.clone(), Arc::clone(&count));
-            async move {
-                let request: Verified<SignRequest> = incoming.open().unwrap();
-                let SignRequest::Read { key, job: Some(_), .. } = request.get() else {
-                    panic!("not a read for a job")
-                };
-                *count.lock().unwrap().entry(key.clone()).or_default() += 1;
-                let url = SecretUrl::new(format!("{store}/{key}"));
-                let signed = SignedUrl { url, headers: vec![], expires_at: UnixMs(u64::MAX) };
-                incoming.answer(&SignReply::Signed { signed }).await;
-            }
-        });
-        served.await.unwrap();
-    });
-    asked
-}
-
-fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
-    let (tenant, id) = ("acme".parse::<TenantId>().unwrap(), JobId::new(1, [number; 10]));
-    let name: FileName = "clip".parse().unwrap();
-    let key = BlobKey::upload(&tenant, &UploadId::new(1, [number; 10]), &name);
-    let input = Input {
-        key,
-        name,
-        size: bytes.len() as u64,
-        content_type: declared.to_owned(),
-        sha256: Digest::of(bytes),
-        etag: ETAG.to_owned(),
-        sniffed: None,
-    };
-    let body = serde_json::json!({"inputs": [{"url": "upload:clip"}], "outputFormat": "mp4",
-        "preset": {"quality": "low", "resolution": "240p"}});
-    Job {
-        id,
-        tenant,
-        state: EventKind::Submitted,
-        actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: None,
-        request: serde_json::from_value(body).unwrap(),
-        pool: "cpu".parse().unwrap(),
-        inputs: vec![input],
-        plan: None,
-        attempts: vec![],
-        outputs: vec![],
-        failure: None,
-        stamps: vec![Stamp { event: EventKind::Submitted, at: clock::now() }],
-    }
-}
-
-async fn settled(bus: &Bus, job: &Job) -> Job {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        let stored = bus.job(&job.tenant, &job.id).await.unwrap().unwrap();
-        if stored.message.get().state != EventKind::Submitted {
-            assert_eq!(stored.message.role(), Role::Validator);
-            return stored.message.into_inner();
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{} is not judged", job.id);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use hotcell_stage::{Bus, Outgoing, Shutdown, clock};
+use hotcell_validator::run;
+use rig::{broker, config, job, nats, settled, signer, store, tenant};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::task::JoinSet;
 
 /// The whole list of verdicts, over the broker: each job ends in one clear state.
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +34,7 @@ async fn issue_2_every_submitted_job_is_judged_once_and_clearly() {
     let gone = job(9, &good, "video/mp4");
     let empty = job(7, b"", "video/mp4");
     let cut = job(8, &good[..good.len() - 9], "video/mp4");
-    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    let path = |job: &hotcell_schemas::Job| format!("/{}", job.inputs[0].key);
     let objects = Arc::new(BTreeMap::from([
         (path(&good_job), good.clone()),
         (path(&list_job), list),
@@ -187,6 +46,7 @@ async fn issue_2_every_submitted_job_is_judged_once_and_clearly() {
     ]));
 
     let server = broker().await;
+    tenant(&server, "acme", false).await;
     let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
     let url = store(objects, &mut tasks).await;
     let asked = signer(&server, url, shutdown.clone(), &mut tasks).await;
@@ -252,13 +112,14 @@ async fn new_07_own_arguments_are_refused_without_the_tenant_s_right() {
     let bolt: TenantId = "bolt".parse().unwrap();
     with.inputs[0].key = BlobKey::upload(&bolt, &UploadId::new(1, [1; 10]), &with.inputs[0].name);
     with.tenant = bolt.clone();
-    let admin = server.admin().await.unwrap();
-    for (tenant, raw_arguments) in [(bolt, true), (without.tenant.clone(), false)] {
-        let spec = TenantSpec::new(tenant, vec!["cpu".parse().unwrap()]);
-        let spec = TenantSpec { raw_arguments, ..spec };
-        admin.add_tenant(&spec, &"app".parse().unwrap(), clock::now()).await.unwrap();
+    // The second factor that such arguments ask for was shown just now.
+    for job in [&mut with, &mut without] {
+        job.authority.mfa = true;
+        job.authority.auth_time = Some(clock::now());
     }
-    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    tenant(&server, "bolt", true).await;
+    tenant(&server, "acme", false).await;
+    let path = |job: &hotcell_schemas::Job| format!("/{}", job.inputs[0].key);
     let objects = BTreeMap::from([(path(&with), clip.clone()), (path(&without), clip)]);
     let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
     let url = store(Arc::new(objects), &mut tasks).await;
@@ -287,6 +148,7 @@ async fn new_07_own_arguments_are_refused_without_the_tenant_s_right() {
 async fn new_13_a_file_in_quarantine_is_refused_unread() {
     let dir = clip::dir("stage-poison");
     let server = broker().await;
+    tenant(&server, "acme", false).await;
     let good = clip::sample(&dir, Container::Mp4);
     let [common, own, others, once] = [1, 2, 3, 4].map(|number| {
         let mut bytes = good.clone();
@@ -317,7 +179,7 @@ async fn new_13_a_file_in_quarantine_is_refused_unread() {
         let key = PoisonRecord::key(record.sha256, tenant.as_ref());
         writer.bucket("poison").create(&key, &record).await.unwrap();
     }
-    let path = |job: &Job| format!("/{}", job.inputs[0].key);
+    let path = |job: &hotcell_schemas::Job| format!("/{}", job.inputs[0].key);
     let objects = cases.iter().map(|((job, bytes), ..)| (path(job), bytes.clone()));
     let objects: BTreeMap<_, _> = objects.collect();
     let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
@@ -340,15 +202,4 @@ async fn new_13_a_file_in_quarantine_is_refused_unread() {
     }
     shutdown.begin();
     validator.join_next().await.unwrap().unwrap().unwrap();
-}
-
-fn config(server: &TestServer, dir: &Path) -> Config {
-    let nats = nats(server, Role::Validator);
-    let (url, creds, trust) = (&nats.url, nats.creds.display(), nats.trust.display());
-    let text = format!(
-        "concurrency = 4\n[nats]\nurl = \"{url}\"\ncreds = \"{creds}\"\ntrust = \"{trust}\"\n"
-    );
-    let file = dir.join("validator.toml");
-    std::fs::write(&file, text).unwrap();
-    hotcell_stage::config::load(&file, hotcell_validator::config::DEFAULTS).unwrap()
 }
