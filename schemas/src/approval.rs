@@ -5,7 +5,9 @@
 //! asked for, of another request, that is not given, is at its end, or was used for something else.
 
 use crate::{
-    ApprovalId, Digest, Job, TenantId, UnixMs, identity::Action, job::Actor,
+    ApprovalId, Digest, Job, TenantId, UnixMs,
+    identity::{Action, RoleName},
+    job::Actor,
     request::TranscodeRequest,
 };
 use serde::{Deserialize, Serialize};
@@ -77,6 +79,14 @@ pub fn job_digest(request: &TranscodeRequest) -> Digest {
     request_digest(Action::SubmitTranscode, &request)
 }
 
+/// A request as it is digested, and as approvers are shown it.
+#[must_use]
+pub fn canonical_text(request: &Value) -> String {
+    let mut text = String::new();
+    canonical(request, &mut text);
+    text
+}
+
 /// JSON with sorted keys and without spaces. Strings and numbers are written as serde_json does.
 fn canonical(value: &Value, into: &mut String) {
     match value {
@@ -110,6 +120,47 @@ fn canonical(value: &Value, into: &mut String) {
     }
 }
 
+/// `POST /v1/approvals`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ApprovalRequest {
+    /// For what: `SubmitTranscode` covers a job with its source and its outputs.
+    pub action: Action,
+    /// For a job the body of `POST /v1/transcodes`; for anything else [`CallRequest`].
+    pub request: Value,
+    /// Voices needed; the installation's own minimum when absent or lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvers_min: Option<u32>,
+    /// Roles of which each must have spoken.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<RoleName>,
+    /// Life, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_secs: Option<u64>,
+}
+
+/// A request that is to be approved, as it will be sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CallRequest {
+    /// `POST`, `PUT`, `DELETE`.
+    pub method: String,
+    /// Its path, with the query string where it has one.
+    pub path: String,
+    /// Its body; null where it has none.
+    #[serde(default)]
+    pub body: Value,
+}
+
+/// `POST /v1/approvals/{id}/approve` and `/reject`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VoiceRequest {
+    /// Why, in one's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// What one approver said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,7 +188,8 @@ pub struct ApprovalRecord {
     pub tenant: TenantId,
     /// Who asked.
     pub requester: Actor,
-    /// Everyone whose voice does not count: the requester, and who made the requester's key.
+    /// Everyone whose voice does not count: the requester, who made the requester's key, and who
+    /// has spoken, each with whoever made their keys.
     pub interested: Vec<Actor>,
     /// For what.
     pub action: Action,

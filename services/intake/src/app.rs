@@ -6,7 +6,12 @@ use crate::{
     auth::{Auth, AuthError, Denied, Principal},
     config::Config,
     decisions::Decisions,
+    listing::Listing,
+    opa::Opa,
+    oidc::Oidc,
     problem::{Kind, Problem},
+    quota::Book,
+    rate::Rates,
     refusals::Refusals,
 };
 use bytes::Bytes;
@@ -21,6 +26,7 @@ use hotcell_stage::{
     kv::{Bucket, KvError},
     retry::{Policy, retry},
     service::describe,
+    vault::Vault,
 };
 use http::{HeaderMap, Method, Uri};
 use serde::Serialize;
@@ -50,12 +56,22 @@ pub struct App {
     pub idempotency: Bucket,
     /// Uploads being read and hashed.
     pub confirms: Semaphore,
+    /// The order of each tenant's jobs.
+    pub listing: Listing,
+    /// How often who may ask.
+    pub rates: Rates,
+    /// What tenants use of their plans.
+    pub book: Book,
     /// Failed authentications.
     pub refusals: Refusals,
     /// The policies in force.
     pub policies: PolicyStore,
+    /// An agent that is asked after them.
+    pub opa: Option<Opa>,
     /// Denials and challenges, on their way to the audit log.
     pub decisions: Decisions,
+    /// What opens second factors, where there are local ones.
+    pub vault: Option<Vault>,
     /// What the operator configured.
     pub config: Config,
 }
@@ -156,12 +172,23 @@ impl App {
             uploads: bus.bucket("uploads"),
             idempotency: bus.bucket("idempotency"),
             confirms: Semaphore::new(config.confirms_max),
+            listing: Listing::new(&bus),
+            rates: Rates::new(config.rate),
+            book: Book::new(&bus),
             refusals,
             policies: PolicyStore::new(&bus),
+            opa: None,
             decisions,
+            vault: None,
             config: config.clone(),
             bus,
         }
+    }
+
+    /// The same, believing tokens of identity providers, too.
+    #[must_use]
+    pub fn with_issuers(self, issuers: Oidc) -> Self {
+        Self { auth: self.auth.with_issuers(issuers), ..self }
     }
 
     /// Fails at once while the broker is away, before anything is stored or waited for.
@@ -183,6 +210,7 @@ impl App {
                 denied(*reason)
             }
             AuthError::Records(cause) => store_problem(cause),
+            AuthError::IssuerAway => Problem::unavailable("the token's issuer does not answer"),
         }
     }
 
@@ -254,17 +282,29 @@ pub fn store_problem(cause: &KvError) -> Problem {
 
 /// The caller learns what to send, never which part of a credential was wrong.
 fn denied(reason: Denied) -> Problem {
+    if let Some(problem) = crate::oidc::problem(reason) {
+        return problem;
+    }
     let detail = match reason {
         Denied::Missing => "send the header `Authorization: Bearer hck_...`",
         Denied::InQuery => "credentials are not accepted in the query string; revoke this one",
         Denied::Several => "send exactly one Authorization header",
-        Denied::Scheme => "the only scheme is Bearer",
+        Denied::Scheme => "the only schemes are Bearer and, for tokens, DPoP",
         Denied::NoLogin => "the broker does not state this login",
         Denied::Malformed
         | Denied::Unknown
         | Denied::WrongSecret
         | Denied::Revoked
+        | Denied::Expired
+ | Denied::Token(_) | Denied::TokenIssuer | Denied::TokenType | Denied::TokenKey | Denied::TokenClaims | Denied::WrongCode | Denied::TooManyCodes
+        | Denied::Oidc(_)
+        | Denied::Proof(_)
+        | Denied::Unmapped(_)
         | Denied::NoTenant => "the credential is not valid",
+        Denied::Network => {
+            let detail = "the request comes from outside the key's networks";
+            return Problem::new(Kind::Forbidden, detail);
+        }
     };
     Problem::new(Kind::Unauthorized, detail)
 }

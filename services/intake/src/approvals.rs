@@ -2,25 +2,57 @@
 //! once.
 //!
 //! Promises: nobody approves a request of its own, of a key that it made, or of the key that made
-//! its own; nobody speaks twice, under whatever key; one voice against ends it. Refuses: an
-//! approval for approving.
+//! its own; nobody speaks twice, under whatever key; one voice against ends it; each voice is
+//! recorded before it counts. Refuses: an approval for approving.
+//! Asking twice makes two approvals; a voice that was counted is refused the second time.
 
 use crate::{
-    app::{App, Call, store_problem},
+    app::{App, Call, Reply, store_problem},
     auth::Principal,
+    gate, json,
     problem::{Kind, Problem},
+    routes::{ROUTES, Route},
+    view,
 };
 use hotcell_schemas::{
-    ApprovalId, Digest, TenantId,
-    approval::{ApprovalRecord, Unusable, request_digest},
+    ApprovalId, Digest, TenantId, UnixMs,
+    approval::{
+        ApprovalRecord, ApprovalRequest, CallRequest, Standing, Unusable, Voice, VoiceRequest,
+        canonical_text, job_digest, request_digest,
+    },
     identity::Action,
+    job::Actor,
+    limits::APPROVERS_MAX,
+    records::KeyRecord,
+    request::TranscodeRequest,
 };
 use hotcell_stage::{clock, kv::Bucket, kv::Entry, kv::KvError};
+use hotcell_validator::check_request;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-/// Why an action cannot be approved by others.
+/// Life of an approval whose requester names none, in seconds: a working hour.
+const EXPIRES_SECS: u64 = 3600;
+
+/// Longest reason of a voice, in characters.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Approvals in one list.
+const LIST_MAX: usize = 100;
+
+/// Makers of keys that are followed: a key that a key made that a key made. Longer chains are
+/// nobody's habit, and are refused.
+const LINEAGE_MAX: usize = 16;
+
+/// Whether others can approve an action. A job is approved as a whole, by its submission.
 fn approvable(action: Action) -> bool {
-    !matches!(action, Action::ApproveRequest | Action::RequestApproval)
+    !matches!(
+        action,
+        Action::ApproveRequest
+            | Action::RequestApproval
+            | Action::ReadSource
+            | Action::PublishOutput
+    )
 }
 
 fn bucket(app: &App) -> Bucket {
@@ -43,14 +75,20 @@ impl Call {
             serde_json::from_slice(&self.body)
                 .map_err(|_| Problem::field(Kind::BadRequest, "body", "must be JSON"))?
         };
-        let path = if self.query.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}?{}", self.path, self.query)
+        let gap = if self.query.is_empty() { "" } else { "?" };
+        let request = CallRequest {
+            method: self.method.to_string(),
+            path: format!("{}{gap}{}", self.path, self.query),
+            body,
         };
-        let request = json!({ "method": self.method.as_str(), "path": path, "body": body });
-        Ok(request_digest(action, &request))
+        Ok(call_digest(action, &request).1)
     }
+}
+
+fn call_digest(action: Action, request: &CallRequest) -> (Value, Digest) {
+    let value = json!({ "method": request.method, "path": request.path, "body": request.body });
+    let digest = request_digest(action, &value);
+    (value, digest)
 }
 
 /// The approval that a request shows, when it permits `action` and the request of this digest.
@@ -121,4 +159,216 @@ fn unusable(why: Unusable) -> Problem {
         | Unusable::Used => Kind::ApprovalUnusable,
     };
     Problem::field(kind, "Hotcell-Approval", why.to_string())
+}
+
+/// A principal with everyone who made its key, and whose key that one was before.
+async fn lineage(app: &App, actor: &Actor) -> Result<Vec<Actor>, Problem> {
+    let keys = app.bus.bucket("keys");
+    let mut all = vec![actor.clone()];
+    let mut next = 0;
+    while let Some(actor) = all.get(next).cloned() {
+        next += 1;
+        let Actor::ApiKey { id } = &actor else { continue };
+        let record = keys.get::<KeyRecord>(id.as_str()).await.map_err(|e| store_problem(&e))?;
+        let Some(record) = record.map(|entry| entry.value) else { continue };
+        let before = record.rotated_from.map(|id| Actor::ApiKey { id });
+        for maker in record.created_by.into_iter().chain(before) {
+            if !all.contains(&maker) {
+                all.push(maker);
+            }
+        }
+        if all.len() > LINEAGE_MAX {
+            let detail = "the makers of this key cannot be followed that far";
+            return Err(Problem::new(Kind::SelfApproval, detail));
+        }
+    }
+    Ok(all)
+}
+
+/// The one form of a request, and its digest.
+fn canonical(asked: &ApprovalRequest) -> Result<(Value, Digest), Problem> {
+    let refuse = |field: &str, rule: &str| Problem::field(Kind::Unprocessable, field, rule);
+    if !approvable(asked.action) {
+        let rule = "cannot be approved; a job is approved as a whole, as SubmitTranscode";
+        return Err(refuse("action", rule));
+    }
+    let body = asked.request.to_string();
+    let within = |problem: Problem| match problem.errors().first() {
+        Some(fault) => refuse(&format!("request.{}", fault.field), &fault.rule),
+        None => problem,
+    };
+    if asked.action == Action::SubmitTranscode {
+        let request: TranscodeRequest = json::parse(body.as_bytes()).map_err(within)?;
+        check_request(&request)
+            .map_err(|error| refuse(&format!("request.{}", error.field), &error.rule))?;
+        let value = serde_json::to_value(&request).map_err(|_| Problem::internal())?;
+        return Ok((value, job_digest(&request)));
+    }
+    let request: CallRequest = json::parse(body.as_bytes()).map_err(within)?;
+    let path = request.path.split('?').next().unwrap_or_default();
+    let is = |route: &&Route| {
+        route.action == Some(asked.action)
+            && route.method.as_str() == request.method
+            && route.fits(path)
+    };
+    if !ROUTES.iter().any(|route| is(&route)) {
+        return Err(refuse("request", "no route of this method and path asks for this action"));
+    }
+    Ok(call_digest(asked.action, &request))
+}
+
+/// `POST /v1/approvals`.
+///
+/// # Errors
+/// 400 and 422 naming the field; 503.
+pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let asked: ApprovalRequest = json::parse(&call.body)?;
+    let (value, digest) = canonical(&asked)?;
+    let rules = &app.config.approvals;
+    let most = rules.expires_secs_max;
+    let life = asked.expires_in_secs.unwrap_or(EXPIRES_SECS.min(most));
+    if life == 0 || life > most {
+        let rule = format!("must be 1 to {most}");
+        return Err(Problem::field(Kind::Unprocessable, "expiresInSecs", rule));
+    }
+    let voices = asked.approvers_min.unwrap_or_default();
+    if voices > APPROVERS_MAX {
+        let rule = format!("must be at most {APPROVERS_MAX}");
+        return Err(Problem::field(Kind::Unprocessable, "approversMin", rule));
+    }
+    let now = clock::now();
+    let record = ApprovalRecord {
+        id: ApprovalId::new(now.0, clock::random()),
+        tenant: who.tenant().clone(),
+        requester: who.actor().clone(),
+        interested: lineage(&app, who.actor()).await?,
+        action: asked.action,
+        request: digest,
+        shown: canonical_text(&value),
+        approvers_min: voices.max(rules.approvers_min),
+        groups: asked.groups.iter().map(ToString::to_string).collect(),
+        created_at: now,
+        expires_at: now.plus_ms(life.saturating_mul(1000)),
+        voices: Vec::new(),
+        used_for: None,
+    };
+    gate::change(&app, &who, &call, "approval_requested", record.id.as_str()).await?;
+    let created = bucket(&app).create(&key(&record.tenant, &record.id), &record).await;
+    created.map_err(|e| store_problem(&e))?;
+    let location = format!("/v1/approvals/{}", record.id);
+    Ok(Reply::new(201, show(&record, now)).at(location))
+}
+
+/// What people see of an approval.
+fn show(record: &ApprovalRecord, now: UnixMs) -> Value {
+    let voice = |voice: &Voice| {
+        json!({
+            "actor": view::actor(&voice.actor),
+            "groups": voice.groups,
+            "approves": voice.approves,
+            "reason": voice.reason,
+            "at": voice.at.rfc3339(),
+        })
+    };
+    json!({
+        "id": record.id,
+        "state": record.standing(now),
+        "action": record.action,
+        "digest": record.request,
+        "request": serde_json::from_str::<Value>(&record.shown).unwrap_or_default(),
+        "requester": view::actor(&record.requester),
+        "approversMin": record.approvers_min,
+        "groups": record.groups,
+        "createdAt": record.created_at.rfc3339(),
+        "expiresAt": record.expires_at.rfc3339(),
+        "voices": record.voices.iter().map(voice).collect::<Vec<_>>(),
+        "usedFor": record.used_for,
+    })
+}
+
+async fn found(app: &App, who: &Principal, id: &str) -> Result<Entry<ApprovalRecord>, Problem> {
+    let none = || Problem::not_found("there is no approval of this id");
+    let id: ApprovalId = id.parse().map_err(|_| none())?;
+    let entry = bucket(app).get::<ApprovalRecord>(&key(who.tenant(), &id)).await;
+    let entry = entry.map_err(|e| store_problem(&e))?;
+    entry.filter(|entry| entry.value.tenant == *who.tenant()).ok_or_else(none)
+}
+
+/// `GET /v1/approvals/{id}`.
+///
+/// # Errors
+/// 404, 503.
+pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    let entry = found(&app, &who, &call.id).await?;
+    Ok(Reply::new(200, show(&entry.value, clock::now())))
+}
+
+/// `GET /v1/approvals`: the last hundred that were asked for, the newest first.
+///
+/// # Errors
+/// 503.
+pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Problem> {
+    let entries = bucket(&app).scan::<ApprovalRecord>(&format!("{}.", who.tenant())).await;
+    let mut records: Vec<_> =
+        entries.map_err(|e| store_problem(&e))?.into_iter().map(|entry| entry.value).collect();
+    records.sort_by(|a, b| b.id.as_str().cmp(a.id.as_str()));
+    records.truncate(LIST_MAX);
+    let now = clock::now();
+    let shown: Vec<_> = records.iter().map(|record| show(record, now)).collect();
+    Ok(Reply::new(200, json!({ "approvals": shown })))
+}
+
+/// `POST /v1/approvals/{id}/approve`.
+///
+/// # Errors
+/// 403 `self-approval`; 404; 409 when it waits for no voice, or another spoke at the same moment;
+/// 503.
+pub async fn approve(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    speak(&app, &who, &call, true).await
+}
+
+/// `POST /v1/approvals/{id}/reject`.
+///
+/// # Errors
+/// As [`approve`].
+pub async fn reject(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
+    speak(&app, &who, &call, false).await
+}
+
+async fn speak(app: &App, who: &Principal, call: &Call, approves: bool) -> Result<Reply, Problem> {
+    let request: VoiceRequest =
+        if call.body.is_empty() { VoiceRequest::default() } else { json::parse(&call.body)? };
+    let long = request.reason.as_ref().is_some_and(|text| text.chars().count() > REASON_CHARS_MAX);
+    if long {
+        let rule = format!("must be at most {REASON_CHARS_MAX} characters");
+        return Err(Problem::field(Kind::Unprocessable, "reason", rule));
+    }
+    let entry = found(app, who, &call.id).await?;
+    let (mut record, now) = (entry.value, clock::now());
+    let lineage = lineage(app, who.actor()).await?;
+    if lineage.iter().any(|actor| record.interested.contains(actor)) {
+        gate::overruled(app, who, call, "four-eyes");
+        let detail = "whoever asked, who made its key, and who has spoken cannot speak for this";
+        return Err(Problem::new(Kind::SelfApproval, detail));
+    }
+    let standing = record.standing(now);
+    if !matches!(standing, Standing::Waiting | Standing::Given) {
+        let state = serde_json::to_value(standing).unwrap_or_default();
+        let detail = "the approval waits for no voice";
+        return Err(Problem::new(Kind::Conflict, detail).with("state", state));
+    }
+    let own = |group: &&String| who.authority().roles.iter().any(|role| role.as_str() == **group);
+    record.voices.push(Voice {
+        actor: who.actor().clone(),
+        groups: record.groups.iter().filter(own).cloned().collect(),
+        approves,
+        reason: request.reason,
+        at: now,
+    });
+    record.interested.extend(lineage);
+    let what = if approves { "approval_given" } else { "approval_rejected" };
+    gate::change(app, who, call, what, record.id.as_str()).await?;
+    let written = bucket(app).update(&entry.key, &record, entry.revision).await;
+    written.map_err(|e| store_problem(&e))?;
+    Ok(Reply::new(200, show(&record, now)))
 }

@@ -1,12 +1,17 @@
 //! Configuration of intake. It holds no secret: the login is a file, and keys of tenants are hashes
 //! in the broker.
 
+use crate::{
+    ext_authz::ExtAuthzConfig, opa::OpaConfig, rate::RateConfig, token::TOKEN_SECS_MAX,
+};
+use crate::oidc::IssuerConfig;
 use hotcell_schemas::{limits::APPROVERS_MAX, network::Network};
 use hotcell_stage::{
     NatsConfig, TelemetryConfig,
-    config::ConfigError,
+    config::{ConfigError, read_key},
     service::ServiceConfig,
     tls::{ServerTls, check_listen},
+    vault::Vault,
 };
 use serde::Deserialize;
 use std::{net::SocketAddr, path::PathBuf};
@@ -42,8 +47,23 @@ pub struct Config {
     pub broker_requests_max: usize,
     /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// How often who may ask.
+    pub rate: RateConfig,
+    /// File of the key that seals second factors; none, and no local second factor, when empty.
+    pub totp_key_file: PathBuf,
+    /// Life of our own access tokens, in seconds.
+    pub token_secs: u64,
+    /// Base URLs at which clients see the API: what proofs of possession name (RFC 9449 §4.3).
+    pub external_urls: Vec<String>,
+    /// Identity providers whose access tokens are believed.
+    #[serde(default)]
+    pub oidc: Vec<IssuerConfig>,
     /// Approvals by other people.
     pub approvals: ApprovalsConfig,
+    /// An agent that is asked after our own policies.
+    pub opa: OpaConfig,
+    /// What other gateways may ask.
+    pub ext_authz: ExtAuthzConfig,
     /// The broker.
     pub nats: NatsConfig,
     /// Logs and traces.
@@ -84,6 +104,13 @@ impl Config {
                 return Err(ConfigError::Value { key, rule });
             }
         }
+        self.rate.check().map_err(|(key, rule)| ConfigError::Value { key, rule })?;
+        if self.token_secs == 0 || self.token_secs > TOKEN_SECS_MAX {
+            let rule = format!("must be 1 to {TOKEN_SECS_MAX}");
+            return Err(ConfigError::Value { key: "token_secs", rule });
+        }
+        self.opa.url()?;
+        self.ext_authz.check()?;
         let approvers = self.approvals.approvers_min;
         if approvers == 0 || approvers > APPROVERS_MAX {
             let rule = format!("must be 1 to {APPROVERS_MAX}");
@@ -95,6 +122,17 @@ impl Config {
             return Err(ConfigError::Value { key: "approvals.expires_secs_max", rule });
         }
         Ok(())
+    }
+
+    /// What opens second factors; nothing where no key is configured.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the key's file.
+    pub fn vault(&self) -> Result<Option<Vault>, ConfigError> {
+        if self.totp_key_file.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        read_key("totp_key_file", &self.totp_key_file).map(|key| Some(Vault::new(&key)))
     }
 }
 
@@ -120,5 +158,8 @@ mod tests {
         assert!(load("connections_max = 0").unwrap().check().is_err());
         assert!(load("confirms_max = 1000000").unwrap().check().is_err());
         assert!(load("api_key = \"x\"").is_err());
+        assert!(load("token_secs = 301").unwrap().check().is_err());
+        assert!(load("token_secs = 0").unwrap().check().is_err());
+        assert!(load("totp_key_file = \"/nonexistent\"").unwrap().vault().is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     app::{App, Call},
     approvals,
     auth::{AuthError, Principal},
+    opa,
     problem::{Kind, Problem},
     routes::{Gate, Route},
 };
@@ -113,13 +114,17 @@ pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, 
         }
         Verdict::StepUp(_) => (Outcome::ApprovalRequired, Some(needs_approval(&decision))),
     };
-    let decided = Decided {
+    let mut decided = Decided {
         node: Role::Intake,
         action: ask.action,
         outcome,
         policies: decision.policies,
         digest: decision.digest,
         at: clock::now(),
+    };
+    let problem = match problem {
+        None => second_opinion(app, who, ask, &mut decided).await,
+        some => some,
     };
     match problem {
         Some(problem) => Err(refused(app, who, ask, decided, problem)),
@@ -129,6 +134,27 @@ pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, 
         }
         None => Ok(decided),
     }
+}
+
+/// Asks the operator's agent, where there is one; it can only refuse.
+async fn second_opinion(
+    app: &App,
+    who: &Principal,
+    ask: &Ask<'_>,
+    decided: &mut Decided,
+) -> Option<Problem> {
+    let agent = app.opa.as_ref()?;
+    let input = opa::input(who, ask.action, ask.target, ask.facts, decided);
+    let error = agent.permits(&input).await.err()?;
+    warn!(error = %describe(&error), action = %ask.action, "the policy agent did not permit");
+    decided.outcome = Outcome::Denied;
+    decided.policies = vec![opa::POLICY.to_owned()];
+    let detail = format!("{} is refused by policy: {}", ask.action, opa::POLICY);
+    let problem = Problem::new(Kind::Forbidden, detail)
+        .with("action", ask.action.as_str())
+        .with("policies", json!(decided.policies))
+        .with("allowed", json!(["what this installation's policy agent permits"]));
+    Some(problem)
 }
 
 async fn decide(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decision, PolicyError> {
@@ -227,6 +253,25 @@ fn needs_approval(decision: &Decision) -> Problem {
     Problem::new(Kind::ApprovalRequired, detail)
         .with("policy", json!(decision.policies))
         .with("allowed", json!(decision.advice))
+}
+
+/// Notes that a rule of ours, which no policy can lift, refused what policy permits.
+pub fn overruled(app: &App, who: &Principal, call: &Call, rule: &str) {
+    let Some(decided) = &call.decided else { return };
+    let decided = Decided {
+        outcome: Outcome::Denied,
+        policies: vec![rule.to_owned()],
+        at: clock::now(),
+        ..decided.clone()
+    };
+    let act = AuditAct::Decision {
+        actor: who.actor().clone(),
+        authority: who.authority().clone(),
+        target: format!("{} {}", call.method, call.route),
+        decided,
+    };
+    let id = format!("decision.{}", hex::encode(clock::random::<16>()));
+    app.decisions.note(who.tenant(), who.actor(), act, id);
 }
 
 /// Records what `who` is about to change, before it is done: no record, no action.

@@ -4,8 +4,8 @@
 
 use crate::{
     app::{App, Call, Reply, Seen},
-    auth::Principal,
-    gate,
+    auth::{AuthError, Principal},
+    ext_authz, gate,
     origin::{Peer, origin},
     problem::{self, Kind, Problem},
     routes::{ROUTES, Route, Serve},
@@ -15,7 +15,7 @@ use axum::{
     body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     response::Response,
-    routing::{MethodFilter, on},
+    routing::{MethodFilter, any, on},
 };
 use bytes::Bytes;
 use hotcell_schemas::limits::HTTP_BODY_BYTES_MAX;
@@ -56,8 +56,14 @@ pub fn router(app: &Arc<App>) -> Router {
         };
         router = router.route(route.path, on(filter, serve));
     }
+    let at_gateway = Arc::clone(app);
+    let gateway = any(move |request: Request| {
+        let app = Arc::clone(&at_gateway);
+        async move { foreign(app, request).await }
+    });
     let (at_path, at_method) = (Arc::clone(app), Arc::clone(app));
     router
+        .route(&format!("{}/{{*path}}", ext_authz::PREFIX), gateway)
         .fallback(move |request: Request| {
             let app = Arc::clone(&at_path);
             async move { lost(app, request, Kind::NotFound).await }
@@ -115,7 +121,7 @@ fn span(request: &Request, route: &str) -> Span {
     span
 }
 
-/// Authenticates, reads the body, asks the gate, and calls the handler, in this order.
+/// Authenticates, and counts the request, before anything is read or done.
 async fn tenant(
     app: Arc<App>,
     route: &'static Route,
@@ -126,7 +132,22 @@ async fn tenant(
 ) -> Result<Reply, Problem> {
     let principal = authenticate(&app, parts, route.path).await?;
     Span::current().record("tenant", principal.tenant().as_str());
-    gate::active(&app, &principal).await?;
+    let record = gate::active(&app, &principal).await?;
+    let who = (principal.tenant(), principal.actor());
+    let fields = app.rates.take(who, &record.quotas, route.makes_job(), Instant::now())?;
+    fields.on(entitled(app, route, handler, params, parts, body, principal).await)
+}
+
+/// Reads the body, asks the gate, and calls the handler.
+async fn entitled(
+    app: Arc<App>,
+    route: &'static Route,
+    handler: crate::app::Handler,
+    params: &Params,
+    parts: &Parts,
+    body: &mut Body,
+    principal: Principal,
+) -> Result<Reply, Problem> {
     let call = Call {
         method: route.method.clone(),
         route: route.path,
@@ -143,6 +164,56 @@ async fn tenant(
     handler(app, principal, call).await
 }
 
+/// A gateway asks whether a request may pass: method, path, headers and, where it sends it, the body
+/// are that request's own.
+async fn foreign(app: Arc<App>, request: Request) -> Response {
+    let span = span(&request, ext_authz::PREFIX);
+    let (parts, mut body) = request.into_parts();
+    async {
+        let answer = asked(&app, parts, &mut body).await;
+        let response = match answer {
+            Ok(reply) => replied(reply),
+            Err(problem) => refused_whole(&problem, &mut body).await,
+        };
+        Span::current().record("status", response.status().as_u16());
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+async fn asked(app: &App, mut parts: Parts, body: &mut Body) -> Result<Reply, Problem> {
+    let lost = || Problem::new(Kind::BadRequest, "the path after /ext-authz is not usable");
+    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let path = path.strip_prefix(ext_authz::PREFIX).ok_or_else(lost)?;
+    parts.uri = path.parse().map_err(|_| lost())?;
+    let route = ext_authz::row(&parts.method, parts.uri.path());
+    if route.is_some_and(|route| !route.needs_auth()) {
+        return Ok(Reply::new(200, ()));
+    }
+    let name = route.map_or(ext_authz::PREFIX, |route| route.path);
+    let principal = authenticate(app, &parts, name).await?;
+    Span::current().record("tenant", principal.tenant().as_str());
+    let record = gate::active(app, &principal).await?;
+    let call = Call {
+        method: parts.method.clone(),
+        route: name,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        approval: approval_of(&parts.headers)?,
+        network: principal.authority().network,
+        body: body_of(&parts.headers, body).await?,
+        ..Call::default()
+    };
+    if route.is_some() {
+        // It is counted where it is served.
+        return ext_authz::check(app, principal, call).await;
+    }
+    let who = (principal.tenant(), principal.actor());
+    let fields = app.rates.take(who, &record.quotas, false, Instant::now())?;
+    fields.on(ext_authz::check(app, principal, call).await)
+}
+
 async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal, Problem> {
     let what = || format!("{} {route}", parts.method);
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
@@ -152,9 +223,15 @@ async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal
         headers: &parts.headers,
         network: origin(peer, &parts.headers, &app.config.trusted_proxies),
     };
+    app.rates.admits(seen.network, Instant::now())?;
     app.connected()?;
     let who = app.auth.request(&seen).await;
-    who.map_err(|error| app.refuse(&what(), &error))
+    who.map_err(|error| {
+        if let AuthError::Denied(_) = error {
+            app.rates.failed_from(seen.network, Instant::now());
+        }
+        app.refuse(&what(), &error)
+    })
 }
 
 fn id_of(params: &Params) -> Result<String, Problem> {
@@ -287,7 +364,8 @@ async fn refused_whole(problem: &Problem, body: &mut Body) -> Response {
 fn refused(problem: &Problem) -> Response {
     let mut response = plain(problem.status(), problem::CONTENT_TYPE, problem.body());
     let headers = response.headers_mut();
-    if problem.kind() == Kind::Unauthorized {
+    let challenged = problem.headers().iter().any(|(name, _)| *name == "www-authenticate");
+    if problem.kind() == Kind::Unauthorized && !challenged {
         let challenge = HeaderValue::from_static("Bearer realm=\"hotcell\"");
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }

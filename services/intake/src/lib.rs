@@ -9,18 +9,32 @@ pub mod approvals;
 pub mod auth;
 pub mod broker;
 pub mod cache;
+pub mod cancel;
+pub mod claims;
 pub mod config;
 pub mod decisions;
+pub mod dpop;
+pub mod ext_authz;
 pub mod gate;
 pub mod health;
 pub mod http;
 pub mod json;
 pub mod jwt;
+pub mod keys;
+pub mod list;
+pub mod listing;
+pub mod oidc;
+pub mod opa;
 pub mod origin;
+pub mod policies;
 pub mod problem;
+pub mod quota;
+pub mod rate;
 pub mod refusals;
 pub mod routes;
 pub mod server;
+pub mod token;
+pub mod totp;
 pub mod transcodes;
 pub mod uploads;
 pub mod view;
@@ -30,10 +44,12 @@ use crate::{
     app::App,
     broker::VERBS,
     config::Config,
+    opa::Opa,
+    oidc::Oidc,
     server::{Bounds, HEADERS_SECS},
 };
 use hotcell_schemas::Role;
-use hotcell_stage::{Bus, ServiceError, Shutdown, tls::Acceptor};
+use hotcell_stage::{Bus, ServiceError, Shutdown, service::describe, tls::Acceptor};
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
@@ -49,7 +65,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let bus = Bus::connect(Role::Intake, &config.nats).await?;
     let (refusals, recorder) = refusals::refusals();
     let (decisions, decided) = decisions::decisions();
-    let app = Arc::new(App::new(bus.clone(), &config, refusals, decisions));
+    let vault = config.vault()?;
+    let issuers = Oidc::new(&bus, &config.oidc, &config.external_urls);
+    let issuers = issuers.map_err(|error| ServiceError::Refused(describe(&error)))?;
+    let app = App::new(bus.clone(), &config, refusals, decisions).with_issuers(issuers);
+    let opa = Opa::new(&config.opa)?;
+    let app = Arc::new(App { vault, opa, ..app });
     let listener = server::bind(config.listen, &config.address_file).await?;
     let bounds = Bounds {
         connections_max: config.connections_max,

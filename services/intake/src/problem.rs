@@ -30,8 +30,12 @@ pub enum Kind {
     ApprovalMismatch,
     /// 403: the approval that was shown is not there, not given, at its end, or used.
     ApprovalUnusable,
+    /// 403: whoever asked, or has spoken, speaks for it again.
+    SelfApproval,
     /// 403: the tenant is suspended or removed.
     TenantInactive,
+    /// 402: the plan's share of this month, or of this kind of thing, is used up.
+    PlanExceeded,
     /// 404: nothing there, or not the caller's.
     NotFound,
     /// 405: the path knows other methods.
@@ -46,8 +50,12 @@ pub enum Kind {
     UnsupportedType,
     /// 422: well formed, but breaks a rule.
     Unprocessable,
+    /// 429: too often, or too much at once.
+    QuotaExceeded,
     /// 500: a fault of ours.
     Internal,
+    /// 503: something of ours does less than it should at the moment.
+    ReducedCapacity,
     /// 503: something of ours is not there now.
     Unavailable,
 }
@@ -73,10 +81,16 @@ impl Kind {
             Self::ApprovalUnusable => {
                 (403, "urn:hotcell:problem:approval-unusable", "The approval cannot be used")
             }
+            Self::SelfApproval => {
+                (403, "urn:hotcell:problem:self-approval", "Another person must approve this")
+            }
             Self::TenantInactive => {
                 (403, "urn:hotcell:problem:tenant-inactive", "The tenant is not served")
             }
             Self::Forbidden => (403, "urn:hotcell:problem:forbidden", "Not permitted"),
+            Self::PlanExceeded => {
+                (402, "urn:hotcell:problem:plan-exceeded", "The plan does not hold more of this")
+            }
             Self::NotFound => (404, "urn:hotcell:problem:not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (405, "urn:hotcell:problem:method", "The path does not know this method")
@@ -88,6 +102,14 @@ impl Kind {
                 (415, "urn:hotcell:problem:media-type", "The media type is not accepted")
             }
             Self::Unprocessable => (422, "urn:hotcell:problem:rule", "The request breaks a rule"),
+            // The types of draft-ietf-httpapi-ratelimit-headers-11, §6.
+            Self::QuotaExceeded => {
+                (429, "urn:hotcell:problem:quota-exceeded", "A quota is exceeded")
+            }
+            Self::ReducedCapacity => {
+                let kind = "urn:hotcell:problem:temporary-reduced-capacity";
+                (503, kind, "Less than usual can be taken at the moment")
+            }
             Self::Internal => (500, "urn:hotcell:problem:internal", "A fault of ours"),
             Self::Unavailable => {
                 (503, "urn:hotcell:problem:unavailable", "Not available at the moment")

@@ -3,9 +3,9 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    health,
+    approvals, cancel, health, keys, list, policies,
     problem::Problem,
-    transcodes, uploads, webhooks,
+    token, transcodes, uploads, webhooks,
 };
 use futures::future::BoxFuture;
 use hotcell_policy::Facts;
@@ -29,6 +29,9 @@ pub enum Gate {
     Door(FactsOf),
     /// By the handler, which first finds out what is asked: a job is compiled.
     Handler,
+    /// Nowhere, because nothing is asked for that the caller does not have: its own credential for
+    /// a shorter one. What that may do is decided where it is used.
+    Own,
 }
 
 /// One route.
@@ -51,6 +54,30 @@ impl Route {
     #[must_use]
     pub fn needs_auth(&self) -> bool {
         matches!(self.serve, Serve::Tenant(_))
+    }
+
+    /// Whether a job comes of it: what the quota of jobs counts.
+    #[must_use]
+    pub fn makes_job(&self) -> bool {
+        self.method == Method::POST && self.path == "/v1/transcodes"
+    }
+
+    /// Whether a path is one of its pattern's.
+    #[must_use]
+    pub fn fits(&self, path: &str) -> bool {
+        let (mut mine, mut sent) = (self.path.split('/'), path.split('/'));
+        loop {
+            match (mine.next(), sent.next()) {
+                (None, None) => return true,
+                (Some(mine), Some(sent)) => {
+                    let open = mine.starts_with('{') && !sent.is_empty();
+                    if !open && mine != sent {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
     }
 
     /// The same, decided on `facts`.
@@ -83,6 +110,10 @@ const fn row(method: Method, path: &'static str, action: Action, serve: Handler)
     Route { method, path, serve: Serve::Tenant(serve), action: Some(action), gate }
 }
 
+const fn own(method: Method, path: &'static str, serve: Handler) -> Route {
+    Route { method, path, serve: Serve::Tenant(serve), action: None, gate: Gate::Own }
+}
+
 const fn get(path: &'static str, action: Action, serve: Handler) -> Route {
     row(Method::GET, path, action, serve)
 }
@@ -105,6 +136,10 @@ pub static ROUTES: &[Route] = &[
         Box::pin(transcodes::submit(app, who, call))
     })
     .gates_itself(),
+    get("/v1/transcodes", Action::ReadJob, |app, who, call| Box::pin(list::list(app, who, call))),
+    row(Method::DELETE, "/v1/transcodes/{id}", Action::CancelJob, |app, who, call| {
+        Box::pin(cancel::cancel(app, who, call))
+    }),
     get("/v1/transcodes/{id}", Action::ReadJob, |app, who, call| {
         Box::pin(transcodes::get(app, who, call))
     }),
@@ -118,6 +153,51 @@ pub static ROUTES: &[Route] = &[
         Box::pin(webhooks::create(app, who, call))
     })
     .on(webhooks::facts),
+    post("/v1/approvals", Action::RequestApproval, |app, who, call| {
+        Box::pin(approvals::create(app, who, call))
+    }),
+    get("/v1/approvals", Action::RequestApproval, |app, who, call| {
+        Box::pin(approvals::list(app, who, call))
+    }),
+    get("/v1/approvals/{id}", Action::RequestApproval, |app, who, call| {
+        Box::pin(approvals::get(app, who, call))
+    }),
+    post("/v1/approvals/{id}/approve", Action::ApproveRequest, |app, who, call| {
+        Box::pin(approvals::approve(app, who, call))
+    }),
+    post("/v1/approvals/{id}/reject", Action::ApproveRequest, |app, who, call| {
+        Box::pin(approvals::reject(app, who, call))
+    }),
+    get("/v1/policy", Action::ReadPolicy, |app, who, call| Box::pin(policies::get(app, who, call))),
+    row(Method::PUT, "/v1/policy", Action::ManagePolicy, |app, who, call| {
+        Box::pin(policies::put(app, who, call))
+    }),
+    get("/v1/policy/versions", Action::ReadPolicy, |app, who, call| {
+        Box::pin(policies::versions(app, who, call))
+    }),
+    get("/v1/policy/versions/{id}", Action::ReadPolicy, |app, who, call| {
+        Box::pin(policies::one_version(app, who, call))
+    }),
+    get("/v1/policy/step-up", Action::ReadPolicy, |app, who, call| {
+        Box::pin(policies::sensitive(app, who, call))
+    }),
+    post("/v1/policy/explain", Action::ReadPolicy, |app, who, call| {
+        Box::pin(policies::explain(app, who, call))
+    }),
+    own(Method::POST, "/v1/token", |app, who, call| Box::pin(token::exchange(app, who, call))),
+    post("/v1/keys", Action::ManageKeys, |app, who, call| Box::pin(keys::create(app, who, call)))
+        .on(keys::facts),
+    get("/v1/keys", Action::ReadKeys, |app, who, call| Box::pin(keys::list(app, who, call))),
+    get("/v1/keys/{id}", Action::ReadKeys, |app, who, call| Box::pin(keys::get(app, who, call))),
+    row(Method::DELETE, "/v1/keys/{id}", Action::ManageKeys, |app, who, call| {
+        Box::pin(keys::revoke(app, who, call))
+    }),
+    post("/v1/keys/{id}/rotate", Action::ManageKeys, |app, who, call| {
+        Box::pin(keys::rotate(app, who, call))
+    }),
+    post("/v1/keys/{id}/totp", Action::ManageKeys, |app, who, call| {
+        Box::pin(keys::enroll(app, who, call))
+    }),
 ];
 
 /// The row of one method and pattern.
@@ -141,7 +221,9 @@ mod tests {
     #[test]
     fn zt_13_every_route_with_a_credential_has_an_action_and_only_submit_decides_by_itself() {
         for route in ROUTES {
-            assert_eq!(route.needs_auth(), route.action.is_some(), "{}", route.path);
+            let own = matches!(route.gate, Gate::Own);
+            assert_eq!(own, route.path == "/v1/token", "{}", route.path);
+            assert_eq!(route.needs_auth() && !own, route.action.is_some(), "{}", route.path);
             let itself = matches!(route.gate, Gate::Handler) && route.needs_auth();
             let jobs = route.action == Some(Action::SubmitTranscode);
             assert_eq!(itself, jobs && route.method == Method::POST, "{}", route.path);

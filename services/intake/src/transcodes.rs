@@ -7,35 +7,45 @@
 
 use crate::{
     app::{App, Call, Reply, store_problem},
+    approvals,
     auth::Principal,
+    gate::{self, Ask},
     json,
     problem::{Kind, Problem},
+    quota,
     uploads::record_key,
     view,
 };
+use hotcell_policy::Facts;
 use hotcell_schemas::{
-    Digest, EventKind, FileName, Job, JobId, Subject,
+    Digest, EventKind, FileName, Job, JobId, Subject, TenantId,
+    approval::{ApprovalRecord, job_digest},
+    identity::{Action, Decided},
     job::{Input, Output, Stamp},
     limits::IDEMPOTENCY_KEY_BYTES_MAX,
-    records::{IdempotencyRecord, UploadRecord},
+    plan::Sniffed,
+    records::{IdempotencyRecord, TenantRecord, UploadRecord},
     reject::{Failure, RejectCode},
-    request::{GetRequest, TranscodeRequest},
+    request::TranscodeRequest,
     subject::SignVerb,
     work::SignRequest,
 };
 use hotcell_stage::{
     Outgoing, PublishError, clock,
-    kv::KvError,
+    kv::{Entry, KvError},
     read::ReadError,
     retry::{Policy, retry},
     service::describe,
 };
 use hotcell_validator::{
     check::{RAW_FIELD, RAW_FORBIDDEN},
-    check_request,
+    check_request, compile,
 };
 use std::sync::Arc;
 use tracing::{error, info, warn};
+
+/// What records say of a submission, through whichever door.
+const TARGET: &str = "POST /v1/transcodes";
 
 /// What a URL of an input begins with.
 const UPLOAD_SCHEME: &str = "upload:";
@@ -88,34 +98,39 @@ impl Claim {
 /// `POST /v1/transcodes`, and `api.submit` over the broker.
 ///
 /// # Errors
-/// 400 and 422 naming field and rule; 403 for FFmpeg's own arguments without the right to; 503 when the broker is away.
+/// 400 and 422 naming field and rule; 403 for FFmpeg's own arguments without the right to; those of
+/// the gate for the compiled job; 503 when the broker is away.
 pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let claim = Claim::of(&who, &call)?;
-    let mut id = JobId::new(clock::now().0, clock::random());
+    let own = JobId::new(clock::now().0, clock::random());
+    let mut id = own.clone();
     if let Some(claim) = &claim
         && let Some(claimed) = claim.earlier(&app).await?
     {
         if let Some(job) = read(&app, &who, &claimed).await? {
+            let (action, facts) = (Action::ReadJob, Facts::default());
+            gate::pass(&app, &who, &Ask { action, target: TARGET, facts: &facts }).await?;
             return Ok(answer(200, &job));
         }
         // The first request took the key and died before its event: this one takes its place.
         id = claimed;
     }
     let request: TranscodeRequest = json::parse(&call.body)?;
-    let tenant = app.auth.tenant(who.tenant()).await;
-    let tenant = tenant.map_err(|error| app.refuse("POST /v1/transcodes", &error))?;
-    if request.has_raw_arguments() && !tenant.raw_arguments {
-        let failure = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
-        return Err(Problem::forbidden(RAW_FIELD, &failure));
-    }
-    check_request(&request)
-        .map_err(|error| Problem::field(Kind::Unprocessable, error.field, error.rule))?;
-    let inputs = inputs(&app, &who, &request).await?;
+    let tenant = gate::active(&app, &who).await?;
+    check(&request, &tenant)?;
+    let (inputs, sniffed) = inputs(&app, &who, &request).await?;
+    quota::job(&app, &tenant, &inputs).await?;
+    let facts = facts(&request, &inputs, &sniffed)?;
     let pool = tenant.pools.into_iter().next().ok_or_else(|| {
         Problem::new(Kind::Unprocessable, "no pool of workers is open to this tenant")
     })?;
+    let (who, decisions, approval) = permitted(&app, who, &call, &request, facts, &id).await?;
     if let Some(claim) = &claim {
         id = claim.take(&app, id).await?;
+    }
+    enlist(&app, who.tenant(), &id, id == own).await?;
+    if let Some(approval) = approval {
+        approvals::take(&app, approval, id.as_str()).await?;
     }
     let job = Job {
         id,
@@ -123,7 +138,7 @@ pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         state: EventKind::Submitted,
         actor: who.actor().clone(),
         authority: who.authority().clone(),
-        decisions: Vec::new(),
+        decisions,
         workflow: request.workflow.clone(),
         request,
         pool,
@@ -137,13 +152,98 @@ pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
     publish(&app, &who, job).await
 }
 
+/// What policy is to know: the job as the validator will compile it.
+pub(crate) fn facts(
+    request: &TranscodeRequest,
+    inputs: &[Input],
+    sniffed: &Sniffed,
+) -> Result<Facts, Problem> {
+    let plan = compile(request, sniffed).map_err(|failure| {
+        let field = if request.preset.is_some() { "preset" } else { "outputs[0]" };
+        Problem::rejected(field, &failure)
+    })?;
+    let bytes = inputs.iter().map(|input| input.size).fold(0, u64::saturating_add);
+    Ok(Facts {
+        protected_source: sniffed.protected,
+        source_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+        priority: request.priority,
+        ..Facts::of_plan(&plan, Some(sniffed))
+    })
+}
+
+/// Asks policy for the job and for its source; gives what it said, and the approval that the job
+/// will use.
+async fn permitted(
+    app: &App,
+    who: Principal,
+    call: &Call,
+    request: &TranscodeRequest,
+    mut facts: Facts,
+    id: &JobId,
+) -> Result<(Principal, Vec<Decided>, Option<Entry<ApprovalRecord>>), Problem> {
+    let approval = match &call.approval {
+        None => None,
+        Some(shown) => {
+            let (action, digest) = (Action::SubmitTranscode, job_digest(request));
+            Some(approvals::shown_for(app, &who, shown, action, &digest, id.as_str()).await?)
+        }
+    };
+    facts.approved = approval.is_some();
+    let who = who.with_approval(approval.as_ref().map(|entry| entry.value.id.clone()));
+    let mut decisions = Vec::new();
+    for action in [Action::SubmitTranscode, Action::ReadSource] {
+        let ask = Ask { action, target: TARGET, facts: &facts };
+        decisions.push(gate::pass(app, &who, &ask).await?);
+    }
+    Ok((who, decisions, approval))
+}
+
+/// Whether `who` may submit the job in `call`, without submitting it: what policy said of the job
+/// and of its source. Nothing is stored, and no approval is used.
+///
+/// # Errors
+/// As [`submit`], but for what is stored.
+pub async fn permitted_dry(app: &App, who: &Principal, call: &Call) -> Result<(), Problem> {
+    let (request, facts) = compiled(app, who, &call.body).await?;
+    let id = JobId::new(clock::now().0, clock::random());
+    permitted(app, who.clone(), call, &request, facts, &id).await.map(|_| ())
+}
+
+/// The job in `body`, and what policy is to know of it.
+///
+/// # Errors
+/// 400 and 422 naming field and rule; 403 for FFmpeg's own arguments without the right to; 503.
+pub(crate) async fn compiled(
+    app: &App,
+    who: &Principal,
+    body: &[u8],
+) -> Result<(TranscodeRequest, Facts), Problem> {
+    let request: TranscodeRequest = json::parse(body)?;
+    let tenant = gate::active(app, who).await?;
+    check(&request, &tenant)?;
+    let (inputs, sniffed) = inputs(app, who, &request).await?;
+    let facts = facts(&request, &inputs, &sniffed)?;
+    Ok((request, facts))
+}
+
+/// What needs no upload: the tenant's right to FFmpeg's own arguments, and the request's rules.
+fn check(request: &TranscodeRequest, tenant: &TenantRecord) -> Result<(), Problem> {
+    if request.has_raw_arguments() && !tenant.raw_arguments {
+        let failure = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
+        return Err(Problem::forbidden(RAW_FIELD, &failure));
+    }
+    check_request(request)
+        .map_err(|error| Problem::field(Kind::Unprocessable, error.field, error.rule))
+}
+
 /// The confirmed uploads that a request names.
-async fn inputs(
+pub(crate) async fn inputs(
     app: &App,
     who: &Principal,
     request: &TranscodeRequest,
-) -> Result<Vec<Input>, Problem> {
+) -> Result<(Vec<Input>, Sniffed), Problem> {
     let mut inputs = Vec::with_capacity(request.inputs.len());
+    let mut seen = None;
     for (index, input) in request.inputs.iter().enumerate() {
         let refuse = || {
             let rule = "must be `upload:` and the file name of a confirmed upload";
@@ -154,6 +254,10 @@ async fn inputs(
         let entry = app.uploads.get::<UploadRecord>(&record_key(who.tenant(), &name)).await;
         let record = entry.map_err(|e| store_problem(&e))?.ok_or_else(refuse)?.value;
         let pinned = record.pinned.ok_or_else(refuse)?;
+        seen = Some(pinned.sniffed.ok_or_else(|| {
+            let rule = "was confirmed by an earlier version of hotcell: upload it again";
+            Problem::field(Kind::Unprocessable, format!("inputs[{index}].url"), rule)
+        })?);
         inputs.push(Input {
             key: record.key,
             name: record.name,
@@ -164,7 +268,8 @@ async fn inputs(
             sniffed: None,
         });
     }
-    Ok(inputs)
+    let sniffed = seen.ok_or_else(Problem::internal)?;
+    Ok((inputs, sniffed))
 }
 
 fn answer(status: u16, job: &Job) -> Reply {
@@ -172,11 +277,20 @@ fn answer(status: u16, job: &Job) -> Reply {
     Reply::new(status, result).at(format!("/v1/transcodes/{}", job.id))
 }
 
+/// The job's place in the list, before it has an event: an id without a job is passed over, a job
+/// without an id would be lost.
+async fn enlist(app: &App, tenant: &TenantId, id: &JobId, is_new: bool) -> Result<(), Problem> {
+    let transient = |error: &KvError| matches!(error, KvError::Unread(_) | KvError::Unwritten(_));
+    let listed = retry(Policy::REQUEST, transient, || app.listing.add(tenant, id, is_new)).await;
+    listed.map_err(|error| store_problem(&error))
+}
+
 async fn publish(app: &App, who: &Principal, job: Job) -> Result<Reply, Problem> {
     let out = Outgoing::job(job.clone(), 0);
     let transient = |error: &PublishError| matches!(error, PublishError::Unacknowledged(_));
     match retry(Policy::REQUEST, transient, || app.bus.publish(&out)).await {
         Ok(_) => {
+            app.book.accepted(&job.tenant, &job.id);
             info!(tenant = %job.tenant, job = %job.id, "job submitted");
             Ok(answer(202, &job))
         }
@@ -199,11 +313,21 @@ async fn publish(app: &App, who: &Principal, job: Job) -> Result<Reply, Problem>
 }
 
 /// The job of this tenant with this id, as of its last event.
-async fn read(app: &App, who: &Principal, id: &JobId) -> Result<Option<Job>, Problem> {
+pub(crate) async fn read(app: &App, who: &Principal, id: &JobId) -> Result<Option<Job>, Problem> {
+    Ok(read_at(app, who, id).await?.map(|(job, _)| job))
+}
+
+/// The same, with the sequence that its next event must follow.
+pub(crate) async fn read_at(
+    app: &App,
+    who: &Principal,
+    id: &JobId,
+) -> Result<Option<(Job, u64)>, Problem> {
     match app.bus.job(who.tenant(), id).await {
         Ok(stored) => Ok(stored
-            .map(|stored| stored.message.into_inner())
-            .filter(|job| job.tenant == *who.tenant() && job.id == *id)),
+            .map(|stored| (stored.seq, stored.message.into_inner()))
+            .filter(|(_, job)| job.tenant == *who.tenant() && job.id == *id)
+            .map(|(seq, job)| (job, seq))),
         Err(cause @ ReadError::Unanswered(_)) => {
             warn!(error = %describe(&cause), "a job cannot be read");
             Err(Problem::unavailable("the message broker does not answer"))
@@ -215,8 +339,13 @@ async fn read(app: &App, who: &Principal, id: &JobId) -> Result<Option<Job>, Pro
     }
 }
 
-async fn found(app: &App, who: &Principal, id: &str) -> Result<Job, Problem> {
-    let none = || Problem::not_found("there is no job of this id");
+/// The answer to an id that is no job of the caller's.
+pub(crate) fn none() -> Problem {
+    Problem::not_found("there is no job of this id")
+}
+
+/// The job that the caller names, if it is the caller's.
+pub(crate) async fn found(app: &App, who: &Principal, id: &str) -> Result<Job, Problem> {
     let id: JobId = id.parse().map_err(|_| none())?;
     read(app, who, &id).await?.ok_or_else(none)
 }
@@ -227,16 +356,6 @@ async fn found(app: &App, who: &Principal, id: &str) -> Result<Job, Problem> {
 /// 404 for an unknown id and for another tenant's; 503.
 pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let job = found(&app, &who, &call.id).await?;
-    Ok(Reply::new(200, view::snapshot(&job)))
-}
-
-/// `api.get` over the broker: the id is in the body.
-///
-/// # Errors
-/// As [`get`], and 400.
-pub async fn get_by_body(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
-    let request: GetRequest = json::parse(&call.body)?;
-    let job = found(&app, &who, request.id.as_str()).await?;
     Ok(Reply::new(200, view::snapshot(&job)))
 }
 

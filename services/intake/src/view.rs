@@ -4,6 +4,7 @@
 
 use hotcell_schemas::{
     EventKind, Job, UnixMs,
+    identity::{Authority, Decided},
     job::{Actor, Attempt, Grant, Input, Output, ReportSeal, Stamp},
     report::{CellUse, ProducedFile, Report, Steps},
 };
@@ -38,6 +39,8 @@ pub fn audit(job: &Job) -> Value {
         "orgId": job.tenant,
         "workflowId": job.workflow,
         "actor": actor(&job.actor),
+        "authority": authority(&job.authority),
+        "decisions": job.decisions.iter().map(decided).collect::<Vec<_>>(),
         "state": job.state,
         "submittedAt": job.stamps.first().map(|stamp| stamp.at.rfc3339()),
         "timeline": timeline(&job.stamps),
@@ -94,7 +97,34 @@ fn output(output: &Output) -> Value {
     })
 }
 
-fn actor(actor: &Actor) -> Value {
+/// How strongly the principal was shown, and the approval that it used.
+pub(crate) fn authority(authority: &Authority) -> Value {
+    json!({
+        "roles": authority.roles,
+        "mfa": authority.mfa,
+        "acr": authority.acr,
+        "authTime": authority.auth_time.map(UnixMs::rfc3339),
+        "network": authority.network,
+        "session": authority.session,
+        "bound": authority.bound,
+        "approval": authority.approval,
+    })
+}
+
+/// One decision.
+pub(crate) fn decided(decided: &Decided) -> Value {
+    json!({
+        "node": decided.node,
+        "action": decided.action,
+        "outcome": decided.outcome,
+        "policies": decided.policies,
+        "digest": decided.digest,
+        "at": decided.at.rfc3339(),
+    })
+}
+
+/// Who asked.
+pub(crate) fn actor(actor: &Actor) -> Value {
     match actor {
         Actor::ApiKey { id } => json!({ "kind": "apiKey", "id": id }),
         Actor::NatsLogin { user, name } => {
