@@ -102,6 +102,23 @@ impl Bucket {
         }
     }
 
+    /// The record that was written last of those whose key is `prefix` and one more token; `prefix`
+    /// ends with a dot.
+    ///
+    /// # Errors
+    /// `Unread`, `Malformed`.
+    pub async fn newest<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Option<Entry<T>>, KvError> {
+        let (skip, filter) = (self.subject("").len(), self.subject(&format!("{prefix}*")));
+        match self.stream().await.direct_get_last_for_subject(filter).await {
+            Ok(message) => entry(message.subject.get(skip..).unwrap_or_default(), &message),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(KvError::Unread(error)),
+        }
+    }
+
     /// Every record whose key begins with `prefix`: whole tokens, ending with a dot, or empty for
     /// the whole bucket. Ascending by last change.
     ///
