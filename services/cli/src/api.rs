@@ -42,6 +42,20 @@ impl Api {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<Value, Fail> {
+        let (status, body) = self.send(method, path, body).await?;
+        if status.is_success() {
+            return Ok(body.get("result").cloned().unwrap_or(body));
+        }
+        Err(refusal(status, &body))
+    }
+
+    /// Sends a request; the status, and the answer's JSON.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<(StatusCode, Value), Fail> {
         let mut request =
             self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
         if let Some(body) = body {
@@ -56,10 +70,17 @@ impl Api {
         })?;
         let status = answer.status();
         let body: Value = answer.json().await.or_fail("the API's answer is no JSON")?;
-        if status.is_success() {
-            return Ok(body.get("result").cloned().unwrap_or(body));
-        }
-        Err(refusal(status, &body))
+        Ok((status, body))
+    }
+
+    /// The credential in use.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The same API with another credential.
+    pub(crate) fn with_key(self, key: String) -> Self {
+        Self { key, ..self }
     }
 
     /// A GET.
@@ -96,7 +117,7 @@ pub(crate) fn http(ca: Option<&Path>) -> Result<Client, Fail> {
 }
 
 /// What a problem document (RFC 9457) says, with each field's rule.
-fn refusal(status: StatusCode, body: &Value) -> Fail {
+pub(crate) fn refusal(status: StatusCode, body: &Value) -> Fail {
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut message = match (text("title"), text("detail")) {
         ("", "") => format!("the API answers {status}"),

@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::{
-    audit, breach, client, doctor, fail::Fail, nats, poison, policy, replay, tenant, tls, up,
+    audit, breach, client, doctor, fail::Fail, key, nats, poison, policy, replay, tenant, tls,
+    token, up,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -46,6 +47,11 @@ enum Command {
     /// Tenants.
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// API keys of a tenant.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Exchange the API key for an access token of five minutes, and print it.
+    Token(token::TokenArgs),
     /// Jobs.
     #[command(subcommand)]
     Job(JobCommand),
@@ -318,6 +324,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
             replay::run(&data, &job, &input, json).await
         }
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
+        Command::Key(command) => key::run(&data, command, json).await,
+        Command::Token(args) => token::run(&data, &args, json).await,
         Command::Policy(command) => policy::run(command, json),
         Command::Nats(command) => nats::run(command, json).await,
         Command::Tls(command) => tls::run(command, json),

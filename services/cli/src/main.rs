@@ -7,6 +7,7 @@ mod breach;
 mod client;
 mod doctor;
 mod fail;
+mod key;
 mod layout;
 mod nats;
 mod poison;
@@ -14,6 +15,7 @@ mod policy;
 mod print;
 mod replay;
 mod tenant;
+mod token;
 mod tls;
 mod up;
 

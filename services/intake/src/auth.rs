@@ -1,19 +1,28 @@
-//! Who is asking. Promises: a [`Principal`] comes from an API key that is in the broker's records
-//! and not revoked, or from a login that the broker itself states; from nothing else. Keys are
-//! compared by SHA-256 in constant time, and kept nowhere.
+//! Who is asking. Promises: a [`Principal`] comes from an API key that is in the broker's records,
+//! neither revoked nor at its end, and used from where it may be; from a token that intake signed
+//! for such a key; or from a login that the broker itself states. Keys are compared by SHA-256 in
+//! constant time, and kept nowhere. What is revoked opens nothing a second later, on any replica.
 //!
-//! Refuses: a key anywhere but in one `Authorization: Bearer` header; a tenant named by a message.
+//! Refuses: a credential anywhere but in one `Authorization` header; a tenant named by a message.
 
-use crate::{app::Seen, cache::Cache};
+use crate::{
+    app::Seen,
+    cache::Cache,
+    claims::Unmapped,
+    dpop::DpopFault,
+    jwt::{JwtError, Unverified},
+    oidc::{Identity, Oidc, OidcError, TokenFault},
+    token,
+};
 use hotcell_schemas::{
-    ApprovalId, Digest, KeyId, Subject, TenantId,
-    identity::Authority,
+    ApprovalId, Digest, KeyId, Subject, TenantId, UnixMs,
+    identity::{Authority, RoleName},
     job::Actor,
     records::{KeyRecord, TenantRecord},
 };
-use hotcell_stage::{Bus, Incoming, kv::Bucket, kv::KvError};
+use hotcell_stage::{Bus, Incoming, clock, kv::Bucket, kv::KvError};
 use http::{HeaderMap, header::AUTHORIZATION};
-use std::{hint::black_box, time::Instant};
+use std::{collections::BTreeSet, fmt, hint::black_box, net::IpAddr, sync::Arc, time::Instant};
 
 /// Longest key, in bytes: prefix, id and up to 128 characters of secret.
 const KEY_BYTES_MAX: usize = 192;
@@ -99,6 +108,42 @@ pub enum Denied {
     /// Revoked.
     #[error("a revoked API key")]
     Revoked,
+    /// At its end.
+    #[error("a key or a token that has expired")]
+    Expired,
+    /// Good, but not from there. Said only to whoever holds the secret.
+    #[error("an API key used from outside its networks")]
+    Network,
+    /// Not a token that we can believe.
+    #[error("not believed: {0}")]
+    Token(JwtError),
+    /// Issued by nobody that is configured.
+    #[error("a token of an issuer that is not configured")]
+    TokenIssuer,
+    /// An ID token, or something else that is not for us (RFC 9068 §4).
+    #[error("a token that is no access token")]
+    TokenType,
+    /// Signed by a key that does not speak for its issuer.
+    #[error("a token signed by a key that is not its issuer's")]
+    TokenKey,
+    /// Not the claims of its kind, or for somebody else.
+    #[error("a token without the claims that it needs")]
+    TokenClaims,
+    /// An access token of an identity provider.
+    #[error("not believed: {0}")]
+    Oidc(TokenFault),
+    /// The proof beside it (RFC 9449).
+    #[error("not believed: {0}")]
+    Proof(DpopFault),
+    /// A good token of somebody who has no place here.
+    #[error("{0}")]
+    Unmapped(Unmapped),
+    /// A one-time code that is not the one of now.
+    #[error("a wrong one-time code")]
+    WrongCode,
+    /// No code is looked at.
+    #[error("a one-time code after too many wrong ones")]
+    TooManyCodes,
     /// The tenant is gone.
     #[error("a credential of a tenant that is not there")]
     NoTenant,
@@ -116,20 +161,53 @@ pub enum AuthError {
     /// The records cannot be read now.
     #[error("the records of identities cannot be read")]
     Records(#[source] KvError),
+    /// The keys of the token's issuer are not known, and it does not answer.
+    #[error("the issuer of the token does not answer")]
+    IssuerAway,
+}
+
+/// How a token is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449: with a proof of the key that it is bound to.
+    Dpop,
 }
 
 /// A well-formed key: its id, and the SHA-256 of all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
+pub struct KeyText {
     id: KeyId,
     sha256: Digest,
+}
+
+/// A credential of good form. Prints no token.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// An API key.
+    Key(KeyText),
+    /// Anything else: a token, or it will not be believed.
+    Token(Scheme, &'a str),
+}
+
+impl fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => f.debug_tuple("Key").field(&key.id).finish(),
+            Self::Token(scheme, _) => write!(f, "Token({scheme:?}, [redacted])"),
+        }
+    }
 }
 
 /// The credential of a request, from its headers and its query string.
 ///
 /// # Errors
-/// [`Denied`]: the query string holds one; there is not exactly one header; it is no `Bearer` key.
-pub fn credential(headers: &HeaderMap, query: Option<&str>) -> Result<Credential, Denied> {
+/// [`Denied`]: the query string holds one; there is not exactly one header; its scheme or its form.
+pub fn credential<'a>(
+    headers: &'a HeaderMap,
+    query: Option<&str>,
+) -> Result<Credential<'a>, Denied> {
     if query.is_some_and(holds_credential) {
         return Err(Denied::InQuery);
     }
@@ -139,15 +217,24 @@ pub fn credential(headers: &HeaderMap, query: Option<&str>) -> Result<Credential
         return Err(Denied::Several);
     }
     let text = value.to_str().map_err(|_| Denied::Malformed)?;
-    let (scheme, key) = text.split_once(' ').unwrap_or((text, ""));
+    let (scheme, shown) = text.split_once(' ').unwrap_or((text, ""));
     // The scheme's case does not matter (RFC 9110 §11.1).
-    if !scheme.eq_ignore_ascii_case("bearer") {
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => Scheme::Bearer,
+        "dpop" => Scheme::Dpop,
+        _ => return Err(Denied::Scheme),
+    };
+    // A token has two dots, a key none.
+    if shown.contains('.') {
+        return Ok(Credential::Token(scheme, shown));
+    }
+    if scheme != Scheme::Bearer {
         return Err(Denied::Scheme);
     }
-    parse_key(key).ok_or(Denied::Malformed)
+    parse_key(shown).map(Credential::Key).ok_or(Denied::Malformed)
 }
 
-fn parse_key(key: &str) -> Option<Credential> {
+fn parse_key(key: &str) -> Option<KeyText> {
     if key.len() > KEY_BYTES_MAX {
         return None;
     }
@@ -156,7 +243,7 @@ fn parse_key(key: &str) -> Option<Credential> {
     if secret.len() < SECRET_CHARS_MIN || !secret.bytes().all(safe) {
         return None;
     }
-    Some(Credential { id: id.parse().ok()?, sha256: Digest::of(key.as_bytes()) })
+    Some(KeyText { id: id.parse().ok()?, sha256: Digest::of(key.as_bytes()) })
 }
 
 fn holds_credential(query: &str) -> bool {
@@ -174,27 +261,78 @@ fn same(a: &Digest, b: &Digest) -> bool {
     black_box(pairs.fold(0_u8, |differs, (a, b)| differs | (a ^ b))) == 0
 }
 
-fn judge(credential: &Credential, record: &KeyRecord) -> Result<Principal, Denied> {
-    if !same(&credential.sha256, &record.sha256) || credential.id != record.id {
-        return Err(Denied::WrongSecret);
-    }
+/// Whether a key may be used now, from there.
+fn usable(record: &KeyRecord, now: UnixMs, network: Option<IpAddr>) -> Result<(), Denied> {
     if record.revoked_at.is_some() {
         return Err(Denied::Revoked);
     }
-    let actor = Actor::ApiKey { id: record.id.clone() };
-    let authority = Authority { roles: record.roles.clone(), ..Authority::default() };
-    let steps_up = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
-    Ok(Principal { tenant: record.tenant.clone(), actor, authority, steps_up })
+    if record.expires_at.is_some_and(|end| end <= now) {
+        return Err(Denied::Expired);
+    }
+    let inside = |address: IpAddr| record.networks.iter().any(|net| net.contains(address));
+    // Where the door cannot tell, a key that is bound to networks opens nothing.
+    if !record.networks.is_empty() && !network.is_some_and(inside) {
+        return Err(Denied::Network);
+    }
+    Ok(())
 }
 
-/// The records of identities, with what was read within the last second.
+fn judge(
+    key: &KeyText,
+    record: &KeyRecord,
+    now: UnixMs,
+    network: Option<IpAddr>,
+) -> Result<Principal, Denied> {
+    if !same(&key.sha256, &record.sha256) || key.id != record.id {
+        return Err(Denied::WrongSecret);
+    }
+    usable(record, now, network)?;
+    let authority = Authority { roles: record.roles.clone(), network, ..Authority::default() };
+    Ok(principal_of(record, authority))
+}
+
+/// A token is worth what its key is worth now: a role that the key has lost is lost here, too.
+fn judge_token(
+    claims: &token::Claims,
+    record: &KeyRecord,
+    now: UnixMs,
+    network: Option<IpAddr>,
+) -> Result<Principal, Denied> {
+    if claims.sub != record.id || claims.tenant != record.tenant {
+        return Err(Denied::TokenClaims);
+    }
+    usable(record, now, network)?;
+    let roles: BTreeSet<RoleName> = claims.roles.intersection(&record.roles).copied().collect();
+    let enrolled = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
+    let mfa = enrolled && claims.acr.as_deref() == Some(token::ACR_MFA);
+    let authority = Authority {
+        roles,
+        mfa,
+        acr: claims.acr.clone().filter(|_| mfa),
+        auth_time: claims.auth_time.filter(|_| mfa).map(|secs| UnixMs(secs.saturating_mul(1000))),
+        network,
+        session: Some(claims.jti.clone()),
+        ..Authority::default()
+    };
+    Ok(principal_of(record, authority))
+}
+
+fn principal_of(record: &KeyRecord, authority: Authority) -> Principal {
+    let actor = Actor::ApiKey { id: record.id.clone() };
+    let steps_up = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
+    Principal { tenant: record.tenant.clone(), actor, authority, steps_up }
+}
+
+/// The records of identities, with what was read within the last half second.
 #[derive(Debug)]
 pub struct Auth {
+    bus: Bus,
     keys: Bucket,
     tenants: Bucket,
-    principals: Cache<Digest, Principal>,
+    known: Cache<KeyId, Arc<KeyRecord>>,
     records: Cache<TenantId, TenantRecord>,
     accounts: Cache<String, TenantId>,
+    issuers: Option<Oidc>,
 }
 
 impl Auth {
@@ -202,12 +340,20 @@ impl Auth {
     #[must_use]
     pub fn new(bus: &Bus) -> Self {
         Self {
+            bus: bus.clone(),
             keys: bus.bucket("keys"),
             tenants: bus.bucket("tenants"),
-            principals: Cache::default(),
+            known: Cache::default(),
             records: Cache::default(),
             accounts: Cache::default(),
+            issuers: None,
         }
+    }
+
+    /// The same, believing tokens of identity providers, too.
+    #[must_use]
+    pub fn with_issuers(self, issuers: Oidc) -> Self {
+        Self { issuers: Some(issuers), ..self }
     }
 
     /// The principal of a request over HTTP.
@@ -216,27 +362,88 @@ impl Auth {
     /// [`AuthError`].
     pub async fn request(&self, seen: &Seen<'_>) -> Result<Principal, AuthError> {
         let credential = credential(seen.headers, seen.uri.query()).map_err(AuthError::Denied)?;
-        let mut who = self.key(&credential).await?;
-        who.authority.network = seen.network;
-        Ok(who)
+        match credential {
+            Credential::Key(key) => self.key(&key, seen.network).await,
+            Credential::Token(scheme, text) => {
+                let token = Unverified::parse(text).map_err(Denied::Token);
+                let token = token.map_err(AuthError::Denied)?;
+                if token.issuer() == Some(token::ISSUER) && scheme == Scheme::Bearer {
+                    return self.own_token(token, seen.network).await;
+                }
+                self.issued(scheme, text, token, seen).await
+            }
+        }
     }
 
-    /// The principal of an API key. Only good answers are cached.
+    /// The principal of a token of an identity provider.
+    async fn issued(
+        &self,
+        scheme: Scheme,
+        text: &str,
+        token: Unverified<'_>,
+        seen: &Seen<'_>,
+    ) -> Result<Principal, AuthError> {
+        let issuers = self.issuers.as_ref().ok_or(AuthError::Denied(Denied::TokenIssuer))?;
+        let Identity { tenant, actor, authority } =
+            issuers.identify(scheme, text, token, seen).await.map_err(|error| match error {
+                OidcError::Token(TokenFault::Issuer) => AuthError::Denied(Denied::TokenIssuer),
+                OidcError::Token(fault) => AuthError::Denied(Denied::Oidc(fault)),
+                OidcError::Proof(fault) => AuthError::Denied(Denied::Proof(fault)),
+                OidcError::Unmapped(why) => AuthError::Denied(Denied::Unmapped(why)),
+                OidcError::Away => AuthError::IssuerAway,
+                OidcError::Records(error) => AuthError::Records(error),
+            })?;
+        self.tenant(&tenant).await?;
+        let authority = Authority { network: seen.network, ..authority };
+        // Which factors a person has, the issuer knows; a program has none.
+        let steps_up = matches!(actor, Actor::User { .. });
+        Ok(Principal { tenant, actor, authority, steps_up })
+    }
+
+    /// The principal of an API key that is used from `network`.
     ///
     /// # Errors
     /// [`AuthError`].
-    pub async fn key(&self, credential: &Credential) -> Result<Principal, AuthError> {
+    pub async fn key(
+        &self,
+        key: &KeyText,
+        network: Option<IpAddr>,
+    ) -> Result<Principal, AuthError> {
+        let record = self.record(&key.id).await?;
+        let who = judge(key, &record, clock::now(), network).map_err(AuthError::Denied)?;
+        self.tenant(who.tenant()).await?;
+        Ok(who)
+    }
+
+    /// The principal of a token that intake has signed.
+    async fn own_token(
+        &self,
+        token: Unverified<'_>,
+        network: Option<IpAddr>,
+    ) -> Result<Principal, AuthError> {
+        let now = clock::now();
+        let claims = token::verify(token, self.bus.trust(), now).map_err(AuthError::Denied)?;
+        let record = self.record(&claims.sub).await?;
+        let who = judge_token(&claims, &record, now, network).map_err(AuthError::Denied)?;
+        self.tenant(who.tenant()).await?;
+        Ok(who)
+    }
+
+    /// The record of a key. Only what is there is kept: a key that was just made is known at once.
+    async fn record(&self, id: &KeyId) -> Result<Arc<KeyRecord>, AuthError> {
         let now = Instant::now();
-        if let Some(known) = self.principals.get(&credential.sha256, now) {
+        if let Some(known) = self.known.get(id, now) {
             return Ok(known);
         }
-        let record = self.keys.get::<KeyRecord>(credential.id.as_str()).await;
-        let record = record.map_err(AuthError::Records)?;
-        let record = record.ok_or(AuthError::Denied(Denied::Unknown))?.value;
-        let principal = judge(credential, &record).map_err(AuthError::Denied)?;
-        self.tenant(principal.tenant()).await?;
-        self.principals.put(credential.sha256, principal.clone(), now);
-        Ok(principal)
+        let record = self.keys.get::<KeyRecord>(id.as_str()).await.map_err(AuthError::Records)?;
+        let record = Arc::new(record.ok_or(AuthError::Denied(Denied::Unknown))?.value);
+        self.known.put(id.clone(), Arc::clone(&record), now);
+        Ok(record)
+    }
+
+    /// Reads a key again at its next use here; the other replicas do within the cache's life.
+    pub fn forget(&self, id: &KeyId) {
+        self.known.remove(id);
     }
 
     /// The principal of a login in a tenant's own broker account. The account in the subject was
@@ -300,121 +507,5 @@ fn account_of(subject: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use hotcell_schemas::UnixMs;
-    use http::HeaderValue;
-
-    const ID: &str = "0193a0f0c0de7000800000000000beef";
-    const SECRET: &str = "c2VjcmV0LW9mLTE2LWJ5dGVzLi4";
-
-    fn key() -> String {
-        format!("hck_{ID}_{SECRET}")
-    }
-
-    fn headers(values: &[&str]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for value in values {
-            map.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        }
-        map
-    }
-
-    fn check(values: &[&str], query: Option<&str>, expect: Option<Denied>) {
-        let found = credential(&headers(values), query).err();
-        assert_eq!(found, expect, "{values:?} {query:?}");
-    }
-
-    #[test]
-    fn api_03_exactly_one_bearer_header_is_a_credential() {
-        let good = format!("Bearer {}", key());
-        check(&[&good], None, None);
-        check(&[&format!("bearer {}", key())], None, None);
-        check(&[], None, Some(Denied::Missing));
-        check(&[&good, &good], None, Some(Denied::Several));
-        check(&["Basic dXNlcjpwYXNz"], None, Some(Denied::Scheme));
-        check(&[""], None, Some(Denied::Scheme));
-        check(&[&key()], None, Some(Denied::Scheme));
-        for bad in [
-            "Bearer",
-            "Bearer ",
-            "Bearer x",
-            &format!("Bearer  {}", key()),
-            &format!("Bearer {} ", key()),
-            &format!("Bearer hck_{ID}"),
-            &format!("Bearer hck_{ID}_short"),
-            &format!("Bearer hck_*_{SECRET}"),
-            &format!("Bearer hck_{ID}_{}", "x".repeat(500)),
-            &format!("Bearer {},{}", key(), key()),
-        ] {
-            check(&[bad], None, Some(Denied::Malformed));
-        }
-    }
-
-    #[test]
-    fn api_04_a_key_in_the_query_string_is_refused_even_beside_a_good_header() {
-        let good = format!("Bearer {}", key());
-        for query in [
-            format!("api_key={}", key()),
-            "access_token=x".to_owned(),
-            "API_KEY=x".to_owned(),
-            "%61pi_key=x".to_owned(),
-            format!("output=a&{}", key()),
-            format!("output={}", key()),
-            format!("k=hck%5F{ID}_{SECRET}"),
-        ] {
-            check(&[&good], Some(&query), Some(Denied::InQuery));
-            check(&[], Some(&query), Some(Denied::InQuery));
-        }
-        check(&[&good], Some("output=out.mp4"), None);
-    }
-
-    #[test]
-    fn api_06_07_the_record_decides_by_the_whole_key_s_hash() {
-        let credential = parse_key(&key()).unwrap();
-        let record = KeyRecord {
-            roles: std::iter::once(hotcell_schemas::identity::RoleName::Submitter).collect(),
-            expires_at: None,
-            networks: Vec::new(),
-            label: None,
-            created_by: None,
-            rotated_from: None,
-            totp: None,
-            id: ID.parse().unwrap(),
-            tenant: "acme".parse().unwrap(),
-            sha256: Digest::of(key().as_bytes()),
-            created_at: UnixMs(1),
-            revoked_at: None,
-        };
-        let principal = judge(&credential, &record).unwrap();
-        assert_eq!(principal.tenant().as_str(), "acme");
-        assert_eq!(principal.actor(), &Actor::ApiKey { id: ID.parse().unwrap() });
-        let other = KeyRecord { sha256: Digest::of(SECRET.as_bytes()), ..record.clone() };
-        assert_eq!(judge(&credential, &other), Err(Denied::WrongSecret));
-        let other = KeyRecord { id: ID.replace("beef", "dead").parse().unwrap(), ..record.clone() };
-        assert_eq!(judge(&credential, &other), Err(Denied::WrongSecret));
-        let revoked = KeyRecord { revoked_at: Some(UnixMs(2)), ..record };
-        assert_eq!(judge(&credential, &revoked), Err(Denied::Revoked));
-    }
-
-    #[test]
-    fn digests_compare_over_all_bytes() {
-        let digest = Digest::of(b"a");
-        assert!(same(&digest, &Digest::of(b"a")));
-        for index in 0..32 {
-            let mut bytes = *digest.as_bytes();
-            bytes[index] ^= 1;
-            assert!(!same(&digest, &Digest::from_bytes(bytes)), "byte {index}");
-        }
-    }
-
-    #[test]
-    fn the_account_is_read_from_the_subject_only() {
-        let account = format!("A{}", "B".repeat(55));
-        assert_eq!(account_of(&format!("tenant.{account}.submit")), Some(account.as_str()));
-        for bad in ["tenant.acme.submit", "tenant.*.submit", "tenant..submit", "job.a.b.submitted"]
-        {
-            assert_eq!(account_of(bad), None, "{bad}");
-        }
-    }
-}
+#[path = "auth_tests.rs"]
+mod tests;

@@ -4,57 +4,39 @@
 use crate::signature::Secret;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hotcell_schemas::{EndpointId, TenantId};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use std::fmt;
+use hotcell_stage::vault;
 
 /// The sealing key. Prints `[redacted]`.
-pub struct Vault(LessSafeKey);
+#[derive(Debug)]
+pub struct Vault(vault::Vault);
 
 /// The sealed text is damaged, another endpoint's, or sealed with another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an endpoint's secret cannot be opened with the configured key")]
 pub struct VaultError;
 
-impl fmt::Debug for Vault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Vault([redacted])")
-    }
-}
-
-fn owner(tenant: &TenantId, endpoint: &EndpointId) -> Aad<Vec<u8>> {
+fn owner(tenant: &TenantId, endpoint: &EndpointId) -> String {
     // Neither holds a dot, so the text has one reading.
-    Aad::from(format!("hotcell/endpoint-secret/v1.{tenant}.{endpoint}").into_bytes())
+    format!("hotcell/endpoint-secret/v1.{tenant}.{endpoint}")
 }
 
 impl Vault {
     /// The vault of a key.
-    ///
-    /// # Panics
-    /// Never: the key has the cipher's length.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has 32 bytes");
-        Self(LessSafeKey::new(key))
+        Self(vault::Vault::new(key))
     }
 
-    /// Seals a secret; `nonce` is random, and endpoints are far too few for one to repeat.
-    ///
-    /// # Panics
-    /// Never: the text is far below the cipher's limit.
+    /// Seals a secret; `nonce` is random.
     #[must_use]
     pub fn seal(
         &self,
         secret: &Secret,
         tenant: &TenantId,
         endpoint: &EndpointId,
-        nonce: [u8; NONCE_LEN],
+        nonce: [u8; 12],
     ) -> String {
-        let mut text = secret.as_bytes().to_vec();
-        let sealing = Nonce::assume_unique_for_key(nonce);
-        self.0
-            .seal_in_place_append_tag(sealing, owner(tenant, endpoint), &mut text)
-            .expect("64 bytes are below the cipher's limit");
-        BASE64.encode([nonce.as_slice(), &text].concat())
+        BASE64.encode(self.0.seal(secret.as_bytes(), &owner(tenant, endpoint), nonce))
     }
 
     /// Opens what [`Self::seal`] made for the same endpoint.
@@ -68,10 +50,8 @@ impl Vault {
         endpoint: &EndpointId,
     ) -> Result<Secret, VaultError> {
         let bytes = BASE64.decode(sealed).map_err(|_| VaultError)?;
-        let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(VaultError)?;
-        let (nonce, mut text) = (Nonce::assume_unique_for_key(*nonce), text.to_vec());
-        let opened = self.0.open_in_place(nonce, owner(tenant, endpoint), &mut text);
-        Secret::from_bytes(opened.map_err(|_| VaultError)?.to_vec()).map_err(|_| VaultError)
+        let opened = self.0.open(&bytes, &owner(tenant, endpoint)).map_err(|_| VaultError)?;
+        Secret::from_bytes(opened).map_err(|_| VaultError)
     }
 }
 

@@ -55,7 +55,7 @@ impl Plan<'_> {
     }
 
     fn secrets(&self) -> Result<(), Fail> {
-        for name in ["lease.key", "webhook.key", "storage-signer.secret"] {
+        for name in ["lease.key", "webhook.key", "totp.key", "storage-signer.secret"] {
             secret(self.layout, name)?;
         }
         let key = keep_secret(&self.layout.secret("checkpoint.key"), || {
@@ -126,6 +126,7 @@ impl Plan<'_> {
     fn intake(&self) -> Value {
         let config = json!({
             "listen": self.ports.api.to_string(),
+            "totp_key_file": self.layout.secret("totp.key"),
             "nats": self.nats(Role::Intake),
             "telemetry": self.telemetry(),
         });

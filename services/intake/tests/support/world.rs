@@ -8,6 +8,7 @@ use hotcell_nats_config::{
 };
 use hotcell_schemas::{
     Role, Subject, TenantId,
+    identity::RoleName,
     subject::SignVerb,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
@@ -29,6 +30,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The key that seals second factors.
+pub(crate) const TOTP_KEY: [u8; 32] = [0x5a; 32];
+
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_hotcell-intake");
 
@@ -44,6 +48,8 @@ pub(crate) struct World {
     pub(crate) asked: Arc<Mutex<Vec<SignRequest>>>,
     pub(crate) client: reqwest::Client,
     intake: Option<Child>,
+    /// Further replicas of intake.
+    more: Vec<Child>,
     api: String,
     dir: TempDir,
     _parts: JoinSet<()>,
@@ -76,6 +82,7 @@ impl World {
             asked: Arc::default(),
             client: client(),
             intake: None,
+            more: Vec::new(),
             api: String::new(),
             dir: tempfile::tempdir().unwrap(),
             _parts: JoinSet::new(),
@@ -88,6 +95,7 @@ impl World {
     fn nats(&self, role: Role) -> NatsConfig {
         let installation = self.server.installation().unwrap();
         NatsConfig {
+            tls: None,
             url: self.server.url(),
             creds: installation.creds_path(&Login::Service(role)),
             trust: installation.trust_path(),
@@ -116,26 +124,53 @@ impl World {
     }
 
     async fn start_intake(&mut self) {
-        let address = self.dir.path().join("address");
-        let file = self.dir.path().join("intake.toml");
+        let (child, api) = self.launch("intake").await;
+        (self.intake, self.api) = (Some(child), api);
+    }
+
+    /// Starts another replica; its address.
+    #[allow(dead_code, reason = "not every test has two")]
+    pub(crate) async fn replica(&mut self) -> String {
+        let (child, api) = self.launch(&format!("intake-{}", self.more.len() + 2)).await;
+        self.more.push(child);
+        api
+    }
+
+    async fn launch(&self, name: &str) -> (Child, String) {
+        let address = self.dir.path().join(format!("{name}.address"));
+        let file = self.dir.path().join(format!("{name}.toml"));
+        let totp = self.dir.path().join("totp.key");
+        std::fs::write(&totp, hex::encode(TOTP_KEY)).unwrap();
         let nats = self.nats(Role::Intake);
         let text = format!(
-            "listen = \"127.0.0.1:0\"\naddress_file = {address:?}\n\
+            "listen = \"127.0.0.1:0\"\naddress_file = {address:?}\ntotp_key_file = {totp:?}\n\
              [telemetry]\nlog = \"debug\"\n\
              [nats]\nurl = {:?}\ncreds = {:?}\ntrust = {:?}\n",
             nats.url, nats.creds, nats.trust
         );
         std::fs::write(&file, text).unwrap();
-        let log = std::fs::File::create(self.dir.path().join("intake.log")).unwrap();
+        let log = std::fs::File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
         let child = Command::new(PROGRAM).arg(&file).stdin(Stdio::null()).stderr(log).spawn();
-        self.intake = Some(child.unwrap());
         let bound = until(|| async { read(&address) }).await;
-        self.api = format!("http://{bound}");
+        let api = format!("http://{bound}");
         until(|| async {
-            let ready = self.send(Method::GET, "/readyz", None, None).await;
+            let ready = self.client.get(format!("{api}/readyz")).send().await.ok()?;
             ready.status().is_success().then_some(())
         })
         .await;
+        (child.unwrap(), api)
+    }
+
+    /// Address of the first replica.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub(crate) fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// Everything that lies in the world's folder, but for the key that seals: configurations, logs.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     /// Sends a request; `key` becomes the bearer.
@@ -201,7 +236,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(child) = self.intake.as_mut() {
+        for child in self.intake.iter_mut().chain(&mut self.more) {
             // Both fail only when it has ended already.
             child.kill().ok();
             child.wait().ok();
@@ -224,7 +259,7 @@ async fn add(admin: &Admin, name: &str) -> String {
     let spec = TenantSpec::new(tenant(name), vec!["cpu".parse().unwrap()]);
     let spec = TenantSpec { raw_arguments, ..spec };
     admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
-    admin.add_key(&tenant(name), NOW).await.unwrap().text().to_owned()
+    admin.add_key(&tenant(name), &[RoleName::TenantAdmin], NOW).await.unwrap().text().to_owned()
 }
 
 /// Polls `condition` until it gives a value.
