@@ -1,6 +1,6 @@
 //! What a tenant may use, and what it has used.
 
-use crate::UnixMs;
+use crate::{TenantId, UnixMs};
 use serde::{Deserialize, Serialize};
 
 /// Whether a tenant is served.
@@ -118,4 +118,18 @@ pub struct UsageRecord {
     pub completed: u64,
     /// When it was last changed.
     pub at: UnixMs,
+}
+
+impl UsageRecord {
+    /// The calendar month (UTC) of an instant, as `2026-11`.
+    #[must_use]
+    pub fn month(at: UnixMs) -> String {
+        at.rfc3339().chars().take("YYYY-MM".len()).collect()
+    }
+
+    /// The key of a tenant's record of the month of `at`, in bucket `usage`.
+    #[must_use]
+    pub fn key(tenant: &TenantId, at: UnixMs) -> String {
+        format!("{tenant}.{}", Self::month(at))
+    }
 }

@@ -16,9 +16,11 @@ pub mod presign;
 mod queue;
 mod quota;
 mod reap;
+pub mod shares;
 mod sign;
 mod storage_check;
 pub mod transitions;
+mod usage;
 mod verbs;
 
 pub use config::Config;
@@ -77,6 +79,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let times =
         reap::Times { period_secs: config.reap_secs, unconfirmed_secs: config.unconfirmed_secs };
     tasks.spawn(reap::run(signer.bus.clone(), checked.objects, times, shutdown.clone()));
+    let metering = usage::Metering::new(signer.bus.clone());
+    let (bus, stop) = (signer.bus.clone(), shutdown.clone());
+    tasks.spawn(
+        async move { hotcell_stage::run::run(&bus, usage::DURABLE, 1, metering, stop).await },
+    );
+    let filter_usage = filter("usage.now");
+    serve(
+        &mut tasks,
+        &signer,
+        &filter_usage,
+        config.concurrency,
+        &shutdown,
+        queue::standing::handle,
+    );
     serve(&mut tasks, &signer, &filter("next"), config.workers_max, &shutdown, next::handle);
     for (name, verb) in verbs::VERBS {
         let handle = move |signer, incoming| verbs::handle(signer, verb, incoming);

@@ -23,7 +23,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 /// Limits of the probe's cell: SPS and moov parsing needs little, so an input that makes it need
 /// much is refused by the limit.
-const PROBE_LIMITS: CellLimits = CellLimits {
+pub(crate) const PROBE_LIMITS: CellLimits = CellLimits {
     memory_bytes: 512 << 20,
     cpu_secs: 10,
     wall_secs: 10,

@@ -1,55 +1,58 @@
 //! Work on its way to workers: one dispatcher for each pool takes validated jobs from the tenants'
-//! consumers, tenant by tenant in turn, and hands each to a worker that waits.
+//! consumers, in fair shares, and hands each to a worker that waits.
 //!
-//! State here is a hint and may be lost: the broker holds the work, its caps and its leases. A
-//! tenant is worth asking (`hot`) when one of its events was heard or its last answer brought work;
-//! every other one (`cold`) is asked once a second. Nobody waits for an answer: a tenant without
-//! work, or at its cap, is silent until its pull expires, and costs the others nothing. Work for a
-//! worker that has gone is given back at once.
+//! Promises: no tenant has more jobs out in a pool than its cap, over all of its priority classes
+//! and all replicas: who took a job looks, after it took it, how many are out, and gives it back
+//! when they are too many, so of two that take the last place at most one keeps it. A tenant that is
+//! not active gets nothing. State here is a hint and may be lost: the broker holds the work and its
+//! leases.
 
+use crate::usage;
 use async_nats::Message;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use hotcell_schemas::{
-    EventKind, JobId, PoolId, Subject, TenantId,
+    EventKind, Job, JobId, PoolId, Subject, TenantId,
+    records::TenantRecord,
     routes::{self, StreamId},
-    tenancy::Priority,
+    tenancy::{Priority, UsageRecord},
 };
-use hotcell_stage::{Bus, ServiceError, Shutdown};
+use hotcell_stage::{Bus, ServiceError, Shutdown, clock, publish::envelope_of};
+use serde::Deserialize;
 use serde_json::json;
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::{debug, warn};
+
+mod pool;
+pub(crate) mod standing;
+
+use pool::Pool;
+use standing::Standings;
 
 /// Waiting workers and heard events that may queue for one dispatcher.
 const INBOX_MAX: usize = 4096;
 
-/// Jobs taken from one tenant in one turn at most.
-const TURN_MAX: usize = 16;
-
-/// A pull is answered by nothing after this long, in milliseconds. A tenant at its cap answers only
-/// then.
-const PULL_MS: u64 = 50;
-
-/// A pull that brings work does so within this long, in milliseconds; one that is silent for longer
-/// no longer keeps its worker from other tenants.
-const QUIET_MS: u64 = 3;
-
-/// Cold tenants asked at once: with [`PULL_MS`] 320 each second.
-const COLD_MAX: usize = 16;
-
-/// Every tenant is asked this often while workers wait, in milliseconds: lapsed leases come back
-/// without an event that could be heard.
-const SWEEP_MS: u64 = 1000;
-
 /// The list of tenants is read this often, in seconds.
 const TENANTS_SECS: u64 = 5;
+
+/// And at once for a tenant that is not on it, but no more often than this, in milliseconds.
+const TENANTS_MS_MIN: u64 = 250;
+
+/// A tenant that is not active is asked again after this long, in milliseconds; the list of tenants
+/// says so by then.
+const INACTIVE_MS: u64 = 5000;
+
+/// A tenant at its cap is asked again when one of its attempts ends, or after this long, in
+/// milliseconds, with up to as much again by chance: of two replicas that gave each other way, one
+/// is first.
+const FULL_MS: u64 = 200;
+
+/// A job whose cap could not be looked at is offered again after this long, in milliseconds.
+const UNREAD_MS: u64 = 1000;
 
 /// A validated job from a tenant's consumer, not yet acked.
 #[derive(Debug)]
@@ -59,42 +62,122 @@ pub(crate) struct Task {
     pub(crate) message: Message,
 }
 
+/// A tenant as the dispatchers know it.
+#[derive(Debug, Clone)]
+struct Row {
+    id: TenantId,
+    /// 0 for one that is not served.
+    weight: u32,
+    pools: Vec<PoolId>,
+    /// What its jobs cost so far, in milliseconds.
+    mean_ms: Option<u64>,
+}
+
+type Rows = watch::Receiver<Arc<Vec<Row>>>;
+
+/// What handlers tell a pool's dispatcher.
+enum Ask {
+    /// A worker waits until the instant.
+    Work(oneshot::Sender<Task>, Instant),
+    /// The job was not given out, and its tenant is not to be asked for so many milliseconds.
+    Back(TenantId, JobId, u64),
+}
+
 /// What a dispatcher is told.
 enum Told {
-    /// A worker waits until the instant.
-    Waits(oneshot::Sender<Task>, Instant),
-    /// The tenant may have work, or room under its cap.
-    Stirs(TenantId),
+    /// By a handler.
+    Asked(Ask),
+    /// The tenant may have work in the class.
+    Stirs(TenantId, Priority),
+    /// One of the tenant's jobs needs its worker no more; what its attempt cost, in milliseconds.
+    Ends(TenantId, JobId, Option<u64>),
 }
+
+/// Why a job that was taken is not given out.
+enum Held {
+    /// The tenant has as many out as it may.
+    Full,
+    /// The tenant is not served.
+    Inactive,
+    /// Nobody can tell now.
+    Unread,
+}
+
+/// What the broker says of a consumer.
+#[derive(Debug, Default, Deserialize)]
+struct ConsumerState {
+    #[serde(default)]
+    num_ack_pending: u64,
+    #[serde(default)]
+    num_pending: u64,
+    error: Option<ConsumerError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConsumerError {
+    err_code: u64,
+}
+
+/// `JSConsumerNotFoundErr` of nats-server's errors.json: what is not made holds nothing.
+const CONSUMER_NOT_FOUND: u64 = 10014;
 
 /// Where handlers ask for work.
 pub(crate) struct Queues {
-    ask: mpsc::Sender<(PoolId, oneshot::Sender<Task>, Instant)>,
+    bus: Bus,
+    ask: mpsc::Sender<(PoolId, Ask)>,
+    standings: Arc<Standings>,
 }
 
 /// Owns the pools' dispatchers and hears the events that stir them.
 pub(crate) struct Dispatcher {
     bus: Bus,
-    asked: mpsc::Receiver<(PoolId, oneshot::Sender<Task>, Instant)>,
+    asked: mpsc::Receiver<(PoolId, Ask)>,
     pools: HashMap<PoolId, mpsc::Sender<Told>>,
-    tenants: watch::Receiver<Vec<TenantId>>,
+    tenants: Rows,
+    reread: Arc<Notify>,
+    standings: Arc<Standings>,
     tasks: JoinSet<()>,
 }
 
 impl Queues {
     pub(crate) fn new(bus: Bus) -> (Self, Dispatcher) {
         let (ask, asked) = mpsc::channel(INBOX_MAX);
-        let (list, tenants) = watch::channel(Vec::new());
+        let (list, tenants) = watch::channel(Arc::new(Vec::new()));
+        let (reread, standings) = (Arc::new(Notify::new()), Arc::new(Standings::default()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(list_tenants(bus.clone(), list));
-        let dispatcher = Dispatcher { bus, asked, pools: HashMap::new(), tenants, tasks };
-        (Self { ask }, dispatcher)
+        tasks.spawn(list_tenants(bus.clone(), list, Arc::clone(&reread)));
+        let dispatcher = Dispatcher {
+            bus: bus.clone(),
+            asked,
+            pools: HashMap::new(),
+            tenants,
+            reread,
+            standings: Arc::clone(&standings),
+            tasks,
+        };
+        (Self { bus, ask, standings }, dispatcher)
     }
 
     /// The next job of `pool`, or `None` when there is none until `until`.
     pub(crate) async fn take(&self, pool: &PoolId, until: Instant) -> Option<Task> {
+        loop {
+            let task = self.wait(pool, until).await?;
+            let Err(held) = self.may_run(pool, &task).await else { return Some(task) };
+            let (how, ms) = match held {
+                Held::Full => (Settle::GiveBack, full_ms()),
+                Held::Inactive => (Settle::GiveBack, INACTIVE_MS),
+                Held::Unread => (Settle::RetryMs(UNREAD_MS), 0),
+            };
+            // First the dispatcher knows, then the broker has it to give again.
+            let back = Ask::Back(task.tenant.clone(), task.job, ms);
+            self.ask.try_send((pool.clone(), back)).ok();
+            settle(&self.bus, task.message.reply.as_deref(), how).await;
+        }
+    }
+
+    async fn wait(&self, pool: &PoolId, until: Instant) -> Option<Task> {
         let (give, mut given) = oneshot::channel();
-        self.ask.try_send((pool.clone(), give, until)).ok()?;
+        self.ask.try_send((pool.clone(), Ask::Work(give, until))).ok()?;
         match timeout_at(until, &mut given).await {
             Ok(task) => task.ok(),
             // A task may have come in the same moment; closed, none can come after the look.
@@ -104,12 +187,68 @@ impl Queues {
             }
         }
     }
+
+    /// Whether the tenant is served and has room for the job, which is out already and counts. The
+    /// broker holds the cap within the job's class, so alone there it needs no second look.
+    async fn may_run(&self, pool: &PoolId, task: &Task) -> Result<(), Held> {
+        let own = task.message.subject.parse::<Subject>().map_err(|_| Held::Unread)?.class();
+        let bucket = self.bus.bucket("tenants");
+        let record = bucket.get::<TenantRecord>(task.tenant.as_str());
+        let others = Priority::ALL.into_iter().filter(|class| *class != own);
+        let others = others.map(|class| self.state(pool, &task.tenant, class));
+        let (record, others) = tokio::join!(record, join_all(others));
+        let record = record.map_err(|error| {
+            warn!(%error, tenant = %task.tenant, "tenant not read; the job will be offered again");
+            Held::Unread
+        })?;
+        let record = record.map(|entry| entry.value).filter(|record| record.state.is_active());
+        let record = record.ok_or(Held::Inactive)?;
+        let mut out = 0;
+        for state in others {
+            out += state.ok_or(Held::Unread)?.num_ack_pending;
+        }
+        if out == 0 {
+            return Ok(());
+        }
+        let own = self.state(pool, &task.tenant, own).await.ok_or(Held::Unread)?;
+        let room = out + own.num_ack_pending <= u64::from(record.concurrency);
+        if room { Ok(()) } else { Err(Held::Full) }
+    }
+
+    /// What the broker says of one consumer; `None` when it says nothing.
+    async fn state(
+        &self,
+        pool: &PoolId,
+        tenant: &TenantId,
+        class: Priority,
+    ) -> Option<ConsumerState> {
+        let (stream, name) = (StreamId::Jobs.as_str(), routes::work_consumer(pool, tenant, class));
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
+        let answer = self.bus.client().request(subject, "".into()).await;
+        let answer = answer.inspect_err(|error| warn!(%error, name, "consumer not read")).ok()?;
+        let state: ConsumerState = serde_json::from_slice(&answer.payload).ok()?;
+        match &state.error {
+            None => Some(state),
+            Some(error) if error.err_code == CONSUMER_NOT_FOUND => Some(ConsumerState::default()),
+            Some(_) => None,
+        }
+    }
+}
+
+fn full_ms() -> u64 {
+    FULL_MS + FULL_MS * u64::from(clock::random::<1>()[0]) / 256
 }
 
 impl Dispatcher {
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), ServiceError> {
-        let heard =
-            ["job.validated", "job.encoded", "job.attempt_failed", "job.failed", "job.cancelled"];
+        let heard = [
+            "job.validated",
+            "job.prioritised",
+            "job.encoded",
+            "job.attempt_failed",
+            "job.failed",
+            "job.cancelled",
+        ];
         let mut streams = Vec::new();
         for name in heard {
             let filter = routes::route(name).expect("a row of the table").filter();
@@ -122,8 +261,8 @@ impl Dispatcher {
         loop {
             tokio::select! {
                 asked = self.asked.recv() => {
-                    let Some((pool, give, until)) = asked else { break };
-                    self.tell(pool, Told::Waits(give, until), &shutdown);
+                    let Some((pool, ask)) = asked else { break };
+                    self.tell(pool, Told::Asked(ask), &shutdown);
                 }
                 event = events.next() => {
                     let Some(event) = event else { break };
@@ -138,27 +277,35 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// A validated job stirs its tenant in its pool; an ended attempt stirs it in every pool.
+    /// A validated job stirs its tenant in its pool; an ended attempt says what it cost and leaves
+    /// room. What is not believed is not heard.
     fn hear(&mut self, event: &Message, shutdown: &Shutdown) {
         let Ok(subject) = event.subject.parse::<Subject>() else { return };
         let Some(tenant) = subject.tenant() else { return };
         if subject.route().event() == Some(EventKind::Validated) {
             if let Some(pool) = subject.pool() {
-                self.tell(pool, Told::Stirs(tenant), shutdown);
+                self.tell(pool, Told::Stirs(tenant, subject.class()), shutdown);
             }
             return;
         }
-        for pool in self.pools.values() {
-            if pool.try_send(Told::Stirs(tenant.clone())).is_err() {
-                debug!("a dispatcher is busy; its sweep will find the work");
-            }
+        let envelope = envelope_of(&event.subject, event.headers.as_ref(), &event.payload);
+        let Ok(job) = envelope.and_then(|envelope| envelope.open::<Job>(self.bus.trust())) else {
+            return;
+        };
+        let job = job.into_inner();
+        let cost_ms = usage::closed_cpu_ms(&job);
+        if let Some(pool) = self.pools.get(&job.pool)
+            && pool.try_send(Told::Ends(tenant, job.id, cost_ms)).is_err()
+        {
+            debug!("a dispatcher is busy; its sweep will find the work");
         }
     }
 
     fn tell(&mut self, pool: PoolId, told: Told, shutdown: &Shutdown) {
         let entry = self.pools.entry(pool.clone()).or_insert_with(|| {
             let (send, receive) = mpsc::channel(INBOX_MAX);
-            let pool = Pool::new(self.bus.clone(), pool, self.tenants.clone());
+            let known = (self.tenants.clone(), Arc::clone(&self.reread));
+            let pool = Pool::new(self.bus.clone(), pool, known, Arc::clone(&self.standings));
             self.tasks.spawn(pool.run(receive, shutdown.clone()));
             send
         });
@@ -168,218 +315,49 @@ impl Dispatcher {
     }
 }
 
+/// An entry of bucket `tenants`: a record, or the slug of an account.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Listed {
+    Tenant(Box<TenantRecord>),
+    Other(serde::de::IgnoredAny),
+}
+
 /// Reads the list of tenants again and again, until nobody wants it.
-async fn list_tenants(bus: Bus, list: watch::Sender<Vec<TenantId>>) {
+async fn list_tenants(bus: Bus, list: watch::Sender<Arc<Vec<Row>>>, reread: Arc<Notify>) {
+    let mut means = HashMap::new();
     loop {
-        match bus.bucket("tenants").scan::<serde::de::IgnoredAny>("").await {
+        match bus.bucket("tenants").scan::<Listed>("").await {
             Ok(entries) => {
-                list.send_replace(entries.iter().filter_map(|e| e.key.parse().ok()).collect());
+                let mut rows = Vec::new();
+                for entry in entries {
+                    let Listed::Tenant(record) = entry.value else { continue };
+                    if !means.contains_key(&record.id) {
+                        means.insert(record.id.clone(), mean_ms(&bus, &record.id).await);
+                    }
+                    let weight = if record.state.is_active() { record.quotas.weight } else { 0 };
+                    let mean_ms = means.get(&record.id).copied().flatten();
+                    rows.push(Row { id: record.id, weight, pools: record.pools, mean_ms });
+                }
+                list.send_replace(Arc::new(rows));
             }
             Err(error) => warn!(%error, "tenants not listed"),
         }
+        sleep(Duration::from_millis(TENANTS_MS_MIN)).await;
         tokio::select! {
             () = list.closed() => return,
+            () = reread.notified() => {}
             () = sleep(Duration::from_secs(TENANTS_SECS)) => {}
         }
     }
 }
 
-/// A tenant that was asked and has not answered in full.
-struct Pull {
-    turn: u64,
-    tenant: TenantId,
-    asked: Instant,
-    /// Jobs that may still come.
-    left: usize,
-    is_cold: bool,
-    /// It brought work, or was stirred since.
-    again: bool,
-}
-
-/// The dispatcher of one pool.
-struct Pool {
-    bus: Bus,
-    pool: PoolId,
-    waiting: VecDeque<(oneshot::Sender<Task>, Instant)>,
-    hot: VecDeque<TenantId>,
-    cold: VecDeque<TenantId>,
-    out: Vec<Pull>,
-    turn: u64,
-    tenants: watch::Receiver<Vec<TenantId>>,
-}
-
-impl Pool {
-    fn new(bus: Bus, pool: PoolId, tenants: watch::Receiver<Vec<TenantId>>) -> Self {
-        let (waiting, hot, cold) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { bus, pool, waiting, hot, cold, out: Vec::new(), turn: 0, tenants }
-    }
-
-    async fn run(mut self, mut told: mpsc::Receiver<Told>, shutdown: Shutdown) {
-        // One inbox for all pulls: messages keep their own subject, so a token tells them apart.
-        let inbox = self.bus.client().new_inbox();
-        let mut replies = match self.bus.client().subscribe(format!("{inbox}.*")).await {
-            Ok(replies) => replies,
-            Err(error) => {
-                warn!(%error, pool = %self.pool, "dispatcher has no inbox");
-                return;
-            }
-        };
-        let mut sweep = interval(Duration::from_millis(SWEEP_MS));
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.forget_the_gone();
-            while let Some((tenant, share, is_cold)) = self.next_turn() {
-                self.ask(tenant, share, is_cold, &inbox).await;
-            }
-            let is_silent = self.hot.is_empty() && self.cold.is_empty();
-            let is_owed = !self.waiting.is_empty() && !is_silent;
-            tokio::select! {
-                told = told.recv() => match told {
-                    Some(told) => self.note(told),
-                    None => return,
-                },
-                reply = replies.next() => match reply {
-                    Some(reply) => self.hear(reply).await,
-                    None => return,
-                },
-                _ = sweep.tick() => self.sweep(),
-                // When the list is first read, work may wait that was published before our start.
-                Ok(()) = self.tenants.changed() => self.sweep(),
-                () = sleep(Duration::from_millis(QUIET_MS)), if is_owed => {}
-                () = shutdown.begun() => return,
-            }
-        }
-    }
-
-    /// Workers that have gone, and pulls whose last answer was lost.
-    fn forget_the_gone(&mut self) {
-        let now = Instant::now();
-        self.waiting.retain(|(give, until)| !give.is_closed() && *until > now);
-        while let Some(index) = self.out.iter().position(|pull| pull.has_been(PULL_MS * 4, now)) {
-            let pull = self.out.swap_remove(index);
-            self.ended(pull);
-        }
-    }
-
-    /// Whom to ask now, for how many jobs, and whether it is cold.
-    fn next_turn(&mut self) -> Option<(TenantId, usize, bool)> {
-        let now = Instant::now();
-        let owed = self.out.iter().filter(|pull| !pull.is_cold && !pull.has_been(QUIET_MS, now));
-        let free = self.waiting.len().saturating_sub(owed.map(|pull| pull.left).sum());
-        if free > 0
-            && let Some(tenant) = self.hot.pop_front()
-        {
-            let share = free.div_ceil(self.hot.len() + 1).clamp(1, TURN_MAX);
-            return Some((tenant, share, false));
-        }
-        let cold = self.out.iter().filter(|pull| pull.is_cold).count();
-        if self.waiting.is_empty() || cold >= COLD_MAX {
-            return None;
-        }
-        self.cold.pop_front().map(|tenant| (tenant, 1, true))
-    }
-
-    fn note(&mut self, told: Told) {
-        match told {
-            Told::Waits(give, until) => self.waiting.push_back((give, until)),
-            Told::Stirs(tenant) => self.stir(tenant),
-        }
-    }
-
-    fn stir(&mut self, tenant: TenantId) {
-        if let Some(pull) = self.out.iter_mut().find(|pull| pull.tenant == tenant) {
-            pull.again = true;
-        } else if !self.hot.contains(&tenant) {
-            self.cold.retain(|other| *other != tenant);
-            self.hot.push_back(tenant);
-        }
-    }
-
-    /// Every tenant that is not to be asked anyway is to be asked once.
-    fn sweep(&mut self) {
-        let tenants = self.tenants.borrow().clone();
-        let known = |tenant: &TenantId| {
-            self.hot.contains(tenant) || self.out.iter().any(|pull| pull.tenant == *tenant)
-        };
-        self.cold = tenants.into_iter().filter(|tenant| !known(tenant)).collect();
-    }
-
-    /// Asks one tenant's consumer.
-    async fn ask(&mut self, tenant: TenantId, share: usize, is_cold: bool, inbox: &str) {
-        self.turn += 1;
-        let stream = StreamId::Jobs.as_str();
-        let consumer = routes::work_consumer(&self.pool, &tenant, Priority::Normal);
-        let ask = json!({
-            "batch": share, "no_wait": true, "expires": PULL_MS * 1_000_000,
-        });
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let reply = format!("{inbox}.{}", self.turn);
-        let sent =
-            self.bus.client().publish_with_reply(subject, reply, ask.to_string().into()).await;
-        if let Err(error) = sent {
-            warn!(%error, "pull not sent");
-            return;
-        }
-        let (turn, asked) = (self.turn, Instant::now());
-        self.out.push(Pull { turn, tenant, asked, left: share, is_cold, again: false });
-    }
-
-    /// A status ends the pull whose token its subject ends with; anything else is a job.
-    async fn hear(&mut self, message: Message) {
-        if message.status.is_none() {
-            self.give(message).await;
-            return;
-        }
-        let turn = message.subject.rsplit('.').next().and_then(|word| word.parse().ok());
-        if let Some(index) = self.out.iter().position(|pull| Some(pull.turn) == turn) {
-            let pull = self.out.swap_remove(index);
-            self.ended(pull);
-        }
-    }
-
-    fn ended(&mut self, pull: Pull) {
-        if pull.again && !self.hot.contains(&pull.tenant) {
-            self.hot.push_back(pull.tenant);
-        }
-    }
-
-    /// Hands a job to who waits, or back to the broker.
-    async fn give(&mut self, message: Message) {
-        let named = message.subject.parse::<Subject>().ok();
-        let named = named.and_then(|subject| Some((subject.tenant()?, subject.job_id()?)));
-        let Some((tenant, job)) = named else {
-            settle(&self.bus, message.reply.as_deref(), Settle::Never).await;
-            return;
-        };
-        if let Some(index) = self.out.iter().position(|pull| pull.tenant == tenant)
-            && let Some(pull) = self.out.get_mut(index)
-        {
-            (pull.left, pull.again) = (pull.left.saturating_sub(1), true);
-            if pull.left == 0 {
-                let pull = self.out.swap_remove(index);
-                self.ended(pull);
-            }
-        }
-        let mut task = Task { tenant, job, message };
-        while let Some((give, _)) = self.waiting.pop_front() {
-            match give.send(task) {
-                Ok(()) => return,
-                Err(back) => task = back,
-            }
-        }
-        settle(&self.bus, task.message.reply.as_deref(), Settle::GiveBack).await;
-        // It has lost its turn to whoever was quicker.
-        self.hot.retain(|other| *other != task.tenant);
-        if self.out.iter().all(|pull| pull.tenant != task.tenant) {
-            self.hot.push_front(task.tenant);
-        }
-    }
-}
-
-impl Pull {
-    fn has_been(&self, ms: u64, now: Instant) -> bool {
-        now.saturating_duration_since(self.asked) >= Duration::from_millis(ms)
-    }
+/// What a tenant's attempts cost this month on the average, in milliseconds: where a replica that
+/// starts begins to guess.
+async fn mean_ms(bus: &Bus, tenant: &TenantId) -> Option<u64> {
+    let key = UsageRecord::key(tenant, clock::now());
+    let record = bus.bucket("usage").get::<UsageRecord>(&key).await.ok()??.value;
+    record.cpu_ms.checked_div(record.attempts)
 }
 
 /// How a delivery of the broker ends.

@@ -110,7 +110,12 @@ impl Rig {
 
     pub(crate) async fn tenant(&self, tenant: &str, concurrency: u32) {
         let pools = ["cpu", "gpu"].map(|pool| pool.parse().unwrap()).to_vec();
-        let spec = TenantSpec { concurrency, ..TenantSpec::new(tenant.parse().unwrap(), pools) };
+        let raw_arguments = true;
+        let spec = TenantSpec {
+            concurrency,
+            raw_arguments,
+            ..TenantSpec::new(tenant.parse().unwrap(), pools)
+        };
         self.admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
     }
 
@@ -278,7 +283,8 @@ impl Rig {
     }
 
     async fn work(&self, tenant: &str, pool: &str) -> jetstream::consumer::PullConsumer {
-        let name = work_consumer(&pool.parse().unwrap(), &tenant.parse().unwrap(), Priority::Normal);
+        let name =
+            work_consumer(&pool.parse().unwrap(), &tenant.parse().unwrap(), Priority::Normal);
         let context = jetstream::new(self.root.clone());
         context.get_consumer_from_stream(name, "JOBS").await.unwrap()
     }
@@ -312,6 +318,7 @@ async fn store(dir: &TempDir) -> Store {
         listen: "127.0.0.1:0".parse().unwrap(),
         listen_file: None,
         data_dir: dir.path().join("store"),
+        tls: None,
         buckets: vec![BUCKET.to_owned()],
         region: "us-east-1".to_owned(),
         access_keys: vec![AccessKeyConfig { id: "signer".into(), secret_file, allow: vec![grant] }],

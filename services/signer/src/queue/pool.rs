@@ -1,0 +1,406 @@
+//! The dispatcher of one pool.
+//!
+//! A tenant is worth asking (`hot`) in a class when one of its events was heard or its last answer
+//! brought work; every other one (`cold`) is asked once a second. Nobody waits for an answer: a
+//! tenant without work, or at its cap, is silent until its pull expires, and costs the others
+//! nothing. Which hot tenant is asked the shares say; of its classes always the first hot one, so
+//! `low` waits for as long as there is anything else. Work for a worker that has gone is given back
+//! at once.
+
+use super::{Ask, Row, Rows, Settle, Task, Told, settle, standing::Standings};
+use crate::shares::Shares;
+use async_nats::{Message, StatusCode};
+use futures::StreamExt as _;
+use hotcell_schemas::{
+    JobId, PoolId, Subject, TenantId,
+    routes::{self, StreamId},
+    tenancy::Priority,
+};
+use hotcell_stage::{Bus, Shutdown, clock};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::warn;
+
+/// Jobs taken from one tenant in one turn at most.
+const TURN_MAX: usize = 16;
+
+/// A pull is answered by nothing after this long, in milliseconds. A tenant at its cap answers only
+/// then.
+const PULL_MS: u64 = 50;
+
+/// A pull that brings work does so within this long, in milliseconds; one that is silent for longer
+/// no longer keeps its worker from other tenants.
+const QUIET_MS: u64 = 3;
+
+/// Cold tenants asked at once: with [`PULL_MS`] 320 each second.
+const COLD_MAX: usize = 16;
+
+/// Every tenant is asked this often while workers wait, in milliseconds: lapsed leases come back
+/// without an event that could be heard.
+const SWEEP_MS: u64 = 1000;
+
+/// One flag for each class.
+type Classes = [bool; Priority::ALL.len()];
+
+/// A tenant that was asked and has not answered in full.
+struct Pull {
+    turn: u64,
+    class: Priority,
+    asked: Instant,
+    /// Jobs that may still come.
+    left: usize,
+    is_cold: bool,
+    /// It brought work, or was stirred since, by class.
+    again: Classes,
+}
+
+/// What is known of one tenant's work here.
+#[derive(Default)]
+struct Lane {
+    /// Worth asking.
+    hot: Classes,
+    /// Had work when it last said, so that the end of an attempt makes it worth asking.
+    used: Classes,
+    pull: Option<Pull>,
+    /// Not to be asked before.
+    held: Option<Instant>,
+}
+
+pub(super) struct Pool {
+    bus: Bus,
+    pool: PoolId,
+    waiting: VecDeque<(oneshot::Sender<Task>, Instant)>,
+    lanes: BTreeMap<TenantId, Lane>,
+    cold: VecDeque<(TenantId, Priority)>,
+    shares: Shares,
+    turn: u64,
+    /// Whose turn is whose, of the pulls that are out.
+    turns: HashMap<u64, TenantId>,
+    tenants: Rows,
+    reread: Arc<Notify>,
+    standings: Arc<Standings>,
+}
+
+fn first(classes: &Classes) -> Option<Priority> {
+    Priority::ALL.into_iter().zip(classes).find(|(_, flag)| **flag).map(|(class, _)| class)
+}
+
+fn flag(classes: &mut Classes, class: Priority) -> &mut bool {
+    let [high, normal, low] = classes;
+    match class {
+        Priority::High => high,
+        Priority::Normal => normal,
+        Priority::Low => low,
+    }
+}
+
+impl Lane {
+    fn is_idle(&self) -> bool {
+        self.pull.is_none() && self.held.is_none() && self.hot == Classes::default()
+    }
+
+    fn may_be_asked(&self) -> bool {
+        self.pull.is_none() && self.held.is_none() && first(&self.hot).is_some()
+    }
+
+    fn stir(&mut self, class: Priority) {
+        *flag(&mut self.used, class) = true;
+        *flag(self.pull.as_mut().map_or(&mut self.hot, |pull| &mut pull.again), class) = true;
+    }
+}
+
+impl Pull {
+    fn has_been(&self, ms: u64, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) >= Duration::from_millis(ms)
+    }
+}
+
+impl Pool {
+    pub(super) fn new(
+        bus: Bus,
+        pool: PoolId,
+        (tenants, reread): (Rows, Arc<Notify>),
+        standings: Arc<Standings>,
+    ) -> Self {
+        Self {
+            bus,
+            pool,
+            waiting: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            cold: VecDeque::new(),
+            shares: Shares::default(),
+            turn: 0,
+            turns: HashMap::new(),
+            tenants,
+            reread,
+            standings,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>, shutdown: Shutdown) {
+        // One inbox for all pulls: messages keep their own subject, so a token tells them apart.
+        let inbox = self.bus.client().new_inbox();
+        let mut replies = match self.bus.client().subscribe(format!("{inbox}.*")).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                warn!(%error, pool = %self.pool, "dispatcher has no inbox");
+                return;
+            }
+        };
+        let mut sweep = interval(Duration::from_millis(SWEEP_MS));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.learn();
+        loop {
+            self.forget_the_gone();
+            while let Some((tenant, class, share, is_cold)) = self.next_turn() {
+                self.ask(tenant, class, share, is_cold, &inbox).await;
+            }
+            let is_owed = !self.waiting.is_empty() && !self.is_silent();
+            tokio::select! {
+                told = told.recv() => match told {
+                    Some(told) => self.note(told),
+                    None => return,
+                },
+                reply = replies.next() => match reply {
+                    Some(reply) => self.hear(reply).await,
+                    None => return,
+                },
+                _ = sweep.tick() => self.sweep(),
+                // When the list is first read, work may wait that was published before our start.
+                Ok(()) = self.tenants.changed() => {
+                    self.learn();
+                    self.sweep();
+                }
+                () = sleep(Duration::from_millis(QUIET_MS)), if is_owed => {}
+                () = shutdown.begun() => return,
+            }
+        }
+    }
+
+    /// Whether nobody with a share is left to ask, now or when a hold ends.
+    fn is_silent(&self) -> bool {
+        let hot = |(tenant, lane): (&TenantId, &Lane)| {
+            first(&lane.hot).is_some() && self.shares.weight(tenant) > 0
+        };
+        self.cold.is_empty() && !self.lanes.iter().any(hot)
+    }
+
+    /// Takes the list of tenants over.
+    fn learn(&mut self) {
+        let rows = self.tenants.borrow_and_update().clone();
+        let mine = |row: &&Row| row.pools.contains(&self.pool);
+        let known: HashMap<&TenantId, &Row> =
+            rows.iter().filter(mine).map(|row| (&row.id, row)).collect();
+        for (tenant, row) in &known {
+            self.shares.enter(tenant, row.weight, row.mean_ms);
+        }
+        self.shares.keep(|tenant| known.contains_key(tenant));
+        self.lanes.retain(|tenant, lane| known.contains_key(tenant) || lane.pull.is_some());
+    }
+
+    /// Workers that have gone, holds that are over, and pulls whose last answer was lost.
+    fn forget_the_gone(&mut self) {
+        let now = Instant::now();
+        self.waiting.retain(|(give, until)| !give.is_closed() && *until > now);
+        let mut lost = Vec::new();
+        for (tenant, lane) in &mut self.lanes {
+            lane.held = lane.held.filter(|until| *until > now);
+            if lane.pull.as_ref().is_some_and(|pull| pull.has_been(PULL_MS * 4, now)) {
+                lost.push(tenant.clone());
+            }
+        }
+        for tenant in lost {
+            self.ended(&tenant, false);
+        }
+    }
+
+    /// Whom to ask now, in which class, for how many jobs, and whether it is cold.
+    fn next_turn(&mut self) -> Option<(TenantId, Priority, usize, bool)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let out = self.lanes.values().filter_map(|lane| lane.pull.as_ref());
+        let (mut owed, mut cold) = (0, 0);
+        for pull in out {
+            if pull.is_cold {
+                cold += 1;
+            } else if !pull.has_been(QUIET_MS, now) {
+                owed += pull.left;
+            }
+        }
+        let free = self.waiting.len().saturating_sub(owed);
+        if free > 0 {
+            let askable = self.lanes.iter().filter(|(_, lane)| lane.may_be_asked());
+            if let Some((tenant, turns)) = self.shares.next(askable.map(|(tenant, _)| tenant), free)
+            {
+                let tenant = tenant.clone();
+                let class = first(&self.lanes.get(&tenant)?.hot)?;
+                return Some((tenant, class, turns.clamp(1, TURN_MAX), false));
+            }
+        }
+        if cold >= COLD_MAX {
+            return None;
+        }
+        self.cold.pop_front().map(|(tenant, class)| (tenant, class, 1, true))
+    }
+
+    fn note(&mut self, told: Told) {
+        match told {
+            Told::Asked(Ask::Work(give, until)) => self.waiting.push_back((give, until)),
+            Told::Asked(Ask::Back(tenant, job, ms)) => {
+                self.shares.ended(&tenant, &job, None);
+                let lane = self.lanes.entry(tenant).or_default();
+                lane.held = (ms > 0).then(|| Instant::now() + Duration::from_millis(ms));
+            }
+            Told::Stirs(tenant, class) => {
+                let weight = self.shares.weight(&tenant);
+                if weight == 0 {
+                    // Not served, or made a moment ago: the list says.
+                    self.reread.notify_one();
+                }
+                self.standings.busy(&tenant, weight);
+                self.cold.retain(|(other, _)| *other != tenant);
+                self.lanes.entry(tenant).or_default().stir(class);
+            }
+            Told::Ends(tenant, job, cost_ms) => {
+                self.shares.ended(&tenant, &job, cost_ms);
+                let lane = self.lanes.entry(tenant).or_default();
+                lane.held = None;
+                let used = lane.used;
+                for class in Priority::ALL.into_iter().zip(used).filter(|(_, used)| *used) {
+                    lane.stir(class.0);
+                }
+            }
+        }
+    }
+
+    /// Every tenant that is not to be asked anyway is to be asked once, in every class.
+    fn sweep(&mut self) {
+        let rows = self.tenants.borrow().clone();
+        let mine = |row: &&Row| row.weight > 0 && row.pools.contains(&self.pool);
+        let idle = |row: &&Row| self.lanes.get(&row.id).is_none_or(Lane::is_idle);
+        let rows = rows.iter().filter(mine).filter(idle);
+        self.cold = rows.map(|row| (row.id.clone(), Priority::ALL[0])).collect();
+    }
+
+    /// Asks one tenant's consumer.
+    async fn ask(
+        &mut self,
+        tenant: TenantId,
+        class: Priority,
+        share: usize,
+        is_cold: bool,
+        inbox: &str,
+    ) {
+        self.turn += 1;
+        let stream = StreamId::Jobs.as_str();
+        let consumer = routes::work_consumer(&self.pool, &tenant, class);
+        let ask = json!({
+            "batch": share, "no_wait": true, "expires": PULL_MS * 1_000_000,
+        });
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        let reply = format!("{inbox}.{}", self.turn);
+        let sent =
+            self.bus.client().publish_with_reply(subject, reply, ask.to_string().into()).await;
+        if let Err(error) = sent {
+            warn!(%error, "pull not sent");
+            return;
+        }
+        let (turn, asked) = (self.turn, Instant::now());
+        let lane = self.lanes.entry(tenant.clone()).or_default();
+        // The other classes stay as worth asking as they were.
+        let mut again = std::mem::take(&mut lane.hot);
+        *flag(&mut again, class) = false;
+        lane.pull = Some(Pull { turn, class, asked, left: share, is_cold, again });
+        self.turns.insert(turn, tenant);
+    }
+
+    /// A status ends the pull whose token its subject ends with; anything else is a job.
+    async fn hear(&mut self, message: Message) {
+        let Some(status) = message.status else {
+            self.give(message).await;
+            return;
+        };
+        let turn = message.subject.rsplit('.').next().and_then(|word| word.parse::<u64>().ok());
+        let Some((turn, tenant)) = turn.and_then(|turn| Some((turn, self.turns.get(&turn)?)))
+        else {
+            return;
+        };
+        let tenant = tenant.clone();
+        let is_last = self.lanes.get(&tenant).and_then(|lane| lane.pull.as_ref());
+        if is_last.is_some_and(|pull| pull.turn == turn) {
+            self.ended(&tenant, status == StatusCode::NOT_FOUND);
+        }
+    }
+
+    /// The tenant's pull is over; `is_empty` when the broker said that nothing waits.
+    fn ended(&mut self, tenant: &TenantId, is_empty: bool) {
+        let Some(lane) = self.lanes.get_mut(tenant) else { return };
+        let Some(mut pull) = lane.pull.take() else { return };
+        self.turns.remove(&pull.turn);
+        lane.hot = pull.again;
+        if is_empty && !*flag(&mut pull.again, pull.class) {
+            *flag(&mut lane.used, pull.class) = false;
+        }
+        let next = Priority::ALL.into_iter().find(|class| *class > pull.class);
+        if let Some(next) = next.filter(|_| pull.is_cold && lane.is_idle()) {
+            self.cold.push_front((tenant.clone(), next));
+        }
+    }
+
+    /// Hands a job to who waits, or back to the broker.
+    async fn give(&mut self, message: Message) {
+        let named = message.subject.parse::<Subject>().ok();
+        let named = named.and_then(|name| Some((name.tenant()?, name.job_id()?, name.class())));
+        let Some((tenant, job, class)) = named else {
+            settle(&self.bus, message.reply.as_deref(), Settle::Never).await;
+            return;
+        };
+        let lane = self.lanes.entry(tenant.clone()).or_default();
+        *flag(&mut lane.used, class) = true;
+        if let Some(pull) = &mut lane.pull {
+            pull.left = pull.left.saturating_sub(1);
+            *flag(&mut pull.again, class) = true;
+            if pull.left == 0 {
+                self.ended(&tenant, false);
+            }
+        }
+        let waited_ms = first_wait_ms(message.reply.as_deref());
+        let mut task = Task { tenant, job, message };
+        while let Some((give, _)) = self.waiting.pop_front() {
+            let (tenant, job): (TenantId, JobId) = (task.tenant.clone(), task.job.clone());
+            match give.send(task) {
+                Ok(()) => {
+                    self.shares.given(&tenant, &job, clock::now());
+                    self.standings.busy(&tenant, self.shares.weight(&tenant));
+                    if let Some(ms) = waited_ms {
+                        self.standings.waited(&tenant, ms);
+                    }
+                    return;
+                }
+                Err(back) => task = back,
+            }
+        }
+        // It has lost its turn to whoever was quicker.
+        settle(&self.bus, task.message.reply.as_deref(), Settle::GiveBack).await;
+        self.lanes.entry(task.tenant).or_default().stir(class);
+    }
+}
+
+/// How long a job that is delivered for the first time has waited, in milliseconds, by the broker's
+/// own subject: `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<seq>.<time in ns>.<pending>`.
+fn first_wait_ms(ack: Option<&str>) -> Option<u64> {
+    let words: Vec<&str> = ack?.split('.').collect();
+    let ["$JS", "ACK", _, _, "1", _, _, stored, ..] = words.as_slice() else { return None };
+    let stored_ms = stored.parse::<u64>().ok()? / 1_000_000;
+    Some(clock::now().0.saturating_sub(stored_ms))
+}
