@@ -287,8 +287,8 @@ fn layered(operator: Option<&str>) -> Result<Vec<Policy>, Faults> {
         for policy in &theirs {
             if guard.iter().any(|held| held.id() == policy.id()) {
                 let rule = "no policy replaces this one".to_owned();
-                let policy = Some(policy.id().to_string());
-                return Err(Faults(vec![set::Fault { line: 1, policy, rule }]));
+                let (line, policy) = (set::line_of_id(text, policy), policy.id().to_string());
+                return Err(Faults(vec![set::Fault { line, policy: Some(policy), rule }]));
             }
             rest.retain(|held| held.id() != policy.id());
         }

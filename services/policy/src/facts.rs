@@ -8,7 +8,11 @@ use crate::question::{Facts, OutputFacts};
 use hotcell_schemas::{
     Plan,
     limits::DURATION_SECS_MAX,
-    plan::{OutputPlan, Sniffed, Tree, filter::VideoFilter, value::FrameRate},
+    plan::{
+        OutputPlan, Sniffed, Tree,
+        filter::{Side, VideoFilter},
+        value::FrameRate,
+    },
     request::{AudioCodec, Format, VideoCodec},
 };
 
@@ -75,35 +79,39 @@ fn height(tree: &Tree, sniffed: Option<&Sniffed>) -> i64 {
         return 0;
     }
     let input = sniffed.and_then(|sniffed| Some((sniffed.width?, sniffed.height?)));
-    match (tree.sizes(input).output, sniffed) {
-        (Some((_, height)), _) => i64::from(height),
-        (None, None) => 0,
-        (None, Some(_)) => HEIGHT_MAX,
+    let known = tree.sizes(input).output.map(|(_, height)| i64::from(height));
+    let unknown = if sniffed.is_some() { HEIGHT_MAX } else { 0 };
+    known.or_else(|| named_height(tree)).unwrap_or(unknown)
+}
+
+/// The height that the filters name, whatever the input's is.
+fn named_height(tree: &Tree) -> Option<i64> {
+    let mut height = None;
+    for filter in tree.video.iter().flat_map(|video| &video.filters) {
+        if let VideoFilter::Scale { height: side, .. } = filter {
+            height = if let Side::Pixels(pixels) = side { Some(pixels.get()) } else { None };
+        } else if let VideoFilter::Crop { height: side, .. }
+        | VideoFilter::Pad { height: side, .. } = filter
+        {
+            height = Some(side.get());
+        } else if let VideoFilter::Transpose { .. } = filter {
+            height = None;
+        }
     }
+    height.map(i64::from)
 }
 
 fn fps(tree: &Tree) -> i64 {
-    let filters = tree.video.iter().flat_map(|video| &video.filters);
-    let mut rates = filters.filter_map(|filter| match filter {
-        VideoFilter::Fps { rate } => Some(match rate {
-            // Television's rates are rounded up: 30000/1001 is 30.
-            FrameRate::Whole(rate) | FrameRate::Ntsc(rate) => i64::from(rate.get()),
-        }),
-        VideoFilter::Scale { .. }
-        | VideoFilter::Crop { .. }
-        | VideoFilter::Pad { .. }
-        | VideoFilter::Transpose { .. }
-        | VideoFilter::Hflip {}
-        | VideoFilter::Vflip {}
-        | VideoFilter::SetSar { .. }
-        | VideoFilter::SetDar { .. }
-        | VideoFilter::Format { .. }
-        | VideoFilter::Yadif { .. }
-        | VideoFilter::Fade { .. }
-        | VideoFilter::Denoise { .. }
-        | VideoFilter::Sharpen { .. } => None,
+    let mut filters = tree.video.iter().flat_map(|video| &video.filters).rev();
+    // Television's rates are rounded up: 30000/1001 is 30.
+    let last = filters.find_map(|filter| {
+        let VideoFilter::Fps { rate: FrameRate::Whole(rate) | FrameRate::Ntsc(rate) } = filter
+        else {
+            return None;
+        };
+        Some(rate)
     });
-    rates.next_back().unwrap_or(0)
+    last.map_or(0, |rate| i64::from(rate.get()))
 }
 
 /// Seconds, rounded up.

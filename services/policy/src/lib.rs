@@ -6,14 +6,17 @@
 
 pub mod engine;
 mod facts;
+pub mod put;
 pub mod question;
 pub mod recheck;
 mod request;
+mod scan;
 pub mod set;
 pub mod store;
 
 pub use engine::{Engine, Rule};
 pub use facts::STORE;
+pub use put::{Put, PutError, check};
 pub use question::{Decision, Facts, OutputFacts, Question, StepUp, Verdict, Who};
 pub use set::{Fault, Faults, Origin, SCHEMA_TEXT};
 pub use store::{PolicyError, PolicyStore};

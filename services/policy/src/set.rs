@@ -5,9 +5,11 @@
 //! doubled or ill-formed, annotations that nobody reads, forbids that say neither what they allow
 //! nor what they are about, and a step-up that no header could carry.
 
-use crate::POLICIES_MAX;
+pub use crate::scan::TOKENS_MAX;
+use crate::{POLICIES_MAX, scan};
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, ffi::DetailedError,
+    Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator,
+    ffi::DetailedError,
 };
 use hotcell_schemas::TenantId;
 use std::{
@@ -21,9 +23,6 @@ pub const SCHEMA_TEXT: &str = include_str!("../policies/schema.cedarschema");
 
 /// Text of one set, in bytes: it travels in one HTTP body and one record with room to spare.
 pub const TEXT_BYTES_MAX: usize = 49_152;
-
-/// Brackets and negations within each other: deeper nests only test the parser.
-const DEPTH_MAX: usize = 32;
 
 /// Faults that are reported at once.
 const FAULTS_MAX: usize = 20;
@@ -106,9 +105,10 @@ pub(crate) fn parse(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
     if text.len() > TEXT_BYTES_MAX {
         return whole(1, &format!("the text must be at most {TEXT_BYTES_MAX} bytes"));
     }
-    if let Some(line) = too_deep(text) {
-        return whole(line, &format!("nested deeper than {DEPTH_MAX}"));
-    }
+    let lines = match scan::starts(text) {
+        Ok(lines) => lines,
+        Err((line, rule)) => return whole(line, &rule.to_string()),
+    };
     let set: PolicySet = match text.parse() {
         Ok(set) => set,
         Err(errors) => return Err(faults_of_parser(text, &errors)),
@@ -125,7 +125,6 @@ pub(crate) fn parse(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
         policy.id().to_string().trim_start_matches("policy").parse::<usize>().unwrap_or(usize::MAX)
     });
     let mut lint = Lint { text, origin, seen: BTreeSet::new(), faults: Vec::new() };
-    let lines = starts(text, &policies);
     let named: Vec<Policy> = policies
         .iter()
         .zip(&lines)
@@ -136,57 +135,14 @@ pub(crate) fn parse(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
     if lint.faults.is_empty() { Ok(Parsed(named)) } else { Err(Faults(lint.faults)) }
 }
 
-/// The line on which each policy begins. Policies are found in order by their own text.
-fn starts(text: &str, policies: &[Policy]) -> Vec<usize> {
-    let mut from = 0;
-    let mut find = |policy: &Policy| {
-        let id = policy.annotation("id").unwrap_or_default();
-        let rest = text.get(from..).unwrap_or_default();
-        let at = rest.find(&format!("@id(\"{id}\")")).map_or(from, |at| from + at);
-        from = at.saturating_add(1).min(text.len());
-        line_of(text, at)
-    };
-    policies.iter().map(&mut find).collect()
+/// The line of a policy's `@id`.
+pub(crate) fn line_of_id(text: &str, policy: &Policy) -> usize {
+    let id = policy.annotation("id").unwrap_or_default();
+    line_of(text, text.find(&format!("@id(\"{id}\")")).unwrap_or(0))
 }
 
 fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-/// The line where brackets or negations nest too deep, strings and comments left out.
-fn too_deep(text: &str) -> Option<usize> {
-    let (mut depth, mut run, mut line) = (0_usize, 0_usize, 1);
-    let mut chars = text.chars().peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            '\n' => line += 1,
-            '"' => {
-                while let Some(inner) = chars.next() {
-                    match inner {
-                        '\\' => drop(chars.next()),
-                        '"' => break,
-                        '\n' => line += 1,
-                        _ => {}
-                    }
-                }
-            }
-            '/' if chars.peek() == Some(&'/') => {
-                while chars.next_if(|next| *next != '\n').is_some() {}
-            }
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        run = match char {
-            '!' | '-' | '.' => run + 1,
-            _ if char.is_whitespace() => run,
-            _ => 0,
-        };
-        if depth > DEPTH_MAX || run > DEPTH_MAX {
-            return Some(line);
-        }
-    }
-    None
 }
 
 fn faults_of_parser(text: &str, errors: &cedar_policy::ParseErrors) -> Faults {
@@ -295,9 +251,13 @@ impl Lint<'_> {
         for error in result.validation_errors() {
             keep(error.policy_id(), &DetailedError::from(error));
         }
-        // A policy that can never apply is a mistake: as a forbid it protects nothing.
+        // A policy that can never apply is a mistake: as a forbid it protects nothing. One that has
+        // errors is not told so as well.
         for warning in result.validation_warnings() {
-            keep(warning.policy_id(), &DetailedError::from(warning));
+            let known = |error: &ValidationError| error.policy_id() == warning.policy_id();
+            if !result.validation_errors().any(known) {
+                keep(warning.policy_id(), &DetailedError::from(warning));
+            }
         }
         found.sort_by(|a, b| (a.line, &a.rule).cmp(&(b.line, &b.rule)));
         found.dedup();
