@@ -167,7 +167,7 @@ pub struct Authority {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_time: Option<UnixMs>,
     /// Whence the request came, where the edge can tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "address")]
     pub network: Option<IpAddr>,
     /// The session: the token's `jti`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,6 +178,31 @@ pub struct Authority {
     /// The approval that the request used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<crate::ApprovalId>,
+}
+
+/// An address as text on every wire. Left to itself serde writes bytes in binary formats, which it
+/// then cannot read back inside a tagged enum such as [`crate::records::AuditAct`].
+mod address {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::net::IpAddr;
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<IpAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<IpAddr>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
 }
 
 /// The outcome of one decision.

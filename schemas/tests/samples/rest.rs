@@ -13,6 +13,7 @@ use hotcell_schemas::{
     listing::{JobPage, ListRequest},
     plan::Sniffed,
     poison::{PoisonRecord, Strike},
+    policy::PolicyRecord,
     records::{
         AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
         UploadRecord,
@@ -45,7 +46,7 @@ pub(crate) fn each(eye: &mut impl See) {
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
 
-fn acts() -> [Act; 8] {
+fn acts() -> [Act; 10] {
     let granted = AuditAct::Granted {
         to: Role::Encoder,
         worker: Some(worker()),
@@ -100,6 +101,8 @@ fn acts() -> [Act; 8] {
         ("admin", "audit.admin", None, admin),
         ("reaped", "audit.reaped", Some(tenant()), reaped),
         ("violation", "audit.violation", Some(tenant()), violation),
+        ("decision", "audit.decision", Some(tenant()), super::approval::decision()),
+        ("changed", "audit.change", Some(tenant()), super::approval::changed()),
     ]
 }
 
@@ -172,7 +175,9 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         at: T0,
     };
     let poison = PoisonRecord { sha256: digest("input"), tenant: None, strikes: vec![strike] };
+    eye.look("policy", &policy());
     eye.look("poison", &poison);
+    eye.look("approval", &super::approval::record());
     eye.look("poison.tenant", &PoisonRecord { tenant: Some(tenant()), ..poison.clone() });
     eye.look("listing", &JobPage { jobs: vec![job_id()] });
     let usage = UsageRecord {
@@ -212,6 +217,12 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     eye.look("delivery", &delivery);
 }
 
+fn policy() -> PolicyRecord {
+    let text = "@id(\"no-h265\") @allows(\"h264 and vp9\") forbid (principal, action, resource);";
+    let by = Some(Actor::ApiKey { id: key_id() });
+    PolicyRecord { version: 3, text: text.to_owned(), digest: digest(text), by, at: T0 }
+}
+
 fn webhook_request() -> WebhookRequest {
     WebhookRequest {
         url: "https://hooks.example/in".to_owned(),
@@ -239,6 +250,7 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("confirm", &ConfirmRequest { filename: upload_name(), file_size: 1_048_576 });
     eye.look("transcode.preset", &jobs::preset_request());
     eye.look("transcode.explicit", &jobs::explicit_request());
+    super::approval::http(eye);
     eye.look("get", &GetRequest { id: job_id() });
     let list = ListRequest {
         limit: Some(20),
