@@ -183,8 +183,8 @@ pub struct Authority {
 /// An address as text on every wire. Left to itself serde writes bytes in binary formats, which it
 /// then cannot read back inside a tagged enum such as [`crate::records::AuditAct`].
 mod address {
+    use super::IpAddr;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use std::net::IpAddr;
 
     #[expect(clippy::ref_option, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(
