@@ -20,7 +20,7 @@ use crate::{
     keys::{KeyError, KeyStore, Keyring, Missing, TenantKeys},
     login::{Login, LoginName},
     server_config::{self, BrokerTls, PathError, Preload, ServerIdentity, ServerOptions},
-    terms::{Life, Terms},
+    terms::Terms,
 };
 use hotcell_schemas::{
     PoolId, Role, TenantId, Trust, UnixMs, WorkerId,
@@ -244,36 +244,11 @@ impl Installation {
         self.issue(&Login::Tenant { tenant: tenant.clone(), user: user.clone() }, now)
     }
 
-    /// Makes a tenant's credential file with these terms, or puts them into the one that is there.
-    /// Offline; the tenant's keys must exist.
-    ///
-    /// # Errors
-    /// `Key`, `Creds`.
-    pub fn issue_program(
-        &self,
-        tenant: &TenantId,
-        user: &LoginName,
-        terms: &Terms,
-        now: UnixMs,
-    ) -> Result<PathBuf, InitError> {
-        let login = Login::Tenant { tenant: tenant.clone(), user: user.clone() };
-        self.issue_with(&login, Some(terms), now)
-    }
-
-    /// Signs `login` again for `life`, under the key that it has. Offline.
-    ///
-    /// # Errors
-    /// `Key`, `Creds`.
-    pub fn renew(&self, login: &Login, life: Life, now: UnixMs) -> Result<Creds, InitError> {
-        let path = self.creds_path(login);
-        self.with_scope(login, |scope, _| creds::renew(&path, scope, life, now))
-    }
-
     fn issue(&self, login: &Login, now: UnixMs) -> Result<PathBuf, InitError> {
         self.issue_with(login, None, now)
     }
 
-    fn issue_with(
+    pub(crate) fn issue_with(
         &self,
         login: &Login,
         terms: Option<&Terms>,
@@ -288,7 +263,7 @@ impl Installation {
     }
 
     /// Calls `act` with the scoped key that signs `login`, and its account.
-    fn with_scope<T>(
+    pub(crate) fn with_scope<T>(
         &self,
         login: &Login,
         act: impl FnOnce(&KeyPair, &KeyPair) -> Result<T, CredsError>,

@@ -9,7 +9,7 @@ use hotcell_schemas::{Role, TenantId};
 use nkeys::{KeyPair, KeyPairType};
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -81,6 +81,26 @@ impl KeyStore {
         files::private_file(&path, &seed).map_err(failed)?;
         Ok(key)
     }
+}
+
+/// The key in the folder `dir` whose public half is `public`: of an agent that has one scoped key.
+///
+/// # Errors
+/// `Missing` when no file holds it; `File`.
+pub fn scope_of(dir: &Path, public: &str) -> Result<KeyPair, KeyError> {
+    let failed = |source| KeyError::File { path: dir.to_path_buf(), source };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|extension| extension != "nk") {
+            continue;
+        }
+        let Some(seed) = files::read(&path).map_err(failed)? else { continue };
+        let key = KeyPair::from_seed(seed.trim());
+        if let Some(key) = key.ok().filter(|key| key.public_key() == public) {
+            return Ok(key);
+        }
+    }
+    Err(KeyError::Missing(dir.to_path_buf()))
 }
 
 /// The keys of an installation, apart from its tenants'.

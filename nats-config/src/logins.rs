@@ -3,12 +3,12 @@
 
 use crate::{
     claims::UserBody,
-    creds,
+    creds::{self, Creds},
     init::{InitError, Installation, tenant_account_name},
     jwt::Claims,
     keys::Missing,
-    login::Login,
-    terms::Life,
+    login::{Login, LoginName},
+    terms::{Life, Terms},
 };
 use hotcell_schemas::{PoolId, Role, TenantId, UnixMs};
 use nkeys::KeyPair;
@@ -33,6 +33,31 @@ pub struct FoundLogin {
 }
 
 impl Installation {
+    /// Makes a tenant's credential file with these terms, or puts them into the one that is there.
+    /// Offline; the tenant's keys must exist.
+    ///
+    /// # Errors
+    /// `Key`, `Creds`.
+    pub fn issue_program(
+        &self,
+        tenant: &TenantId,
+        user: &LoginName,
+        terms: &Terms,
+        now: UnixMs,
+    ) -> Result<PathBuf, InitError> {
+        let login = Login::Tenant { tenant: tenant.clone(), user: user.clone() };
+        self.issue_with(&login, Some(terms), now)
+    }
+
+    /// Signs `login` again for `life`, under the key that it has. Offline.
+    ///
+    /// # Errors
+    /// `Key`, `Creds`.
+    pub fn renew(&self, login: &Login, life: Life, now: UnixMs) -> Result<Creds, InitError> {
+        let path = self.creds_path(login);
+        self.with_scope(login, |scope, _| creds::renew(&path, scope, life, now))
+    }
+
     /// Every login that has a credential file here, in the order of their names.
     ///
     /// # Errors

@@ -41,6 +41,20 @@ pub struct TenantSpec {
 }
 
 impl TenantSpec {
+    /// What the tenant of `record` may use: to change a part of it.
+    #[must_use]
+    pub fn of(record: &TenantRecord) -> Self {
+        Self {
+            id: record.id.clone(),
+            pools: record.pools.clone(),
+            concurrency: record.concurrency,
+            retention_secs: record.retention_secs,
+            stored_bytes_max: record.stored_bytes_max,
+            raw_arguments: record.raw_arguments,
+            quotas: record.quotas.clone(),
+        }
+    }
+
     /// A tenant with the platform's limits.
     #[must_use]
     pub fn new(id: TenantId, pools: Vec<PoolId>) -> Self {
@@ -118,6 +132,32 @@ impl Admin {
         user: &LoginName,
         now: UnixMs,
     ) -> Result<AddedTenant, AdminError> {
+        let record = self.store_tenant(spec, now).await?;
+        let creds = self
+            .installation()
+            .issue_tenant(&spec.id, user, now)
+            .map_err(AdminError::Installation)?;
+        Ok(AddedTenant { record, creds })
+    }
+
+    /// Changes the limits of a tenant that is there.
+    ///
+    /// # Errors
+    /// `UnknownTenant`; else as [`Self::add_tenant`].
+    pub async fn set_tenant(
+        &self,
+        spec: &TenantSpec,
+        now: UnixMs,
+    ) -> Result<TenantRecord, AdminError> {
+        self.tenant(&spec.id).await?;
+        self.store_tenant(spec, now).await
+    }
+
+    async fn store_tenant(
+        &self,
+        spec: &TenantSpec,
+        now: UnixMs,
+    ) -> Result<TenantRecord, AdminError> {
         if spec.pools.is_empty() || spec.concurrency == 0 {
             return Err(AdminError::NoWork(spec.id.clone()));
         }
@@ -167,11 +207,7 @@ impl Admin {
             }
             self.put("tenants", spec.id.as_str(), stored.sequence, &record).await?;
         }
-        let creds = self
-            .installation()
-            .issue_tenant(&spec.id, user, now)
-            .map_err(AdminError::Installation)?;
-        Ok(AddedTenant { record, creds })
+        Ok(record)
     }
 
     /// Makes a worker's login. Its name and pools are ids, which hold no wildcard.

@@ -44,7 +44,8 @@ pub(crate) async fn run(data: &Path, command: &AccessCommand, as_json: bool) -> 
     let keys = admin.keys().await.or_fail("keys not listed")?;
     let now = clock::now();
     let logins = logins.iter().map(|found| of_login(found, &tenants, now));
-    let mut all: Vec<Access> = logins.chain(keys.iter().map(|k| of_key(k, &tenants, now))).collect();
+    let mut all: Vec<Access> =
+        logins.chain(keys.iter().map(|k| of_key(k, &tenants, now))).collect();
     all.sort();
     if as_json {
         print::json(&all);
@@ -103,11 +104,7 @@ fn of_login(
     Access { kind, tenant, name: claims.name.clone(), roles, changed_at, expires_at, notes }
 }
 
-fn of_key(
-    key: &KeyRecord,
-    tenants: &BTreeMap<&TenantId, &TenantRecord>,
-    now: UnixMs,
-) -> Access {
+fn of_key(key: &KeyRecord, tenants: &BTreeMap<&TenantId, &TenantRecord>, now: UnixMs) -> Access {
     let mut notes = Vec::new();
     if key.revoked_at.is_some() {
         notes.push("revoked");

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::{
-    audit, breach, client, doctor, fail::Fail, key, nats, poison, policy, replay, tenant, tls,
-    token, up,
+    access, audit, breach, client, creds_agent, doctor, fail::Fail, key, nats, poison, policy,
+    replay, tenant, tls, token, up, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -46,7 +46,18 @@ enum Command {
     Transcode(TranscodeArgs),
     /// Tenants.
     #[command(subcommand)]
-    Tenant(TenantCommand),
+    Tenant(tenant::args::TenantCommand),
+    /// What tenants may use.
+    #[command(subcommand)]
+    Plan(tenant::args::PlanCommand),
+    /// Workers' logins.
+    #[command(subcommand)]
+    Worker(tenant::args::WorkerCommand),
+    /// Who may get in.
+    #[command(subcommand)]
+    Access(tenant::args::AccessCommand),
+    /// Keep a login's credential file fresh.
+    CredsAgent(tenant::args::AgentArgs),
     /// API keys of a tenant.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -185,18 +196,6 @@ pub(crate) struct TranscodeArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum TenantCommand {
-    /// Add a tenant to the running installation: account, login, API key, consumers.
-    Add {
-        /// Its slug: a-z, 0-9 and '-'.
-        name: hotcell_schemas::TenantId,
-        /// Let its requests give FFmpeg's own arguments, those of docs/arguments.md.
-        #[arg(long)]
-        raw_arguments: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
     /// Show a job: state, timeline, attempts, outputs.
     Show {
@@ -314,9 +313,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Up(up) => Box::pin(up::run(&data, &up, json)).await,
         Command::Transcode(transcode) => client::transcode(&data, &transcode, json).await,
         Command::Job(JobCommand::Show { id }) => client::show(&data, &id, json).await,
-        Command::Tenant(TenantCommand::Add { name, raw_arguments }) => {
-            tenant::add(&data, &name, raw_arguments, json).await
-        }
+        Command::Tenant(command) => Box::pin(tenant::manage::run(&data, command, json)).await,
+        Command::Plan(command) => tenant::manage::plans(&command, json),
+        Command::Worker(command) => Box::pin(worker::run(&data, command, json)).await,
+        Command::Access(command) => Box::pin(access::run(&data, &command, json)).await,
+        Command::CredsAgent(args) => creds_agent::run(&args, json).await,
         Command::Audit(AuditCommand::Verify { log, job }) => {
             audit::verify(&data, log.as_deref(), job.as_ref(), json).await
         }

@@ -1,10 +1,12 @@
 //! `hotcell`: the operator's and the tenant's tool. See `hotcell --help`.
 
+mod access;
 mod api;
 mod args;
 mod audit;
 mod breach;
 mod client;
+mod creds_agent;
 mod doctor;
 mod fail;
 mod key;
@@ -15,9 +17,10 @@ mod policy;
 mod print;
 mod replay;
 mod tenant;
-mod token;
 mod tls;
+mod token;
 mod up;
+mod worker;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -1,12 +1,16 @@
 //! Tenants of a running installation.
 
+pub(crate) mod args;
+pub(crate) mod manage;
+
 use crate::{
     fail::{Context as _, Fail},
     layout::{Layout, keep_secret},
     print,
 };
+use args::AddArgs;
 use hotcell_intake::totp;
-use hotcell_nats_config::{Admin, Installation, LoginName, TenantSpec, key_id_of};
+use hotcell_nats_config::{Admin, Life, LoginName, TenantSpec, Terms, key_id_of};
 use hotcell_schemas::{KeyId, PoolId, TenantId, identity::RoleName, records::KeyRecord};
 use hotcell_stage::{clock, config::read_key, vault::Vault};
 use serde_json::json;
@@ -15,31 +19,29 @@ use std::path::Path;
 /// Name of a tenant's first login.
 const FIRST_LOGIN: &str = "app";
 
-fn login() -> LoginName {
+/// A tenant's first login, which `up` keeps fresh.
+pub(crate) fn login() -> LoginName {
     FIRST_LOGIN.parse().expect("a slug")
 }
 
 /// `hotcell tenant add NAME`.
-pub(crate) async fn add(
-    data: &Path,
-    name: &TenantId,
-    raw_arguments: bool,
-    as_json: bool,
-) -> Result<(), Fail> {
-    let layout = Layout::open(data)?;
-    let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
-    let url = layout.nats_url()?;
-    let admin = Admin::connect(installation, &url).await.map_err(|error| {
-        let why = hotcell_stage::service::describe(&error);
-        Fail::unreachable(format!("the broker at {url} refuses ({why}): is `hotcell up` running?"))
-    })?;
+async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
+    let (name, layout) = (&args.name, Layout::open(data)?);
+    let plan = manage::plan(&args.plan)?;
+    let admin = manage::admin(data).await?;
     let known = admin.tenants().await.or_fail("cannot list tenants")?;
     if known.iter().any(|record| record.id == *name) {
         return Err(Fail::failed(format!("tenant {name} exists already")));
     }
-    let pools = vec![super::up::pool()];
-    let spec = TenantSpec { raw_arguments, ..TenantSpec::new(name.clone(), pools) };
+    let mut spec = TenantSpec { raw_arguments: args.raw_arguments, ..plan.spec(name.clone()) };
+    if !args.pools.is_empty() {
+        spec.pools.clone_from(&args.pools);
+    }
     let added = admin.add_tenant(&spec, &login(), clock::now()).await.or_fail("not added")?;
+    // It ends within a day; `hotcell up` renews it, like its own, while it runs.
+    let terms = Terms { life: Some(Life::DAY), ..Terms::default() };
+    let shown = admin.add_program(name, &login(), &terms, clock::now()).await;
+    shown.or_fail("the broker does not take the tenant's login")?;
     let key = admin.add_key(name, &[RoleName::TenantAdmin], clock::now()).await;
     let key = key.or_fail("the tenant has no key yet")?;
     let secret = totp::base32(&clock::random::<{ totp::SECRET_BYTES }>());
@@ -68,7 +70,12 @@ pub(crate) async fn first(
     name: &TenantId,
     pool: &PoolId,
 ) -> Result<String, Fail> {
-    let spec = TenantSpec::new(name.clone(), vec![pool.clone()]);
+    // What was set since it was made stays.
+    let records = admin.tenants().await.or_fail("the tenants")?;
+    let spec = records
+        .iter()
+        .find(|record| record.id == *name)
+        .map_or_else(|| TenantSpec::new(name.clone(), vec![pool.clone()]), TenantSpec::of);
     admin.add_tenant(&spec, &login(), clock::now()).await.or_fail("the first tenant")?;
     let path = layout.secret(&format!("key-{name}"));
     if !path.exists() {

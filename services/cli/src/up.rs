@@ -7,6 +7,7 @@
 mod cells;
 mod configs;
 mod groups;
+mod logins;
 mod secure;
 mod supervise;
 mod users;
@@ -84,7 +85,10 @@ pub(crate) async fn run(data: &Path, args: &UpArgs, as_json: bool) -> Result<(),
         }
     };
     if outcome.is_ok() && !stop.has_begun() {
-        signals.stop().await;
+        tokio::select! {
+            () = signals.stop() => {}
+            () = logins::keep(&layout) => {}
+        }
     }
     if !as_json {
         print::note("stopping");
@@ -160,12 +164,13 @@ async fn start(
         ))
     })?;
     admin.provision(Replicas::One, clock::now()).await.or_fail("cannot provision the broker")?;
-    logins(&admin, &workers, &pool).await?;
+    worker_logins(&admin, &workers, &pool).await?;
     let cells = preparing.join_next().await.expect("it was started above");
     let cells = cells.or_fail("cannot prepare the cells")??;
     let plan =
         Plan { layout, args, ports: &ports, secure: &secure, cells: &cells, workers: &workers };
     plan.write()?;
+    logins::renew(layout, admin.installation())?;
 
     supervisor.start(service(layout, &programs, "store", &secure, RANK_SERVERS))?;
     wait_for("the store", || TcpStream::connect(ports.store).is_ok()).await?;
@@ -176,6 +181,7 @@ async fn start(
         supervisor.start(cells.worker(number, worker, RANK_WORKERS)?)?;
     }
     let key = tenant::first(layout, &admin, &args.tenant, &pool).await?;
+    logins::renew(layout, admin.installation())?;
     ready(&ports, &secure).await?;
     write_env(layout, (&ports, &secure), &key)?;
     announce(layout, (&ports, &secure), args, as_json, started);
@@ -204,11 +210,13 @@ fn workers(args: &UpArgs) -> Result<Vec<WorkerId>, Fail> {
 fn init(layout: &Layout) -> Result<Installation, Fail> {
     let options = InitOptions { now: clock::now(), ..InitOptions::default() };
     let made = hotcell_nats_config::init(&layout.nats(), &options);
-    made.or_fail("cannot write the broker's keys and logins")
+    let installation = made.or_fail("cannot write the broker's keys and logins")?;
+    logins::renew(layout, &installation)?;
+    Ok(installation)
 }
 
 /// Makes the logins that are missing: on the running broker, so that each is in the audit log.
-async fn logins(admin: &Admin, workers: &[WorkerId], pool: &PoolId) -> Result<(), Fail> {
+async fn worker_logins(admin: &Admin, workers: &[WorkerId], pool: &PoolId) -> Result<(), Fail> {
     for name in workers {
         let login = Login::Worker { name: name.clone(), pools: vec![pool.clone()] };
         if admin.installation().creds_path(&login).exists() {

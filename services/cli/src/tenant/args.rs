@@ -149,14 +149,16 @@ pub(crate) enum AccessCommand {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The agent needs the credential file and the scoped key that signed it, and no other key: copy
+#[command(
+    after_help = "The agent needs the credential file and the scoped key that signed it, and no other key: copy
 keys/pipeline.intake.nk to the agent of intake, keys/encoders.workers.nk to that of a worker. The
 service reads the file again at each connect, and never sees the key.
 
 Examples:
   hotcell creds-agent --dir /etc/hotcell --login intake
   hotcell creds-agent --dir /etc/hotcell --login worker-w1 --expires 1h
-  hotcell creds-agent --dir /etc/hotcell --login intake --once    (from a timer)")]
+  hotcell creds-agent --dir /etc/hotcell --login intake --once    (from a timer)"
+)]
 pub(crate) struct AgentArgs {
     /// The folder with `creds/LOGIN.creds` and the key in `keys/`.
     #[arg(long)]

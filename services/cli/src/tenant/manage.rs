@@ -38,8 +38,13 @@ pub(crate) async fn run(data: &Path, command: TenantCommand, as_json: bool) -> R
         TenantCommand::Show { name } => show(&admin, &name, as_json).await,
         TenantCommand::Set(args) => set(&admin, &args, as_json).await,
         TenantCommand::Suspend { name } => {
-            let record = admin.suspend_tenant(&name, clock::now()).await.or_fail("not suspended")?;
-            said(&record, "suspended: its connections are cut, and nothing of it is served", as_json);
+            let record =
+                admin.suspend_tenant(&name, clock::now()).await.or_fail("not suspended")?;
+            said(
+                &record,
+                "suspended: its connections are cut, and nothing of it is served",
+                as_json,
+            );
             Ok(())
         }
         TenantCommand::Resume { name } => {
@@ -71,8 +76,18 @@ pub(crate) fn plans(command: &PlanCommand, as_json: bool) -> Result<(), Fail> {
 fn plan_table() -> String {
     let mut rows = vec![
         [
-            "plan", "weight", "concurrent", "queue", "req/s", "jobs/min", "input MiB", "out min/mo",
-            "cpu s/mo", "keep h", "store GiB", "hooks",
+            "plan",
+            "weight",
+            "concurrent",
+            "queue",
+            "req/s",
+            "jobs/min",
+            "input MiB",
+            "out min/mo",
+            "cpu s/mo",
+            "keep h",
+            "store GiB",
+            "hooks",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -198,10 +213,7 @@ async fn show(admin: &Admin, name: &TenantId, as_json: bool) -> Result<(), Fail>
                 quotas.output_minutes_per_month, quotas.cpu_secs_per_month
             ),
         ),
-        (
-            "kept",
-            format!("{} s, {} bytes at most", record.retention_secs, record.stored_bytes_max),
-        ),
+        ("kept", format!("{} s, {} bytes at most", record.retention_secs, record.stored_bytes_max)),
         ("webhooks", format!("{} at most", quotas.webhooks_max)),
         ("API keys", keys.to_string()),
         ("connections", connections.to_string()),
