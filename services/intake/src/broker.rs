@@ -1,21 +1,23 @@
-//! The NATS door: what a tenant's program asks in its own account. The same handlers, the same JSON
-//! and the same problems as over HTTP; the status is in the header `Hotcell-Status`.
+//! The NATS door: what a tenant's program asks in its own account. The same handlers, gate, limits,
+//! JSON and problems as over HTTP; the status is in the header `Hotcell-Status`, and the headers of
+//! an HTTP answer are headers here.
 //!
 //! Promises: the tenant is the account that the broker wrote into the subject, the actor the login
 //! that the broker states. Refuses: a request whose login the broker does not state.
 
 use crate::{
-    app::{App, Call, Handler, Reply},
-    gate,
+    app::{App, Call, Reply},
+    gate, json,
     problem::{Kind, Problem},
-    routes::find,
-    transcodes,
+    routes::{Route, Serve, find},
 };
 use bytes::Bytes;
-use hotcell_schemas::{limits::TENANT_PAYLOAD_BYTES_MAX, routes};
+use hotcell_schemas::{
+    limits::TENANT_PAYLOAD_BYTES_MAX, listing::ListRequest, request::GetRequest, routes,
+};
 use hotcell_stage::{Incoming, ServiceError, Shutdown};
 use http::Method;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tracing::{debug, info};
 
 /// Queue group: one of the running intakes answers.
@@ -24,30 +26,66 @@ const QUEUE: &str = "intake";
 /// The header that names an approval, as over HTTP.
 const APPROVAL: &str = "Hotcell-Approval";
 
+/// The header of a request that may be repeated, as over HTTP.
+const IDEMPOTENCY: &str = "Idempotency-Key";
+
 /// One verb.
 #[derive(Debug, Clone)]
 pub struct Verb {
     /// The name of its route in the table of flows.
     pub name: &'static str,
-    /// Method and pattern of the same request over HTTP: its action and where that is decided.
+    /// Method and pattern of the same request over HTTP: its action, its gate, its handler.
     pub twin: (Method, &'static str),
-    /// Who answers.
-    pub serve: Handler,
+    /// Moves what HTTP has in path and query from the body to where the handler looks for it.
+    pub fit: fn(&mut Call) -> Result<(), Problem>,
 }
 
 /// Every verb.
 pub static VERBS: &[Verb] = &[
-    Verb {
-        name: "tenant.submit",
-        twin: (Method::POST, "/v1/transcodes"),
-        serve: |app, who, call| Box::pin(transcodes::submit(app, who, call)),
-    },
-    Verb {
-        name: "tenant.get",
-        twin: (Method::GET, "/v1/transcodes/{id}"),
-        serve: |app, who, call| Box::pin(transcodes::get_by_body(app, who, call)),
-    },
+    Verb { name: "tenant.submit", twin: (Method::POST, "/v1/transcodes"), fit: |_| Ok(()) },
+    Verb { name: "tenant.get", twin: (Method::GET, "/v1/transcodes/{id}"), fit: by_id },
+    Verb { name: "tenant.list", twin: (Method::GET, "/v1/transcodes"), fit: by_query },
+    Verb { name: "tenant.cancel", twin: (Method::DELETE, "/v1/transcodes/{id}"), fit: by_id },
 ];
+
+/// `{"id": ...}` is the id in the path. One that is no id is nobody's, as over HTTP.
+fn by_id(call: &mut Call) -> Result<(), Problem> {
+    let body = std::mem::take(&mut call.body);
+    call.id = match json::parse::<GetRequest>(&body) {
+        Ok(request) => request.id.to_string(),
+        Err(problem) => json::parse::<AnyId>(&body).map_err(|_| problem)?.id,
+    };
+    call.path = call.path.replace("{id}", &call.id);
+    Ok(())
+}
+
+/// What a caller takes for an id.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnyId {
+    id: String,
+}
+
+/// `{"limit": ..., "cursor": ..., "state": ...}`, or nothing, is the query string.
+fn by_query(call: &mut Call) -> Result<(), Problem> {
+    let body = std::mem::take(&mut call.body);
+    if body.is_empty() {
+        return Ok(());
+    }
+    let request: ListRequest = json::parse(&body)?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if let Some(limit) = request.limit {
+        query.append_pair("limit", &limit.to_string());
+    }
+    if let Some(cursor) = &request.cursor {
+        query.append_pair("cursor", cursor);
+    }
+    if let Some(state) = request.state {
+        query.append_pair("state", state.as_str());
+    }
+    call.query = query.finish();
+    Ok(())
+}
 
 /// Serves one verb until shutdown.
 ///
@@ -75,35 +113,53 @@ pub async fn serve(
 
 async fn answer(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) {
     let answered = call(app, verb, incoming).await;
-    let (status, body) = match answered {
-        Ok(reply) => (reply.status, reply.body),
-        Err(problem) => (problem.status(), problem.body()),
+    let (status, fields, body) = match answered {
+        Ok(reply) => {
+            let location = reply.location.map(|location| ("location", location));
+            (reply.status, location.into_iter().chain(reply.headers).collect(), reply.body)
+        }
+        Err(problem) => (problem.status(), problem.headers().to_vec(), problem.body()),
     };
     debug!(verb = verb.name, status, "request answered");
-    incoming.answer_json(status, body).await;
+    incoming.answer_json(status, &fields, body).await;
 }
 
 async fn call(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) -> Result<Reply, Problem> {
     let who = app.auth.login(incoming).await.map_err(|error| app.refuse(verb.name, &error))?;
     info!(tenant = %who.tenant(), verb = verb.name, "request over the broker");
-    gate::active(app, &who).await?;
+    let record = gate::active(app, &who).await?;
+    let (method, path) = &verb.twin;
+    let route = find(method, path).expect("a test finds the twin of every verb");
+    let by = (who.tenant(), who.actor());
+    let fields = app.rates.take(by, &record.quotas, route.makes_job(), Instant::now())?;
+    fields.on(entitled(app, verb, route, who, incoming).await)
+}
+
+/// Reads the body, asks the gate, and calls the handler.
+async fn entitled(
+    app: &Arc<App>,
+    verb: &'static Verb,
+    route: &'static Route,
+    who: crate::auth::Principal,
+    incoming: &Incoming,
+) -> Result<Reply, Problem> {
     if incoming.payload().len() > TENANT_PAYLOAD_BYTES_MAX {
         let rule = format!("must be at most {TENANT_PAYLOAD_BYTES_MAX} bytes");
         return Err(Problem::field(Kind::TooLarge, "body", rule));
     }
-    let body = Bytes::copy_from_slice(incoming.payload());
-    let (method, path) = &verb.twin;
-    let route = find(method, path).expect("a test finds the twin of every verb");
-    let call = Call {
-        method: method.clone(),
-        route: path,
-        path: (*path).to_owned(),
+    let Serve::Tenant(handler) = route.serve else { return Err(Problem::internal()) };
+    let mut call = Call {
+        method: route.method.clone(),
+        route: route.path,
+        path: route.path.to_owned(),
+        idempotency: incoming.header(IDEMPOTENCY).map(|text| text.as_bytes().to_vec()),
         approval: incoming.header(APPROVAL).map(str::to_owned),
-        body,
+        body: Bytes::copy_from_slice(incoming.payload()),
         ..Call::default()
     };
+    (verb.fit)(&mut call)?;
     let (who, call) = gate::route(app, route, who, call).await?;
-    (verb.serve)(Arc::clone(app), who, call).await
+    handler(Arc::clone(app), who, call).await
 }
 
 #[cfg(test)]
@@ -121,9 +177,31 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_asks_for_what_its_twin_over_http_asks_for() {
-        for Verb { name, twin: (method, path), .. } in VERBS {
-            assert!(find(method, path).unwrap().action.is_some(), "{name}");
+    fn zt_13_every_verb_is_decided_as_its_twin_over_http() {
+        for verb in VERBS {
+            let (method, path) = &verb.twin;
+            let twin = find(method, path).unwrap();
+            assert!(twin.action.is_some() && matches!(twin.serve, Serve::Tenant(_)), "{path}");
         }
+    }
+
+    #[test]
+    fn path_and_query_come_from_the_body() {
+        let fit = |index: usize, body: &'static str| {
+            let path = "/v1/transcodes/{id}".to_owned();
+            let mut call =
+                Call { path, body: Bytes::from_static(body.as_bytes()), ..Call::default() };
+            let done = VERBS[index].fit;
+            done(&mut call).map(|()| (call.id, call.query, call.path)).map_err(|p| p.status())
+        };
+        let id = "0193a0f0c0de7000800000000000beef";
+        let own = fit(1, "{\"id\":\"0193a0f0c0de7000800000000000beef\"}").unwrap();
+        assert_eq!(own, (id.to_owned(), String::new(), format!("/v1/transcodes/{id}")));
+        assert_eq!(fit(3, "{\"id\":\"x\"}").unwrap().0, "x");
+        assert_eq!(fit(1, "{\"id\":\"x\",\"tenant\":\"acme\"}"), Err(400));
+        assert_eq!(fit(1, ""), Err(400));
+        assert_eq!(fit(2, "").unwrap().1, "");
+        assert_eq!(fit(2, "{\"limit\":3,\"state\":\"failed\"}").unwrap().1, "limit=3&state=failed");
+        assert_eq!(fit(2, "{\"limit\":-1}"), Err(400));
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     auth::Principal,
     json,
     problem::{Kind, Problem},
+    quota,
 };
 use futures::{StreamExt as _, pin_mut};
 use hotcell_schemas::{
@@ -80,6 +81,9 @@ fn check_size(size: u64) -> Result<(), Problem> {
 pub async fn presign(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: UploadRequest = json::parse(&call.body)?;
     check_upload(&request)?;
+    let tenant = app.auth.tenant(who.tenant()).await;
+    let tenant = tenant.map_err(|error| app.refuse("POST /v1/upload/presigned-url", &error))?;
+    quota::input(&tenant.quotas, "fileSize", request.file_size)?;
     let record = create(&app, who.tenant(), &request).await?;
     let sign = SignRequest::Upload {
         tenant: who.tenant().clone(),

@@ -243,11 +243,17 @@ impl Incoming {
         }
     }
 
-    /// Sends a plain answer: JSON to a tenant's program, which has no trust list.
-    pub async fn answer_json(&self, status: u16, body: Vec<u8>) {
+    /// Sends a plain answer: JSON to a tenant's program, which has no trust list. `fields` are
+    /// constant names with values of printable ASCII; any other is left out.
+    pub async fn answer_json(&self, status: u16, fields: &[(&'static str, String)], body: Vec<u8>) {
         let Some(reply) = self.message.reply.clone() else { return };
         let mut headers = HeaderMap::new();
         headers.insert("Hotcell-Status", status.to_string().as_str());
+        for (name, value) in fields {
+            if value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+                headers.insert(*name, value.as_str());
+            }
+        }
         self.send(reply, headers, body).await;
     }
 

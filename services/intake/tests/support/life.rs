@@ -1,0 +1,128 @@
+//! Jobs as they come and go, made by the roles that may.
+
+use crate::world::{World, tenant};
+use hotcell_schemas::{
+    BlobKey, Digest, EventKind, FileName, Job, JobId, KeyId, Role, UploadId,
+    job::{Actor, Input, Output, Stamp},
+    request::{Format, InputRequest, PresetRequest, Quality, Resolution, TranscodeRequest},
+    work::SignRequest,
+};
+use hotcell_stage::{Outgoing, clock};
+use serde_json::json;
+use std::process::Command;
+
+fn name(text: &str) -> FileName {
+    text.parse().unwrap()
+}
+
+/// A job that was just submitted; nothing is published.
+pub(crate) fn submitted(of: &str, n: usize) -> Job {
+    let now = clock::now();
+    let (tenant, upload) = (tenant(of), UploadId::new(now.0, clock::random()));
+    let request = TranscodeRequest {
+        inputs: vec![InputRequest { url: "upload:in.mp4".to_owned() }],
+        output_format: Some(Format::Mp4),
+        preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
+        outputs: Vec::new(),
+        workflow: Some(format!("wf-{n}")),
+        priority: hotcell_schemas::tenancy::Priority::Normal,
+    };
+    let input = Input {
+        key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),
+        name: name("in.mp4"),
+        size: 10,
+        content_type: "video/mp4".to_owned(),
+        sha256: Digest::of(b"in"),
+        etag: "\"e\"".to_owned(),
+        sniffed: None,
+    };
+    Job {
+        id: JobId::new(now.0, clock::random()),
+        tenant,
+        state: EventKind::Submitted,
+        actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
+        authority: hotcell_schemas::identity::Authority::default(),
+        decisions: Vec::new(),
+        workflow: request.workflow.clone(),
+        request,
+        pool: "cpu".parse().unwrap(),
+        inputs: vec![input],
+        plan: None,
+        attempts: Vec::new(),
+        outputs: Vec::new(),
+        failure: None,
+        stamps: vec![Stamp { event: EventKind::Submitted, at: now }],
+    }
+}
+
+/// A submitted job in the stream, with its sequence.
+pub(crate) async fn job_of(world: &World, of: &str, n: usize) -> (Job, u64) {
+    let job = submitted(of, n);
+    let bus = world.bus(Role::Intake).await;
+    let at = bus.publish(&Outgoing::job(job.clone(), 0)).await.unwrap().seq;
+    (job, at)
+}
+
+/// Moves a job along `path`, each step by its role.
+pub(crate) async fn moved(world: &World, job: Job, at: u64, path: &[EventKind]) -> (Job, u64) {
+    let (mut job, mut at) = (job, at);
+    for event in path {
+        let role = match event {
+            EventKind::Validated | EventKind::Rejected => Role::Validator,
+            EventKind::Completed => Role::Hasher,
+            EventKind::Submitted | EventKind::Cancelled => Role::Intake,
+            EventKind::Assigned
+            | EventKind::AttemptFailed
+            | EventKind::Encoded
+            | EventKind::Failed
+            | EventKind::Expired => Role::Signer,
+        };
+        job = job.moved(*event, clock::now());
+        if *event == EventKind::Encoded {
+            let out = name("out.mp4");
+            job.outputs = vec![Output {
+                key: BlobKey::output(&job.tenant, &job.id, 1, &out),
+                name: out,
+                size: 1,
+                content_type: "video/mp4".to_owned(),
+                sha256: Digest::of(b"out"),
+            }];
+        }
+        let out = Outgoing::job(job.clone(), at);
+        at = world.bus(role).await.publish(&out).await.unwrap().seq;
+    }
+    (job, at)
+}
+
+fn clip() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("clip.mp4");
+    let source = "testsrc=duration=1:size=128x72:rate=10";
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p"])
+        .arg(&path)
+        .status()
+        .expect("ffmpeg is installed");
+    assert!(made.success());
+    std::fs::read(path).unwrap()
+}
+
+impl World {
+    /// A confirmed upload of tenant `acme`; gives its name.
+    pub(crate) async fn confirmed(&self) -> String {
+        let bytes = clip();
+        let ask =
+            json!({ "filename": "a.mp4", "contentType": "video/mp4", "fileSize": bytes.len() });
+        let (status, given) = self.post("/v1/upload/presigned-url", &self.acme, &ask).await;
+        assert_eq!(status, 200, "{given}");
+        let Some(SignRequest::Upload { key, .. }) = self.asked.lock().unwrap().pop() else {
+            panic!("not a request for an upload")
+        };
+        let name = given["result"]["filename"].as_str().unwrap().to_owned();
+        let confirm = json!({ "filename": name, "fileSize": bytes.len() });
+        self.objects.lock().unwrap().insert(key.to_string(), bytes);
+        let (status, said) = self.post("/v1/upload/confirm", &self.acme, &confirm).await;
+        assert_eq!(status, 200, "{said}");
+        name
+    }
+}
