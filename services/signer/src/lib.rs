@@ -11,6 +11,7 @@ mod leases;
 mod meter;
 mod mint;
 mod next;
+mod permit;
 mod poison;
 pub mod presign;
 mod queue;
@@ -25,6 +26,7 @@ mod verbs;
 
 pub use config::Config;
 
+use hotcell_policy::recheck::Recheck;
 use hotcell_schemas::{Digest, Role, Subject, lease::LeaseKey, routes};
 use hotcell_stage::{Bus, ServiceError, Shutdown, clock};
 use mint::Mint;
@@ -47,6 +49,7 @@ pub(crate) struct Signer {
     pub(crate) queues: Queues,
     pub(crate) quota: quota::Quota,
     pub(crate) meter: Mutex<meter::Meter>,
+    pub(crate) recheck: Recheck,
 }
 
 fn filter(name: &str) -> String {
@@ -72,6 +75,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         quota: quota::Quota::new(checked.objects.clone(), bus.clone()),
         meter: Mutex::new(meter::Meter::new(clock::now())),
         queues,
+        recheck: Recheck::new(&bus),
         bus,
     });
     let mut tasks: JoinSet<Result<(), ServiceError>> = JoinSet::new();

@@ -4,6 +4,7 @@ use crate::{
     Signer,
     leases::Spoken,
     mint::ReadFor,
+    permit::Permit,
     queue::{Settle, Task, settle},
     transitions,
 };
@@ -33,6 +34,9 @@ pub(crate) const PROBE_LIMITS: CellLimits = CellLimits {
     stall_secs: 10,
     files: 0,
 };
+
+/// A job of a suspended tenant is looked at again after this long, in milliseconds.
+const SUSPENDED_RETRY_MS: u64 = 5000;
 
 /// 16 bytes in hex.
 const NONCE_CHARS: usize = 32;
@@ -149,17 +153,28 @@ impl Signer {
             return None;
         }
         match self.bus.quarantine(&job.tenant, &job.inputs).await {
-            Ok(None) => self.order(spoken, pool, job, seq, ack).await,
+            Ok(None) => {}
             Ok(Some(record)) => {
                 self.give_up(transitions::withheld(job, &record, now), seq, &ack).await;
-                None
+                return None;
             }
             Err(error) => {
                 warn!(%error, job = %id, "quarantine not read; the job will be offered again");
                 settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
-                None
+                return None;
             }
         }
+        let again_ms = match self.permit(job, &task.message.subject, now).await {
+            Permit::Given(job) => return self.order(spoken, pool, *job, seq, ack).await,
+            Permit::Ended(job) => {
+                self.give_up(*job, seq, &ack).await;
+                return None;
+            }
+            Permit::Held => SUSPENDED_RETRY_MS,
+            Permit::Unread => ATTEMPT_RETRY_MS,
+        };
+        settle(&self.bus, Some(&ack), Settle::RetryMs(again_ms)).await;
+        None
     }
 
     async fn give_up(&self, job: Job, after: u64, ack: &str) {

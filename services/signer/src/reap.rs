@@ -1,11 +1,12 @@
 //! Removes bytes whose time is over, and says so in the log: uploads that nobody confirmed (1 h),
-//! inputs and outputs past the tenant's retention. Any number of signers may reap: removing twice
+//! inputs and outputs past the tenant's retention, and all that a removed tenant had. Any number of signers may reap: removing twice
 //! is harmless, and `expired` is a compare-and-set.
 
 use futures::TryStreamExt as _;
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, JobId, TenantId,
     records::{AuditAct, TenantRecord, UploadRecord},
+    tenancy::TenantState,
 };
 use hotcell_stage::{Bus, Outgoing, ServiceError, Shutdown, clock};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, path::Path};
@@ -61,6 +62,9 @@ async fn tenant(
 ) -> Result<(), object_store::Error> {
     let prefix = Path::from(record.id.as_str());
     let listed: Vec<ObjectMeta> = objects.list(Some(&prefix)).try_collect().await?;
+    if record.state == TenantState::Removed {
+        return erase(bus, objects, &record.id, listed).await;
+    }
     let (mut unconfirmed, mut retained, mut jobs) = (Vec::new(), Vec::new(), BTreeSet::new());
     for meta in listed {
         let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
@@ -83,6 +87,27 @@ async fn tenant(
     }
     retained.retain(|(_, key)| job_of(key).is_none_or(|job| !kept.contains(&job)));
     remove(bus, objects, &record.id, retained, "retention").await
+}
+
+/// Everything of a removed tenant, of whatever age. It is looked for in every round: a URL that was
+/// given before the removal may still store something. What has a name that is none of ours goes,
+/// too; the record then holds the digest of that name.
+async fn erase(
+    bus: &Bus,
+    objects: &Arc<dyn ObjectStore>,
+    tenant: &TenantId,
+    listed: Vec<ObjectMeta>,
+) -> Result<(), object_store::Error> {
+    for chunk in listed.chunks(KEYS_PER_RECORD) {
+        let digest = |meta: &ObjectMeta| Digest::of(meta.location.as_ref().as_bytes());
+        let keys = chunk.iter().map(digest).collect();
+        if !record(bus, tenant, keys, "tenant_removed").await {
+            return Ok(());
+        }
+        delete(objects, chunk.iter().map(|meta| &meta.location)).await?;
+        info!(%tenant, why = "tenant_removed", objects = chunk.len(), "reaped");
+    }
+    Ok(())
 }
 
 fn job_of(key: &BlobKey) -> Option<JobId> {
@@ -117,19 +142,37 @@ async fn remove(
 ) -> Result<(), object_store::Error> {
     for chunk in doomed.chunks(KEYS_PER_RECORD) {
         let keys: Vec<Digest> = chunk.iter().map(|(_, key)| key.digest()).collect();
-        let act = AuditAct::Reaped { keys, why: why.to_owned() };
-        let id = format!("reaped.{}", hex::encode(clock::random::<16>()));
-        if let Err(error) = bus.publish(&Outgoing::audit(Some(tenant), act, id)).await {
-            warn!(%error, "removal not recorded; nothing removed");
+        if !record(bus, tenant, keys, why).await {
             return Ok(());
         }
-        for (path, _) in chunk {
-            match objects.delete(path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        delete(objects, chunk.iter().map(|(path, _)| path)).await?;
         info!(%tenant, why, objects = chunk.len(), "reaped");
+    }
+    Ok(())
+}
+
+/// Whether the removal is in the log: no word, no deed.
+async fn record(bus: &Bus, tenant: &TenantId, keys: Vec<Digest>, why: &str) -> bool {
+    let act = AuditAct::Reaped { keys, why: why.to_owned() };
+    let id = format!("reaped.{}", hex::encode(clock::random::<16>()));
+    match bus.publish(&Outgoing::audit(Some(tenant), act, id)).await {
+        Ok(_) => true,
+        Err(error) => {
+            warn!(%error, "removal not recorded; nothing removed");
+            false
+        }
+    }
+}
+
+async fn delete(
+    objects: &Arc<dyn ObjectStore>,
+    paths: impl Iterator<Item = &Path>,
+) -> Result<(), object_store::Error> {
+    for path in paths {
+        match objects.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The transitions of a job that the signer makes. Pure: a snapshot in, the next snapshot out.
 
+use hotcell_policy::recheck::Refused;
 use hotcell_schemas::{
     BlobKey, EventKind, Job, PoolId, RejectCode, UnixMs, WorkerId, argv,
+    identity::Decided,
     job::{Attempt, Grant, Output, ReportSeal},
     limits::{ATTEMPTS_MAX, FILES_MAX, LEASE_SECS},
     poison::PoisonRecord,
@@ -113,6 +115,33 @@ pub fn is_planned(job: &Job, files: &[ProducedFile]) -> bool {
 pub fn withheld(mut job: Job, quarantine: &PoisonRecord, now: UnixMs) -> Job {
     job.failure = Some(quarantine.refusal());
     job.moved(EventKind::Failed, now)
+}
+
+/// A job with what this node decided about it. A later decision on the same action takes the place
+/// of an earlier one, which is in the event that brought it: a snapshot must fit a message.
+#[must_use]
+pub fn decided(mut job: Job, decided: Vec<Decided>) -> Job {
+    let again =
+        |old: &Decided| decided.iter().any(|new| (new.node, new.action) == (old.node, old.action));
+    job.decisions.retain(|old| !again(old));
+    job.decisions.extend(decided);
+    job
+}
+
+/// A job that may not go on.
+#[must_use]
+pub fn forbidden(job: Job, refused: Refused, now: UnixMs) -> Job {
+    let mut job = decided(job, refused.decided);
+    job.failure = Some(refused.failure);
+    job.moved(EventKind::Failed, now)
+}
+
+/// A job whose outputs may not be stored any more when they are reported: they do not count.
+#[must_use]
+pub fn withdrawn(mut job: Job, refused: Refused, now: UnixMs) -> Job {
+    job.outputs.clear();
+    job.stamps.retain(|stamp| stamp.event != EventKind::Encoded);
+    forbidden(job, refused, now)
 }
 
 /// The end of a job that no worker may be given any more: it had its attempts, or its command line

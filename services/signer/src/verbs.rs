@@ -7,6 +7,7 @@ use crate::{
     queue::{Settle, settle},
     transitions,
 };
+use hotcell_policy::recheck::Refused;
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, Role, UnixMs,
     job::{Grant, ReportSeal},
@@ -103,6 +104,12 @@ impl Signer {
         if !request.files.is_empty() && !transitions::is_planned(job, &request.files) {
             return Err(Stop::NotPlanned.into());
         }
+        if !request.files.is_empty() {
+            let permitted = self.may_store(&held).await.ok_or(NotHeld::Unread)?;
+            if let Err(refused) = permitted {
+                return Err(self.forbid(held, refused).await);
+            }
+        }
         let mut grants = Vec::new();
         let mut put = |key: &BlobKey, size: u64, kind: &str, digest: Digest| {
             let Granted { url, grant } =
@@ -130,6 +137,24 @@ impl Signer {
         Ok(UrlsReply::Urls { files, stderr })
     }
 
+    /// Ends a job whose outputs policy does not permit to be stored. The worker stops; should the end
+    /// not be published now, it asks again.
+    async fn forbid(&self, held: Held, refused: Refused) -> NotHeld {
+        let (id, code) = (held.job.id.clone(), refused.failure.code);
+        let next = transitions::forbidden(held.job, refused, clock::now());
+        match self.bus.publish(&Outgoing::job(next, held.seq)).await {
+            Ok(_) | Err(PublishError::Conflict) => {
+                info!(job = %id, %code, "outputs not permitted");
+                settle(&self.bus, Some(&held.lease.ack), Settle::Done).await;
+                NotHeld::Stop(Stop::Cancelled)
+            }
+            Err(error) => {
+                warn!(%error, job = %id, "job not failed; the worker will ask again");
+                NotHeld::Unread
+            }
+        }
+    }
+
     async fn done(&self, spoken: &Spoken<DoneRequest>, incoming: &Incoming) -> Option<DoneReply> {
         let request = spoken.message.get();
         let held = match self.held(&request.lease, &spoken.worker).await {
@@ -148,7 +173,13 @@ impl Signer {
             warn!(error, job = %request.job, "report not counted; the worker will repeat it");
         });
         let quarantined = charged.ok()?;
+        let permitted = self.may_store(&held).await?;
         let next = transitions::reported(held.job, request.report.clone(), seal, quarantined, now);
+        let next = match permitted {
+            _ if next.state != EventKind::Encoded => next,
+            Ok(decided) => transitions::decided(next, decided),
+            Err(refused) => transitions::withdrawn(next, refused, now),
+        };
         let (id, state) = (next.id.clone(), next.state);
         match self.bus.publish(&Outgoing::job(next, held.seq)).await {
             Ok(published) if !published.duplicate => {

@@ -1,18 +1,30 @@
-//! Turns, caps, replicas, and deliveries that come twice.
+//! Turns, shares, classes, caps, replicas, and deliveries that come twice.
 
 use crate::{
-    job::report,
+    job::{failed, plan, report, submitted},
     rig::{Rig, eventually},
     worker::{Worker, request},
 };
 use futures::future::join_all;
+use hotcell_nats_config::{TenantSpec, testing::NOW};
 use hotcell_schemas::{
-    EventKind::{Assigned, Encoded, Submitted, Validated},
-    Job, JobId,
+    EventKind::{self, Assigned, Encoded, Submitted, Validated},
+    Job, JobId, RejectCode, Report, Role, UnixMs,
+    report::{CellEnd, CellUse},
+    tenancy::{Priority, Quotas, UsageRecord},
+    usage::{UsageReply, UsageRequest, Waiting},
     work::{DoneReply, NextReply},
 };
-use std::{collections::BTreeMap, time::Duration};
-use tokio::time::timeout;
+use hotcell_stage::{Outgoing, clock};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::timeout};
 
 async fn many(rig: &Rig, tenant: &str, count: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
@@ -136,4 +148,350 @@ async fn idle_tenants_do_not_delay_work() {
     println!("from publish to order: {waited:?}");
     // Asking all of them, one after another, takes seconds.
     assert!(waited[5] < Duration::from_millis(500), "{waited:?}");
+}
+
+/// A job of a class that is ready for a worker.
+async fn ready(rig: &Rig, tenant: &str, pool: &str, class: Priority) -> Job {
+    let mut job = submitted(tenant, pool);
+    job.request.priority = class;
+    let seq = rig.intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap().seq;
+    job.plan = Some(plan());
+    let job = job.moved(Validated, clock::now());
+    rig.validator.publish(&Outgoing::job(job.clone(), seq)).await.unwrap();
+    job
+}
+
+/// A report of cells that used so much CPU together.
+fn costly(report: Report, cpu_ms: u64) -> Report {
+    let cell = |cpu_ms| Some(CellUse { cpu_ms, ..CellUse::nothing(CellEnd::Exited(0)) });
+    let probes = cpu_ms / 10;
+    Report {
+        probe: cell(probes),
+        encode: cell(cpu_ms - 2 * probes),
+        verify: cell(probes),
+        ..report
+    }
+}
+
+/// A tenant of a weight.
+async fn weighted(rig: &Rig, tenant: &str, weight: u32) {
+    let pools = ["cpu", "gpu"].map(|pool| pool.parse().unwrap()).to_vec();
+    let quotas = Quotas { weight, ..Quotas::default() };
+    let spec =
+        TenantSpec { quotas, concurrency: 64, ..TenantSpec::new(tenant.parse().unwrap(), pools) };
+    rig.admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
+}
+
+/// Two workers, each of which has a job in hand for so long, until they are dropped.
+async fn crew(rig: &Rig, job_ms: u64) -> JoinSet<()> {
+    let mut crew = JoinSet::new();
+    for name in ["w1", "w2"] {
+        let worker = rig.worker(name, "cpu").await;
+        crew.spawn(async move {
+            loop {
+                let order = worker.order().await;
+                tokio::time::sleep(Duration::from_millis(job_ms)).await;
+                let report = costly(report("ok"), job_ms);
+                assert_eq!(worker.done(&order, report).await, DoneReply::Accepted);
+            }
+        });
+    }
+    crew
+}
+
+/// The 95th percentile of how long jobs waited for a worker, once all have had one.
+async fn p95_wait_ms(rig: &Rig, jobs: &[Job]) -> u64 {
+    let mut waits = Vec::new();
+    for job in jobs {
+        let job = eventually(|| async {
+            let job = rig.state(job).await;
+            (job.state == Encoded).then_some(job)
+        });
+        let job = job.await;
+        let at = |event| job.stamps.iter().find(|stamp| stamp.event == event).unwrap().at;
+        waits.push(at(Assigned).since_ms(at(Validated)));
+    }
+    waits.sort_unstable();
+    waits[(waits.len() * 95).div_ceil(100) - 1]
+}
+
+// BRK-80: a tenant's burst does not wait behind another's flood: under twice its wait when alone.
+// In the flooding tenant's own queue, where there are no shares, the same burst waits for all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brk_80_a_flood_of_one_tenant_is_not_the_other_s_wait() {
+    const FLOOD: usize = 500;
+    const BURST: usize = 20;
+    const JOB_MS: u64 = 30;
+    let rig = Rig::start().await;
+    let _crew = crew(&rig, JOB_MS).await;
+    many(&rig, "bolt", 1).await;
+    let burst = many(&rig, "bolt", BURST).await;
+    let alone = p95_wait_ms(&rig, &burst).await;
+
+    let flood = many(&rig, "acme", FLOOD).await;
+    let burst = many(&rig, "bolt", BURST).await;
+    let flooded = p95_wait_ms(&rig, &burst).await;
+    let done = rig.job_states().await.iter().filter(|(_, state)| *state == Encoded).count();
+    assert!(done < FLOOD, "the flood was over before it was met");
+
+    let unfair = many(&rig, "acme", BURST).await;
+    let unfair = p95_wait_ms(&rig, &unfair).await;
+    println!("p95 wait: alone {alone} ms, in a flood {flooded} ms, without shares {unfair} ms");
+    // Waits of a few milliseconds are those of the test, not of the queue.
+    assert!(flooded < 2 * alone.max(3 * JOB_MS), "{flooded} ms in a flood, {alone} ms alone");
+    assert!(unfair > 4 * alone, "{unfair} ms without shares: the measure tells nothing");
+    drop(flood);
+}
+
+/// How many of `count` jobs were of each tenant, when each costs what `cpu_ms` says of it.
+async fn served(rig: &Rig, count: usize, cpu_ms: impl Fn(&str) -> u64) -> BTreeMap<String, usize> {
+    let worker = rig.worker("w1", "cpu").await;
+    let mut served: BTreeMap<String, usize> = BTreeMap::new();
+    let states = rig.intake.clone();
+    for _ in 0..count {
+        let order = worker.order().await;
+        let mut whose = None;
+        for tenant in ["acme", "bolt"] {
+            if states.job(&tenant.parse().unwrap(), &order.job).await.unwrap().is_some() {
+                whose = Some(tenant);
+            }
+        }
+        let whose = whose.unwrap();
+        *served.entry(whose.to_owned()).or_default() += 1;
+        let report = costly(report("ok"), cpu_ms(whose));
+        assert_eq!(worker.done(&order, report).await, DoneReply::Accepted);
+    }
+    served
+}
+
+// NEW-14: turns are by measured CPU time, not by number of jobs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_14_dear_jobs_get_fewer_turns() {
+    let rig = Rig::start().await;
+    many(&rig, "acme", 80).await;
+    many(&rig, "bolt", 80).await;
+    let served = served(&rig, 75, |tenant| if tenant == "acme" { 40_000 } else { 10_000 }).await;
+    let (acme, bolt) = (served["acme"], served["bolt"]);
+    println!("acme, four times as dear: {acme} jobs, bolt: {bolt}");
+    assert!((11..=19).contains(&acme), "acme {acme}, bolt {bolt}");
+}
+
+// BRK-80: three times the weight is three times the CPU time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brk_80_weights_are_shares() {
+    let mut rig = Rig::without_signer().await;
+    weighted(&rig, "acme", 30).await;
+    weighted(&rig, "bolt", 10).await;
+    rig.signer();
+    many(&rig, "acme", 70).await;
+    many(&rig, "bolt", 70).await;
+    let served = served(&rig, 60, |_| 1_000).await;
+    let acme = served["acme"];
+    assert!((42..=48).contains(&acme), "{served:?}");
+}
+
+// BRK-80: high before normal before low, whenever they came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classes_of_one_tenant_are_served_in_their_order() {
+    let rig = Rig::start().await;
+    let worker = rig.worker("w1", "cpu").await;
+    let first = ready(&rig, "acme", "cpu", Priority::Normal).await;
+    let order = worker.order().await;
+    assert_eq!(order.job, first.id);
+    let mut expect = BTreeMap::new();
+    for class in [Priority::Low, Priority::Normal, Priority::High, Priority::Low, Priority::High] {
+        let job = ready(&rig, "acme", "cpu", class).await;
+        expect.entry(class).or_insert_with(Vec::new).push(job.id);
+    }
+    let expect: Vec<JobId> = expect.into_values().flatten().collect();
+    let mut got = Vec::new();
+    for _ in 0..expect.len() {
+        let order = worker.order().await;
+        got.push(order.job.clone());
+        assert_eq!(worker.done(&order, report("ok")).await, DoneReply::Accepted);
+    }
+    assert_eq!(got, expect);
+}
+
+// The cap is over all classes together, also when two signers serve them at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cap_holds_over_all_classes_and_two_signers() {
+    const CAP: usize = 2;
+    const JOBS: usize = 36;
+    let mut rig = Rig::without_signer().await;
+    rig.tenant("acme", u32::try_from(CAP).unwrap()).await;
+    rig.signer();
+    rig.signer();
+    let (out, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (done, mut crew) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for name in ["w1", "w2", "w3", "w4"] {
+        let worker = rig.worker(name, "cpu").await;
+        let (out, most, done) = (Arc::clone(&out), Arc::clone(&most), Arc::clone(&done));
+        crew.spawn(async move {
+            loop {
+                let order = worker.order().await;
+                let now = out.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                // Before the report: with it the next may be given out.
+                out.fetch_sub(1, Ordering::SeqCst);
+                assert_eq!(worker.done(&order, report("ok")).await, DoneReply::Accepted);
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    for index in 0..JOBS {
+        ready(&rig, "acme", "cpu", Priority::ALL[index % 3]).await;
+    }
+    eventually(|| async { (done.load(Ordering::SeqCst) == JOBS).then_some(()) }).await;
+    assert_eq!(most.load(Ordering::SeqCst), CAP, "jobs out at once; the cap is {CAP}");
+}
+
+// BRK-14, BRK-79: no worker of one pool gets work of another, over a thousand jobs and both at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brk_14_a_thousand_jobs_stay_in_their_pools() {
+    const JOBS: usize = 1000;
+    let mut rig = Rig::without_signer().await;
+    for tenant in ["acme", "bolt"] {
+        rig.tenant(tenant, 64).await;
+    }
+    rig.signer();
+    rig.signer();
+    let (given, mut crew) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for (name, pool) in [("w1", "cpu"), ("w2", "cpu"), ("g1", "gpu"), ("b1", "cpu"), ("b1", "gpu")]
+    {
+        let (worker, given) = (rig.worker(name, pool).await, Arc::clone(&given));
+        crew.spawn(async move {
+            loop {
+                let order = worker.order().await;
+                assert_eq!(order.pool.as_str(), pool, "{name}");
+                assert_eq!(worker.done(&order, report("ok")).await, DoneReply::Accepted);
+                given.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    let mut pools = BTreeMap::new();
+    for _ in 0..JOBS {
+        let [random, class] = clock::random::<2>();
+        let pool = if random % 2 == 0 { "cpu" } else { "gpu" };
+        let tenant = if random % 3 == 0 { "acme" } else { "bolt" };
+        let job = ready(&rig, tenant, pool, Priority::ALL[usize::from(class) % 3]).await;
+        pools.insert(job.id, pool);
+    }
+    eventually(|| async { (given.load(Ordering::SeqCst) >= JOBS).then_some(()) }).await;
+    let mut attempts = 0;
+    for (job, pool) in &pools {
+        let mut found = None;
+        for tenant in ["acme", "bolt"] {
+            let stored = rig.intake.job(&tenant.parse().unwrap(), job).await.unwrap();
+            found = found.or(stored.map(|stored| stored.message.into_inner()));
+        }
+        for attempt in found.unwrap().attempts {
+            let worker = attempt.worker.as_str();
+            let allowed: &[&str] = match worker {
+                "w1" | "w2" => &["cpu"],
+                "g1" => &["gpu"],
+                _ => &["cpu", "gpu"],
+            };
+            assert!(attempt.pool.as_str() == *pool && allowed.contains(pool), "{worker} {pool}");
+            attempts += 1;
+        }
+    }
+    assert!(attempts >= JOBS);
+    while let Some(ended) = crew.try_join_next() {
+        ended.unwrap();
+    }
+}
+
+async fn usage(rig: &Rig, tenant: &str) -> UsageRecord {
+    let key = UsageRecord::key(&tenant.parse().unwrap(), clock::now());
+    let bucket = rig.intake.bucket("usage");
+    bucket.get::<UsageRecord>(&key).await.unwrap().map(|entry| entry.value).unwrap_or_default()
+}
+
+/// Moves an encoded job on, as the hasher would.
+async fn complete(rig: &Rig, job: &Job) {
+    let hasher = rig.service(Role::Hasher).await;
+    let stored = rig.intake.job(&job.tenant, &job.id).await.unwrap().unwrap();
+    let (seq, job) = (stored.seq, stored.message.into_inner());
+    let job = job.moved(EventKind::Completed, clock::now());
+    hasher.publish(&Outgoing::job(job, seq)).await.unwrap();
+}
+
+// NEW-14: every attempt with a report is counted once, by two replicas, also when every event is
+// delivered again; a lease that was lost costs nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_14_what_attempts_cost_is_counted_once() {
+    let mut rig = Rig::start().await;
+    rig.signer();
+    let worker = rig.worker("w1", "cpu").await;
+    let (mut cpu_ms, mut attempts, mut completed) = (0, 0, 0);
+    for round in 0..12_u64 {
+        let job = rig.validated("acme", "cpu").await;
+        let order = worker.order().await;
+        let cost = 100 + round;
+        let said = if round % 3 == 0 { failed(RejectCode::EncodeFailed) } else { report("ok") };
+        assert_eq!(worker.done(&order, costly(said, cost)).await, DoneReply::Accepted);
+        if round % 3 != 0 {
+            complete(&rig, &job).await;
+            completed += 1;
+        }
+        (cpu_ms, attempts) = (cpu_ms + cost, attempts + 1);
+    }
+    // An attempt that is made again costs what both used.
+    let job = rig.validated("acme", "cpu").await;
+    let order = worker.order().await;
+    let again = costly(failed(RejectCode::DownloadFailed), 1_000);
+    assert_eq!(worker.done(&order, again).await, DoneReply::Accepted);
+    let order = worker.order().await;
+    assert_eq!(order.job, job.id);
+    assert_eq!(worker.done(&order, costly(report("ok"), 2_000)).await, DoneReply::Accepted);
+    complete(&rig, &job).await;
+    (cpu_ms, attempts, completed) = (cpu_ms + 3_000, attempts + 2, completed + 1);
+    // A worker that lies is believed up to what the plan lets its cells use.
+    let job = rig.validated("acme", "cpu").await;
+    let order = worker.order().await;
+    assert_eq!(worker.done(&order, costly(report("ok"), u64::MAX / 4)).await, DoneReply::Accepted);
+    complete(&rig, &job).await;
+    (cpu_ms, attempts, completed) = (cpu_ms + 80_000, attempts + 1, completed + 1);
+
+    let whole = |it: &UsageRecord| (it.cpu_ms, it.attempts, it.completed);
+    let expect = (cpu_ms, attempts, completed);
+    let counted = eventually(|| async {
+        let now = usage(&rig, "acme").await;
+        (whole(&now) >= expect).then_some(now)
+    });
+    let counted = counted.await;
+    assert_eq!(whole(&counted), expect);
+    assert!(counted.at > UnixMs(0));
+
+    // Everything again, to either of the two.
+    let (from, marker) = (rig.deliver_again("meter").await, rig.validated("bolt", "cpu").await);
+    let order = worker.order().await;
+    assert_eq!(worker.done(&order, costly(report("ok"), 7)).await, DoneReply::Accepted);
+    complete(&rig, &marker).await;
+    // Events come in order, so when the last one is counted all before it were looked at.
+    eventually(|| async { (usage(&rig, "bolt").await.completed == 1).then_some(()) }).await;
+    assert!(rig.seen("meter").await >= from, "nothing was delivered again");
+    assert_eq!(usage(&rig, "acme").await, counted);
+}
+
+// What `GET /v1/usage` asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_edge_is_told_how_a_tenant_s_work_stands() {
+    let rig = Rig::start().await;
+    let worker = rig.worker("w1", "cpu").await;
+    for class in [Priority::Normal, Priority::High, Priority::Low, Priority::Low] {
+        ready(&rig, "acme", "cpu", class).await;
+    }
+    many(&rig, "bolt", 1).await;
+    for _ in 0..2 {
+        worker.order().await;
+    }
+    let subject = hotcell_schemas::Subject::usage_now();
+    let body = UsageRequest { tenant: "acme".parse().unwrap() };
+    let reply: UsageReply = crate::worker::ask(&rig.intake, subject, &body).await;
+    let Waiting { high, normal, low } = reply.waiting;
+    assert_eq!((reply.running + high + normal + low, reply.share_permille), (4, 500), "{reply:?}");
+    assert!(low == 2 && reply.running >= 1 && reply.queue_wait.is_some(), "{reply:?}");
 }

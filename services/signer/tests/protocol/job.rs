@@ -3,6 +3,7 @@
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, FileName, Job, JobId, Plan, PoolId, RejectCode, TenantId, UnixMs,
     UploadId, argv,
+    identity::{Authority, RoleName},
     job::{Actor, Input},
     plan::{CellLimits, Container, OutputPlan},
     reject::Failure,
@@ -21,6 +22,11 @@ pub(crate) fn name() -> FileName {
     "out.mp4".parse().unwrap()
 }
 
+/// What a principal needs to submit a job and to have its outputs stored.
+pub(crate) fn submitter() -> Authority {
+    Authority { roles: [RoleName::Submitter].into(), ..Authority::default() }
+}
+
 /// A job that intake has just accepted.
 pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
     let (tenant, pool): (TenantId, PoolId) = (tenant.parse().unwrap(), pool.parse().unwrap());
@@ -31,7 +37,7 @@ pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
     let job = Job {
         state: EventKind::Submitted,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
-        authority: hotcell_schemas::identity::Authority::default(),
+        authority: submitter(),
         decisions: Vec::new(),
         workflow: None,
         request: TranscodeRequest {

@@ -9,6 +9,7 @@ mod fair;
 mod job;
 mod lease;
 mod order;
+mod permit;
 mod poison;
 mod reap;
 mod rig;

@@ -289,6 +289,28 @@ impl Rig {
         context.get_consumer_from_stream(name, "JOBS").await.unwrap()
     }
 
+    /// Makes a durable consumer anew, so that it begins with the stream's first message; how many
+    /// messages the old one had delivered.
+    pub(crate) async fn deliver_again(&self, durable: &str) -> u64 {
+        let context = jetstream::new(self.root.clone());
+        let stream = context.get_stream("JOBS").await.unwrap();
+        let mut consumer: jetstream::consumer::PullConsumer =
+            stream.get_consumer(durable).await.unwrap();
+        let seen = consumer.info().await.unwrap().delivered.consumer_sequence;
+        let config = consumer.cached_info().config.clone();
+        stream.delete_consumer(durable).await.unwrap();
+        context.create_consumer_on_stream(config, "JOBS").await.unwrap();
+        seen
+    }
+
+    /// How many messages a durable consumer has delivered.
+    pub(crate) async fn seen(&self, durable: &str) -> u64 {
+        let context = jetstream::new(self.root.clone());
+        let mut consumer: jetstream::consumer::PullConsumer =
+            context.get_consumer_from_stream(durable, "JOBS").await.unwrap();
+        consumer.info().await.unwrap().delivered.consumer_sequence
+    }
+
     /// Makes the broker deliver a tenant's work again after `wait` without an ack.
     pub(crate) async fn impatient(&self, tenant: &str, pool: &str, wait: Duration) {
         let consumer = self.work(tenant, pool).await;
