@@ -253,7 +253,8 @@ impl Browser<'_> {
                 return said.get("code").cloned().with_context(|| format!("no code: {said:?}"));
             }
             let answer = if at.path().starts_with("/login/") {
-                let (otp, age) = (if login.mfa { "123456" } else { "" }, login.age_secs.to_string());
+                let (otp, age) =
+                    (if login.mfa { "123456" } else { "" }, login.age_secs.to_string());
                 let fields = [("user", login.user), ("pw", "pw"), ("otp", otp), ("age", &age)];
                 send_form(self.request(self.idp.http.post(at.clone())), form(&fields)).await?
             } else {
@@ -270,7 +271,8 @@ impl Browser<'_> {
     }
 
     fn request(&self, request: RequestBuilder) -> RequestBuilder {
-        let all: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let all: Vec<_> =
+            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         request.header(header::COOKIE, all.join("; "))
     }
 
@@ -352,17 +354,28 @@ impl ProofKey {
     }
 
     /// A proof with these claims.
+    #[must_use]
+    pub fn signed(&self, claims: &Value) -> String {
+        let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk() });
+        self.sign(&header, &claims.to_string())
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn jwk(&self) -> Value {
+        let point = self.0.public_key().as_ref();
+        let half = |range| URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default());
+        json!({ "kty": "EC", "crv": "P-256", "x": half(1..33), "y": half(33..65) })
+    }
+
+    /// A token of these parts, signed, whatever they say.
     ///
     /// # Panics
     /// When the system gives no randomness: it has booted.
     #[must_use]
-    pub fn signed(&self, claims: &Value) -> String {
-        let point = self.0.public_key().as_ref();
-        let half = |range| URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default());
-        let jwk = json!({ "kty": "EC", "crv": "P-256", "x": half(1..33), "y": half(33..65) });
-        let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": jwk });
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let text = format!("{}.{}", part(&header), part(claims));
+    pub fn sign(&self, header: &Value, claims: &str) -> String {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let text = format!("{}.{}", part(&header.to_string()), part(claims));
         let signature = self.0.sign(&SystemRandom::new(), text.as_bytes()).expect("randomness");
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }

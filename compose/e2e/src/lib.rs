@@ -3,6 +3,7 @@
 pub mod api;
 pub mod corpus;
 pub mod hook;
+pub mod idp;
 pub mod media;
 pub mod raw;
 pub mod up;

@@ -4,7 +4,7 @@
 
 use crate::{
     app::{App, Call, Reply, Seen},
-    auth::{AuthError, Principal},
+    auth::{AuthError, Principal, credential},
     ext_authz, gate,
     origin::{Peer, origin},
     problem::{self, Kind, Problem},
@@ -224,8 +224,15 @@ async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal
         network: origin(peer, &parts.headers, &app.config.trusted_proxies),
     };
     app.rates.admits(seen.network, Instant::now())?;
-    app.connected()?;
-    let who = app.auth.request(&seen).await;
+    // What no credential can be is said also while the broker is away.
+    let form = credential(seen.headers, seen.uri.query()).map_err(AuthError::Denied);
+    let who = match form {
+        Ok(_) => {
+            app.connected()?;
+            app.auth.request(&seen).await
+        }
+        Err(error) => Err(error),
+    };
     who.map_err(|error| {
         if let AuthError::Denied(_) = error {
             app.rates.failed_from(seen.network, Instant::now());

@@ -374,11 +374,9 @@ impl PublicKey {
     #[must_use]
     pub fn thumbprint(&self) -> String {
         let canonical = match &self.material {
-            Material::P256(x, y) => format!(
-                r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
-                encoded(x),
-                encoded(y)
-            ),
+            Material::P256(x, y) => {
+                format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, encoded(x), encoded(y))
+            }
             Material::Ed25519(x) => {
                 format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encoded(x))
             }

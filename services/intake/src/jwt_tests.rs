@@ -2,8 +2,7 @@ use super::*;
 use serde_json::json;
 
 /// RFC 7515 appendix A: the same claims by two algorithms.
-const CLAIMS: &str =
-    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+const CLAIMS: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 const RS256_SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
 const RS256_N: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
 const ES256_SIGNATURE: &str =
@@ -68,7 +67,8 @@ fn the_example_of_rfc_8037_verifies() {
 #[test]
 fn zt_03_thumbprints_are_those_of_rfc_7638_and_rfc_9449() {
     let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
-    let rsa = key(json!({ "kty": "RSA", "n": n, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29" }));
+    let rsa =
+        key(json!({ "kty": "RSA", "n": n, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29" }));
     assert_eq!(rsa.unwrap().thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
     let ec = key(json!({
         "kty": "EC", "crv": "P-256",
@@ -83,7 +83,9 @@ fn a_token_s_form_is_checked_before_anything_in_it_is_used() {
     let check = |text: &str, expect| {
         assert_eq!(Unverified::parse(text).err(), Some(expect), "{text:.80}");
     };
-    for bad in ["", ".", "..", "a.b", "a.b.c", "e30", "e30.e30", "{}.{}.x", "e30=.e30.e30", "e30.e30.%%"] {
+    for bad in
+        ["", ".", "..", "a.b", "a.b.c", "e30", "e30.e30", "{}.{}.x", "e30=.e30.e30", "e30.e30.%%"]
+    {
         assert!(Unverified::parse(bad).is_err(), "{bad}");
     }
     check(&format!("{}.e30.", "e".repeat(BYTES_MAX)), JwtError::TooLong);
@@ -94,14 +96,18 @@ fn a_token_s_form_is_checked_before_anything_in_it_is_used() {
         check(&token(&json!({ "alg": alg }), "e30"), JwtError::Algorithm);
     }
     check(&token(&json!({ "alg": 7 }), "e30"), JwtError::Algorithm);
-    check(&token(&json!({ "alg": "ES256", "crit": ["b64"], "b64": false }), "e30"), JwtError::Critical);
+    check(
+        &token(&json!({ "alg": "ES256", "crit": ["b64"], "b64": false }), "e30"),
+        JwtError::Critical,
+    );
     check(&token(&json!({ "alg": "ES256", "crit": [] }), "e30"), JwtError::Critical);
     check(&token(&json!(["ES256"]), "e30"), JwtError::Json);
 }
 
 #[test]
 fn a_member_that_appears_twice_is_refused_at_every_depth() {
-    let check = |text: &str, good| assert_eq!(Object::parse(text.as_bytes()).is_ok(), good, "{text}");
+    let check =
+        |text: &str, good| assert_eq!(Object::parse(text.as_bytes()).is_ok(), good, "{text}");
     check(r#"{"aud":"a","iss":"b"}"#, true);
     check(r#"{"aud":"a","aud":"b"}"#, false);
     check(r#"{"aud":"a","\u0061ud":"b"}"#, false);
@@ -138,7 +144,8 @@ fn a_key_is_public_for_signatures_and_of_a_known_kind() {
     }
     let only = rsa(json!({ "alg": "PS256" })).unwrap();
     assert!(only.suits(Algorithm::Ps256) && !only.suits(Algorithm::Rs256));
-    let off_curve = key(json!({ "kty": "EC", "crv": "P-256", "x": ES256_X, "y": ES256_X })).unwrap();
+    let off_curve =
+        key(json!({ "kty": "EC", "crv": "P-256", "x": ES256_X, "y": ES256_X })).unwrap();
     let text = token(&json!({ "alg": "ES256" }), ES256_SIGNATURE);
     assert_eq!(verified(&text, &off_curve, &Algorithm::ALL), Err(JwtError::Signature));
 }

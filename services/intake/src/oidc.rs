@@ -10,10 +10,11 @@ pub mod token;
 
 use crate::{
     app::Seen,
-    auth::Scheme,
+    auth::{Denied, Scheme},
     claims::{RulesError, RulesFile, Unmapped},
     dpop::{self, DpopFault, Expect},
     jwt::{Algorithm, JwtError, Unverified},
+    problem::{Kind, Problem},
 };
 use hotcell_schemas::{TenantId, identity::Authority, job::Actor};
 use hotcell_stage::{
@@ -167,6 +168,38 @@ pub enum OidcError {
     /// A proof cannot be remembered: 503.
     #[error("the proof of possession cannot be remembered")]
     Records(#[source] KvError),
+}
+
+/// What the sender is told of a token that is not believed, or that has no place here: its own
+/// scheme's challenge (RFC 6750 §3, RFC 9449 §7.1), and no more of the reason than a client needs.
+/// `None` for credentials of other kinds.
+#[must_use]
+pub fn problem(reason: Denied) -> Option<Problem> {
+    let unauthorized = |detail, challenge: String| {
+        Problem::new(Kind::Unauthorized, detail).header("www-authenticate", challenge)
+    };
+    if let Denied::Oidc(fault) = reason {
+        let detail = match fault == TokenFault::Expired {
+            true => "the access token has expired",
+            false => "the access token is not valid",
+        };
+        let challenge = r#"Bearer realm="hotcell", error="invalid_token""#;
+        return Some(unauthorized(detail, challenge.to_owned()));
+    }
+    if let Denied::Proof(fault) = reason {
+        let of_token =
+            matches!(fault, DpopFault::BoundAsBearer | DpopFault::Unbound | DpopFault::OtherKey);
+        let error = if of_token { "invalid_token" } else { "invalid_dpop_proof" };
+        let challenge = format!(r#"DPoP error="{error}", algs="{}""#, dpop::ALGORITHMS);
+        let detail = "the token needs a fresh proof of the key that it is bound to";
+        return Some(unauthorized(detail, challenge));
+    }
+    let Denied::Unmapped(why) = reason else { return None };
+    let detail = match why {
+        Unmapped::NoRule => "the token is good, but nothing here is open to it",
+        Unmapped::SeveralTenants => "the token's claims lead to more than one tenant",
+    };
+    Some(Problem::new(Kind::Forbidden, detail))
 }
 
 /// Who a token is of.
@@ -357,7 +390,9 @@ impl Issuer {
 
 fn base(text: &str) -> Result<Url, IssuersError> {
     let good = Url::parse(text).ok().filter(|url| {
-        matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none()
+        matches!(url.scheme(), "http" | "https")
+            && url.query().is_none()
+            && url.fragment().is_none()
     });
     let rule = "must be base URLs, such as https://api.example.com";
     good.ok_or(IssuersError::Value { key: "external_urls", rule })

@@ -5,7 +5,8 @@ fn key(byte: u8) -> Arc<PublicKey> {
 }
 
 fn kept(kids: &[&str], fetched: Instant) -> Kept {
-    let keys = (0..).zip(kids).map(|(byte, kid)| Named { kid: Some((*kid).into()), key: key(byte) });
+    let keys =
+        (0..).zip(kids).map(|(byte, kid)| Named { kid: Some((*kid).into()), key: key(byte) });
     Kept { keys: keys.collect(), fetched: Some(fetched), ..Kept::default() }
 }
 

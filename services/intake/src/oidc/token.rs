@@ -77,7 +77,8 @@ impl Profile {
             Some(list) => list.as_array().ok_or(TokenFault::Malformed)?.clone(),
         };
         let shown = |value: &Value| self.mfa_amr.iter().any(|it| value.as_str() == Some(it));
-        let mfa = acr.as_ref().is_some_and(|acr| self.mfa_acr.contains(acr)) || amr.iter().any(shown);
+        let mfa =
+            acr.as_ref().is_some_and(|acr| self.mfa_acr.contains(acr)) || amr.iter().any(shown);
         let silent = acr.is_none() && auth_time.is_none() && amr.is_empty();
         Ok(AccessToken {
             is_service: subject == client || silent,

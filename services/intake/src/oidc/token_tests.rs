@@ -95,8 +95,8 @@ fn iam_14_a_token_of_another_issuer_audience_or_time_is_refused() {
 
 #[test]
 fn clocks_may_differ_by_so_much_and_no_more() {
-    assert!(with("exp", json!(NOW - 29)).is_err(), "it lived before it was issued: iat is now");
-    let shifted = |iat: u64, exp: u64| checked(|it| (it["iat"], it["exp"]) = (json!(iat), json!(exp)));
+    let shifted =
+        |iat: u64, exp: u64| checked(|it| (it["iat"], it["exp"]) = (json!(iat), json!(exp)));
     assert!(shifted(NOW - 300, NOW - 29).is_ok());
     assert_eq!(shifted(NOW - 300, NOW - 30).err(), Some(TokenFault::Expired));
     assert!(shifted(NOW + 30, NOW + 330).is_ok());

@@ -51,6 +51,7 @@ pub(crate) struct World {
     /// Further replicas of intake.
     more: Vec<Child>,
     api: String,
+    head: String,
     dir: TempDir,
     _parts: JoinSet<()>,
 }
@@ -65,10 +66,15 @@ pub(crate) fn program(name: &str) -> Login {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        Box::pin(Self::start_all()).await
+        Self::start_with("").await
     }
 
-    async fn start_all() -> Self {
+    /// The same, with `more` at the head of intake's configuration.
+    pub(crate) async fn start_with(more: &str) -> Self {
+        Box::pin(Self::start_all(more)).await
+    }
+
+    async fn start_all(more: &str) -> Self {
         let options = InitOptions { now: NOW, workers: Vec::new(), tenants: Vec::new() };
         let server = TestServer::start(&options).await.unwrap();
         let admin = server.admin().await.unwrap();
@@ -84,6 +90,7 @@ impl World {
             intake: None,
             more: Vec::new(),
             api: String::new(),
+            head: more.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             _parts: JoinSet::new(),
         };
@@ -143,10 +150,10 @@ impl World {
         std::fs::write(&totp, hex::encode(TOTP_KEY)).unwrap();
         let nats = self.nats(Role::Intake);
         let text = format!(
-            "listen = \"127.0.0.1:0\"\naddress_file = {address:?}\ntotp_key_file = {totp:?}\n\
+            "{}\nlisten = \"127.0.0.1:0\"\naddress_file = {address:?}\ntotp_key_file = {totp:?}\n\
              [telemetry]\nlog = \"debug\"\n\
              [nats]\nurl = {:?}\ncreds = {:?}\ntrust = {:?}\n",
-            nats.url, nats.creds, nats.trust
+            self.head, nats.url, nats.creds, nats.trust
         );
         std::fs::write(&file, text).unwrap();
         let log = std::fs::File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
