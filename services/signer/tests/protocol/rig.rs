@@ -154,6 +154,11 @@ impl Rig {
         Worker::new(bus, name, pool)
     }
 
+    /// The store's objects on disk.
+    pub(crate) fn stored(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
     /// The login of a worker.
     pub(crate) fn login(&self, worker: &str) -> Login {
         let (_, pools) = WORKERS.iter().find(|(name, _)| *name == worker).unwrap();
