@@ -69,7 +69,7 @@ enum Command {
     /// Inputs that killed their cells.
     #[command(subcommand)]
     Poison(PoisonCommand),
-    /// What a request may ask of FFmpeg.
+    /// What a request may ask of FFmpeg, and who may ask for it.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// The evidence log.
@@ -156,6 +156,9 @@ pub(crate) struct UpArgs {
     /// OTLP/HTTP endpoint for traces, as `http://127.0.0.1:4318/v1/traces`.
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<String>,
+    /// File with `[[oidc]]` tables: identity providers whose tokens the API believes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) oidc: Option<PathBuf>,
     /// Slug of the first tenant.
     #[arg(long, default_value = "demo")]
     pub(crate) tenant: hotcell_schemas::TenantId,
@@ -327,7 +330,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
         Command::Key(command) => key::run(&data, command, json).await,
         Command::Token(args) => token::run(&data, &args, json).await,
-        Command::Policy(command) => policy::run(command, json),
+        Command::Policy(command) => Box::pin(policy::run(&data, command, json)).await,
         Command::Nats(command) => nats::run(command, json).await,
         Command::Tls(command) => tls::run(command, json),
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,

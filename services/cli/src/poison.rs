@@ -64,7 +64,8 @@ pub(crate) async fn run(data: &Path, command: PoisonCommand, as_json: bool) -> R
     }
 }
 
-async fn connect(data: &Path) -> Result<Bus, Fail> {
+/// The operator's own connection.
+pub(crate) async fn connect(data: &Path) -> Result<Bus, Fail> {
     let layout = Layout::open(data)?;
     let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
     let url = layout.nats_url()?;

@@ -1,0 +1,144 @@
+//! Whether policy lets a request through, for `hotcell policy explain --as`.
+//!
+//! Promises: the engine, the sets and the questions are those of the nodes: what intake and the
+//! validator ask of a job, then what the signer asks before it gives out URLs. Refuses to guess what
+//! a set in a broker says: other sets than the compiled-in ones are given as files.
+
+use super::{check, read_text};
+use crate::{fail::Fail, print};
+use hotcell_policy::{Decision, Engine, Facts, Question, Verdict, Who};
+use hotcell_schemas::{
+    Digest, Plan, TenantId,
+    identity::{Action, Authority, RoleName},
+    job::Actor,
+    plan::Sniffed,
+};
+use hotcell_stage::clock;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// What is asked of a job, in order.
+const ACTIONS: [Action; 3] = [Action::SubmitTranscode, Action::ReadSource, Action::PublishOutput];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhoArgs {
+    /// Also say what policy says to a principal with these roles.
+    #[arg(long = "as", value_name = "ROLE", value_delimiter = ',')]
+    roles: Vec<RoleName>,
+    /// It has just shown a second factor.
+    #[arg(long, requires = "roles")]
+    mfa: bool,
+    /// Its tenant's own policies.
+    #[arg(long, value_name = "FILE", requires = "roles")]
+    tenant_policies: Option<PathBuf>,
+    /// The operator's policies, over those that are compiled in.
+    #[arg(long, value_name = "FILE", requires = "roles")]
+    platform_policies: Option<PathBuf>,
+}
+
+/// What policy says.
+#[derive(Debug)]
+pub(super) struct Said {
+    digest: Digest,
+    decisions: Vec<(Action, Decision)>,
+}
+
+impl WhoArgs {
+    /// The sets and what they say of `plan`; none without a role.
+    pub(super) fn ask(&self, plan: &Plan, sniffed: &Sniffed) -> Result<Option<Said>, Fail> {
+        if self.roles.is_empty() {
+            return Ok(None);
+        }
+        let tenant = check::nobody();
+        let engine = self.engine(&tenant)?;
+        let now = clock::now();
+        let authority = Authority {
+            roles: self.roles.iter().copied().collect(),
+            mfa: self.mfa,
+            auth_time: self.mfa.then_some(now),
+            ..Authority::default()
+        };
+        let actor =
+            Actor::User { issuer: "https://localhost".to_owned(), subject: "you".to_owned() };
+        let facts = Facts::of_plan(plan, Some(sniffed));
+        let decide = |action| {
+            let question = Question {
+                who: Who { tenant: &tenant, actor: &actor, authority: &authority },
+                action,
+                owner: &tenant,
+                facts: &facts,
+                now,
+            };
+            let decided = engine.decide(&question);
+            decided
+                .map(|decision| (action, decision))
+                .map_err(|error| Fail::failed(format!("refused: {action}: {error}")))
+        };
+        let decisions = ACTIONS.into_iter().map(decide).collect::<Result<_, _>>()?;
+        Ok(Some(Said { digest: engine.digest(), decisions }))
+    }
+
+    fn engine(&self, tenant: &TenantId) -> Result<Engine, Fail> {
+        let platform = self.platform_policies.as_deref().map(read_text).transpose()?;
+        let own = self.tenant_policies.as_deref().map(read_text).transpose()?;
+        for (file, text, whose) in [
+            (&self.platform_policies, &platform, None),
+            (&self.tenant_policies, &own, Some(tenant)),
+        ] {
+            if let (Some(file), Some(text)) = (file, text) {
+                hotcell_policy::check(text, whose)
+                    .map_err(|faults| check::refused(file, &faults, false))?;
+            }
+        }
+        let own = own.as_deref().map(|own| (tenant, own));
+        Engine::compile(platform.as_deref(), own)
+            .map_err(|faults| Fail::failed(format!("the policies are not valid: {faults}")))
+    }
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::StepUp(_) => "step-up",
+        Verdict::Deny => "refused",
+    }
+}
+
+impl Said {
+    /// Printed for people.
+    pub(super) fn print(&self) {
+        let hash: String = self.digest.to_string().chars().take(12).collect();
+        print::line(format!("\nPolicy (set {hash})"));
+        let mut rows = vec![["ACTION", "", "BY", "ADVICE"].map(str::to_owned).to_vec()];
+        rows.extend(self.decisions.iter().map(|(action, decision)| {
+            let by = decision.policies.join(", ");
+            let by = if by.is_empty() { "no policy permits it".to_owned() } else { by };
+            let advice = decision.advice.join("; ");
+            vec![action.to_string(), word(&decision.verdict).to_owned(), by, advice]
+        }));
+        let table = print::table(&rows);
+        print::line(table.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"));
+    }
+
+    /// For machines.
+    pub(super) fn json(&self) -> Value {
+        let decisions = self.decisions.iter().map(|(action, decision)| {
+            json!({
+                "action": action,
+                "outcome": word(&decision.verdict),
+                "policies": decision.policies,
+                "advice": decision.advice,
+            })
+        });
+        json!({ "digest": self.digest, "decisions": decisions.collect::<Vec<_>>() })
+    }
+
+    /// The first refusal.
+    pub(super) fn verdict(&self) -> Result<(), Fail> {
+        let refused =
+            self.decisions.iter().find(|(_, decision)| decision.verdict != Verdict::Allow);
+        let Some((action, decision)) = refused else { return Ok(()) };
+        let advice = decision.advice.join("; ");
+        Err(Fail::failed(format!("{action} is refused by policy: {advice}")))
+    }
+}
