@@ -11,6 +11,7 @@ mod lease;
 mod order;
 mod permit;
 mod poison;
+mod pools;
 mod reap;
 mod rig;
 mod sign;

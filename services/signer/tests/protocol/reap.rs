@@ -114,3 +114,55 @@ async fn api_26_unconfirmed_and_expired_bytes_are_removed_and_recorded() {
     assert!(is_there(&rig, &acme, &confirmed).await, "a confirmed upload was removed");
     assert!(!reaped(&rig).await.iter().any(|(key, _)| *key == confirmed.digest()));
 }
+
+/// Whether any file below `folder` holds the stored bytes.
+fn holds(folder: &std::path::Path) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path);
+        }
+        std::fs::read(&path).unwrap_or_default().windows(BODY.len()).any(|part| part == BODY)
+    })
+}
+
+// Issue 4, item 1: a removed tenant's bytes are gone from the disk, and the log says which; what
+// it stores later by a URL of before is erased, too. Another tenant's bytes stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_tenant_s_bytes_are_erased_and_recorded() {
+    let mut rig = Rig::without_signer().await;
+    rig.tenant("acme", 16).await;
+    rig.tenant("bolt", 16).await;
+    rig.signer_with("reap_secs = 1\n");
+    let (acme, bolt): (TenantId, TenantId) = ("acme".parse().unwrap(), "bolt".parse().unwrap());
+    let name: FileName = "kept.mp4".parse().unwrap();
+    let gone = put(&rig, &acme, &name).await;
+    confirm(&rig, &acme, &name, &gone).await;
+    let stays = put(&rig, &bolt, &name).await;
+    confirm(&rig, &bolt, &name, &stays).await;
+    let late = BlobKey::upload(&acme, &UploadId::new(1, clock::random()), &name);
+    let size = u64::try_from(BODY.len()).unwrap();
+    let request = SignRequest::Upload {
+        tenant: acme.clone(),
+        key: late.clone(),
+        size,
+        content_type: "video/mp4".to_owned(),
+    };
+    let given = url(&rig, SignVerb::Upload, &request).await;
+
+    rig.admin.remove_tenant(&acme, clock::now()).await.unwrap();
+    let why = |key: &BlobKey| (key.digest(), "tenant_removed".to_owned());
+    let erased = async |key: &BlobKey| {
+        eventually(|| async { reaped(&rig).await.contains(&why(key)).then_some(()) }).await;
+        eventually(|| async { (!is_there(&rig, &acme, key).await).then_some(()) }).await;
+    };
+    erased(&gone).await;
+    let body = stream::iter([Ok(bytes::Bytes::from_static(BODY))]);
+    Blobs::new().put(&given, size, body).await.unwrap();
+    erased(&late).await;
+
+    assert!(holds(&rig.stored()), "another tenant's bytes are gone");
+    assert!(is_there(&rig, &bolt, &stays).await);
+    rig.admin.remove_tenant(&bolt, clock::now()).await.unwrap();
+    eventually(|| async { (!holds(&rig.stored())).then_some(()) }).await;
+}
