@@ -86,6 +86,15 @@ pub struct KeyRecord {
     pub totp: Option<TotpRecord>,
 }
 
+/// The keys of a tenant; bucket `keys`, key `index.<tenant>`. It is written before a key's own
+/// record, so that each record is in it; an id without a record is of a key that was never given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyIndex {
+    /// Their ids, in order of their making.
+    pub ids: BTreeSet<KeyId>,
+}
+
 /// A second factor by RFC 6238.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,14 +9,15 @@ use hotcell_schemas::{
     hook::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
+    identity::RoleName,
     job::{Actor, Grant},
     listing::{JobPage, ListRequest},
     plan::Sniffed,
     poison::{PoisonRecord, Strike},
     policy::PolicyRecord,
     records::{
-        AuditAct, AuditRecord, IdempotencyRecord, KeyRecord, Pinned, Refusal, TenantRecord,
-        UploadRecord,
+        AuditAct, AuditRecord, IdempotencyRecord, KeyIndex, KeyRecord, Pinned, Refusal,
+        TenantRecord, TotpRecord, UploadRecord,
     },
     request::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
@@ -26,6 +27,25 @@ use hotcell_schemas::{
     usage::{QueueWait, UsageReply, UsageRequest, Waiting},
 };
 use serde::{Serialize, de::DeserializeOwned};
+
+/// A key of which everything is said.
+fn full_key(key: KeyRecord) -> KeyRecord {
+    KeyRecord {
+        roles: RoleName::ALL.into_iter().collect(),
+        expires_at: Some(T0.plus_ms(1)),
+        networks: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        label: Some("ci".to_owned()),
+        created_by: Some(Actor::ApiKey { id: key_id() }),
+        rotated_from: Some(key_id()),
+        totp: Some(TotpRecord {
+            sealed: vec![1, 2, 3],
+            last_step: 58_791_904,
+            enrolled_at: T0,
+            confirmed: true,
+        }),
+        ..key
+    }
+}
 
 /// Audit records and endpoint messages.
 pub(crate) fn each(eye: &mut impl See) {
@@ -146,6 +166,8 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     };
     eye.look("key", &key);
     eye.look("key.revoked", &KeyRecord { revoked_at: Some(T0), ..key.clone() });
+    eye.look("key.full", &full_key(key));
+    eye.look("key.index", &KeyIndex { ids: std::iter::once(key_id()).collect() });
     let upload = UploadRecord {
         id: upload_id(),
         name: upload_name(),

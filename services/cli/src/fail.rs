@@ -1,6 +1,8 @@
 //! How a command ends when it does not succeed: one sentence and an exit code.
 
+use crate::print;
 use hotcell_stage::service::{EXIT_CONFIG, EXIT_UNREACHABLE};
+use std::process::ExitCode;
 
 /// A command's failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,18 @@ impl Fail {
     /// A server does not answer.
     pub(crate) fn unreachable(message: impl Into<String>) -> Self {
         Self { code: EXIT_UNREACHABLE, message: message.into() }
+    }
+}
+
+/// How the process ends; a failure is printed.
+pub(crate) fn exit_code(result: Result<(), Fail>) -> ExitCode {
+    match result {
+        Ok(()) if print::is_lost() => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            print::error(&fail);
+            ExitCode::from(fail.code)
+        }
     }
 }
 

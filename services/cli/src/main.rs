@@ -32,12 +32,5 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(args::run(args)),
         Err(error) => Err(fail::Fail::failed(format!("no runtime: {error}"))),
     };
-    match result {
-        Ok(()) if print::is_lost() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fail) => {
-            print::error(&fail);
-            ExitCode::from(fail.code)
-        }
-    }
+    fail::exit_code(result)
 }
