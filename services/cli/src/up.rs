@@ -7,6 +7,7 @@
 mod cells;
 mod configs;
 mod groups;
+mod issuers;
 mod logins;
 mod secure;
 mod supervise;

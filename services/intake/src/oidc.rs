@@ -10,8 +10,9 @@ pub mod token;
 
 use crate::{
     app::Seen,
-    auth::{Denied, Scheme},
+    auth::Denied,
     claims::{RulesError, RulesFile, Unmapped},
+    credential::Scheme,
     dpop::{self, DpopFault, Expect},
     jwt::{Algorithm, JwtError, Unverified},
     problem::{Kind, Problem},

@@ -4,7 +4,7 @@
 use super::{
     Ports,
     cells::Cells,
-    secret,
+    issuers, secret,
     secure::{API, STORE, Secure},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Plan<'_> {
     pub(crate) fn write(&self) -> Result<(), Fail> {
         self.secrets()?;
         self.file("store", self.store())?;
-        self.file("intake", self.intake())?;
+        self.file("intake", self.intake()?)?;
         self.file("validator", self.validator())?;
         self.file("hasher", self.stage(Role::Hasher))?;
         self.file("signer", self.signer())?;
@@ -123,14 +123,19 @@ impl Plan<'_> {
         with(config, "tls", self.secure.server(STORE))
     }
 
-    fn intake(&self) -> Value {
-        let config = json!({
+    fn intake(&self) -> Result<Value, Fail> {
+        let mut config = json!({
             "listen": self.ports.api.to_string(),
             "totp_key_file": self.layout.secret("totp.key"),
             "nats": self.nats(Role::Intake),
             "telemetry": self.telemetry(),
         });
-        with(config, "tls", self.secure.server(API))
+        let own = format!("{}://{}", self.secure.scheme("http", "https"), self.ports.api);
+        let issuers = self.args.oidc.as_deref().map(issuers::read).transpose()?;
+        if let Some(config) = config.as_object_mut() {
+            issuers::add(config, issuers.unwrap_or_default(), &own);
+        }
+        Ok(with(config, "tls", self.secure.server(API)))
     }
 
     fn signer(&self) -> Value {
