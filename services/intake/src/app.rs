@@ -6,6 +6,7 @@ use crate::{
     auth::{Auth, AuthError, Denied, Principal},
     config::Config,
     decisions::Decisions,
+    events::{Follow, Streams},
     listing::Listing,
     opa::Opa,
     oidc::Oidc,
@@ -60,6 +61,8 @@ pub struct App {
     pub listing: Listing,
     /// How often who may ask.
     pub rates: Rates,
+    /// Streams of events that are open.
+    pub streams: Streams,
     /// What tenants use of their plans.
     pub book: Book,
     /// Failed authentications.
@@ -106,6 +109,8 @@ pub struct Call {
     pub idempotency: Option<Vec<u8>>,
     /// The `Hotcell-Approval`, as sent.
     pub approval: Option<String>,
+    /// The `Last-Event-ID` of a stream that is taken up again, as sent.
+    pub last_event_id: Option<String>,
     /// Whence it came, where the door can tell.
     pub network: Option<IpAddr>,
     /// Why the route's action is permitted; nothing where the handler decides by itself.
@@ -125,6 +130,8 @@ pub struct Reply {
     pub headers: Vec<(&'static str, String)>,
     /// JSON.
     pub body: Vec<u8>,
+    /// Events instead of a body, where the door can stream.
+    pub follow: Option<Follow>,
 }
 
 /// A handler of a tenant's resources.
@@ -145,7 +152,14 @@ impl Reply {
     pub fn new(status: u16, result: impl Serialize) -> Self {
         let body = serde_json::to_vec(&Success { success: true, result });
         let body = body.expect("answers hold strings, numbers and lists of them");
-        Self { status, location: None, headers: Vec::new(), body }
+        Self { status, location: None, headers: Vec::new(), body, follow: None }
+    }
+
+    /// A stream of events.
+    #[must_use]
+    pub fn stream(follow: Follow) -> Self {
+        let (headers, body) = (Vec::new(), Vec::new());
+        Self { status: 200, location: None, headers, body, follow: Some(follow) }
     }
 
     /// The same with a `Location`.
@@ -175,6 +189,7 @@ impl App {
             listing: Listing::new(&bus),
             rates: Rates::new(config.rate),
             book: Book::new(&bus),
+            streams: Streams::default(),
             refusals,
             policies: PolicyStore::new(&bus),
             opa: None,

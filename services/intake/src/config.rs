@@ -41,6 +41,8 @@ pub struct Config {
     pub address_file: PathBuf,
     /// HTTP connections open at once.
     pub connections_max: usize,
+    /// HTTP connections of one address (IPv6: one /64), but for `trusted_proxies`.
+    pub connections_per_address_max: usize,
     /// Uploads that are read and hashed at once.
     pub confirms_max: usize,
     /// Requests over the broker in hand at once, for each verb.
@@ -95,6 +97,11 @@ impl Config {
         check_listen(self.listen, self.tls.as_ref())?;
         let bounds = [
             ("connections_max", self.connections_max, CONNECTIONS_MAX),
+            (
+                "connections_per_address_max",
+                self.connections_per_address_max,
+                CONNECTIONS_MAX,
+            ),
             ("confirms_max", self.confirms_max, CONCURRENCY_MAX),
             ("broker_requests_max", self.broker_requests_max, CONCURRENCY_MAX),
         ];

@@ -5,7 +5,7 @@
 use crate::{
     app::{App, Call, Reply, Seen},
     auth::{AuthError, Principal, credential},
-    ext_authz, gate,
+    events, ext_authz, gate,
     origin::{Peer, origin},
     problem::{self, Kind, Problem},
     routes::{ROUTES, Route, Serve},
@@ -30,6 +30,10 @@ use tracing::{Instrument as _, Span, debug, field::Empty, info, info_span};
 
 /// A body of 64 KiB must arrive within this long, in seconds.
 const BODY_SECS: u64 = 10;
+
+/// A request is answered within this long, in seconds, whatever it waits for: a confirmation reads
+/// its upload for as long as the URL lives, and waits for its turn before.
+const REQUEST_SECS: u64 = 660;
 
 /// Bytes of a refused body that are read and dropped: a client that mistook the API for the store
 /// sends more and is cut.
@@ -85,11 +89,17 @@ async fn served(
     let (parts, mut body) = request.into_parts();
     let response = async {
         let answer = match &route.serve {
-            Serve::Open(handler) => Ok(handler(app).await),
-            Serve::Tenant(handler) => tenant(app, route, *handler, params, &parts, &mut body).await,
+            Serve::Open(handler) => Ok(handler(Arc::clone(&app)).await),
+            Serve::Tenant(handler) => {
+                let app = Arc::clone(&app);
+                let answer = tenant(app, route, *handler, params, &parts, &mut body);
+                let answer = tokio::time::timeout(Duration::from_secs(REQUEST_SECS), answer).await;
+                let late = |_| Err(Problem::unavailable("the request took too long"));
+                answer.unwrap_or_else(late)
+            }
         };
         let response = match answer {
-            Ok(reply) => replied(reply),
+            Ok(reply) => replied(&app, reply),
             Err(problem) => refused_whole(&problem, &mut body).await,
         };
         let status = response.status().as_u16();
@@ -157,6 +167,7 @@ async fn entitled(
         idempotency: idempotency_key(&parts.headers)?,
         approval: approval_of(&parts.headers)?,
         network: principal.authority().network,
+        last_event_id: last_event_id(&parts.headers),
         decided: None,
         body: body_of(&parts.headers, body).await?,
     };
@@ -172,7 +183,7 @@ async fn foreign(app: Arc<App>, request: Request) -> Response {
     async {
         let answer = asked(&app, parts, &mut body).await;
         let response = match answer {
-            Ok(reply) => replied(reply),
+            Ok(reply) => replied(&app, reply),
             Err(problem) => refused_whole(&problem, &mut body).await,
         };
         Span::current().record("status", response.status().as_u16());
@@ -245,6 +256,11 @@ fn id_of(params: &Params) -> Result<String, Problem> {
     let params = params.as_ref().map_err(|_| Problem::not_found("the path is not valid UTF-8"))?;
     let id = params.iter().find(|(name, _)| *name == "id");
     Ok(id.map(|(_, value)| value.to_owned()).unwrap_or_default())
+}
+
+/// What a client that comes back to a stream sends by itself (WHATWG HTML §9.2.4).
+fn last_event_id(headers: &HeaderMap) -> Option<String> {
+    headers.get("last-event-id")?.to_str().ok().map(str::to_owned)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
@@ -338,8 +354,15 @@ async fn lost(app: Arc<App>, request: Request, kind: Kind) -> Response {
     .await
 }
 
-fn replied(reply: Reply) -> Response {
-    let mut response = plain(reply.status, "application/json", reply.body);
+fn replied(app: &Arc<App>, reply: Reply) -> Response {
+    let mut response = match reply.follow {
+        None => plain(reply.status, "application/json", reply.body),
+        Some(follow) => {
+            let mut response = plain(reply.status, "text/event-stream", Vec::new());
+            *response.body_mut() = Body::from_stream(events::body(Arc::clone(app), follow));
+            response
+        }
+    };
     if let Some(location) = reply.location.and_then(|text| HeaderValue::try_from(text).ok()) {
         response.headers_mut().insert(header::LOCATION, location);
     }

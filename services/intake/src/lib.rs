@@ -12,8 +12,10 @@ pub mod cache;
 pub mod cancel;
 pub mod claims;
 pub mod config;
+pub mod credential;
 pub mod decisions;
 pub mod dpop;
+pub mod events;
 pub mod ext_authz;
 pub mod gate;
 pub mod health;
@@ -33,6 +35,7 @@ pub mod rate;
 pub mod refusals;
 pub mod routes;
 pub mod server;
+pub mod slow;
 pub mod token;
 pub mod totp;
 pub mod transcodes;
@@ -46,7 +49,8 @@ use crate::{
     config::Config,
     opa::Opa,
     oidc::Oidc,
-    server::{Bounds, HEADERS_SECS},
+    server::{Bounds, HEADERS_SECS, WRITE_SECS},
+    slow::Addresses,
 };
 use hotcell_schemas::Role;
 use hotcell_stage::{Bus, ServiceError, Shutdown, service::describe, tls::Acceptor};
@@ -71,10 +75,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let app = App::new(bus.clone(), &config, refusals, decisions).with_issuers(issuers);
     let opa = Opa::new(&config.opa)?;
     let app = Arc::new(App { vault, opa, ..app });
+    app.streams.end_at(shutdown.clone());
     let listener = server::bind(config.listen, &config.address_file).await?;
     let bounds = Bounds {
         connections_max: config.connections_max,
         headers: Duration::from_secs(HEADERS_SECS),
+        write: Duration::from_secs(WRITE_SECS),
+        addresses: Addresses::new(config.connections_per_address_max, &config.trusted_proxies),
     };
     let mut parts = JoinSet::new();
     for verb in VERBS {

@@ -134,6 +134,13 @@ pub struct Problem {
     detail: String,
     errors: Vec<Violation>,
     code: Option<RejectCode>,
+    /// Boxed: every handler's result has a problem's size.
+    more: Box<More>,
+}
+
+/// What only some problems have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct More {
     members: Map<String, Value>,
     headers: Vec<(&'static str, String)>,
 }
@@ -162,8 +169,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             code: None,
-            members: Map::new(),
-            headers: Vec::new(),
+            more: Box::default(),
         }
     }
 
@@ -218,7 +224,7 @@ impl Problem {
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         const OWN: [&str; 6] = ["type", "title", "status", "detail", "errors", "code"];
         if !OWN.contains(&name) {
-            self.members.insert(name.to_owned(), value.into());
+            self.more.members.insert(name.to_owned(), value.into());
         }
         self
     }
@@ -226,14 +232,14 @@ impl Problem {
     /// The same with a header, where the door has headers.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.more.headers.push((name, value.into()));
         self
     }
 
     /// Its headers, beside those that every problem of its kind has.
     #[must_use]
     pub fn headers(&self) -> &[(&'static str, String)] {
-        &self.headers
+        &self.more.headers
     }
 
     /// The class.
@@ -265,7 +271,7 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
             code: self.code,
-            members: &self.members,
+            members: &self.more.members,
         };
         serde_json::to_vec(&wire).expect("strings and numbers encode as JSON")
     }

@@ -168,7 +168,7 @@ async fn queue(app: &App, tenant: &TenantRecord) -> Result<(), Problem> {
     let known = app.book.waiting.get(&tenant.id, Instant::now());
     if let Some(waiting) = known
         && unjudged() < UNJUDGED_MAX
-        && waiting + unjudged() as u64 + 1 <= limit
+        && waiting + (unjudged() as u64) < limit
     {
         return Ok(());
     }

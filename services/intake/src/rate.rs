@@ -9,6 +9,7 @@
 use crate::{
     app::Reply,
     problem::{Kind, Problem},
+    slow::counted,
 };
 use hotcell_schemas::{TenantId, job::Actor, tenancy::Quotas};
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use serde_json::json;
 use std::{
     collections::HashMap,
     hash::Hash,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -226,16 +227,6 @@ pub struct Rates {
     requests: Buckets<TenantId>,
     jobs: Buckets<TenantId>,
     failures: Buckets<IpAddr>,
-}
-
-/// The address that counts: of IPv6 the network that one customer has (RFC 6177).
-fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
 }
 
 impl Rates {

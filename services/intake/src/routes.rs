@@ -3,7 +3,7 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, cancel, health, keys, list, policies,
+    approvals, cancel, events, health, keys, list, policies,
     problem::Problem,
     token, transcodes, uploads, webhooks,
 };
@@ -142,6 +142,9 @@ pub static ROUTES: &[Route] = &[
     }),
     get("/v1/transcodes/{id}", Action::ReadJob, |app, who, call| {
         Box::pin(transcodes::get(app, who, call))
+    }),
+    get("/v1/transcodes/{id}/events", Action::ReadJob, |app, who, call| {
+        Box::pin(events::follow(app, who, call))
     }),
     get("/v1/transcodes/{id}/download", Action::ReadOutput, |app, who, call| {
         Box::pin(transcodes::download(app, who, call))

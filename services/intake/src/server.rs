@@ -1,7 +1,10 @@
 //! The listener. Promises: at most `connections_max` connections; a client that sends its headers
-//! too slowly is cut; at shutdown no connection is accepted and those open finish their request.
+//! too slowly, or does not read its answer, is cut; at shutdown no connection is accepted and those open finish their request.
 
-use crate::origin::Peer;
+use crate::{
+    origin::Peer,
+    slow::{Addresses, Paced},
+};
 use axum::Router;
 use hotcell_stage::{
     ServiceError, Shutdown,
@@ -21,6 +24,10 @@ use tracing::{debug, warn};
 /// connection the same holds, so an idle connection is closed too.
 pub const HEADERS_SECS: u64 = 30;
 
+/// An answer that its client does not read is given up after this long without progress, in
+/// seconds. Answers are small, so it is the client's buffer and then the kernel's that are full.
+pub const WRITE_SECS: u64 = 20;
+
 /// Headers of one request, in number. Browsers and proxies send some forty.
 const HEADERS_MAX: usize = 64;
 
@@ -31,12 +38,16 @@ const HEAD_BYTES_MAX: usize = 16_384;
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What one listener may hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Bounds {
     /// Connections open at once.
     pub connections_max: usize,
     /// Time for the headers of a request.
     pub headers: Duration,
+    /// Time that a write may wait without progress.
+    pub write: Duration,
+    /// Connections of each address.
+    pub addresses: Addresses,
 }
 
 /// Takes the address and says which one it got.
@@ -91,6 +102,11 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, peer)) => {
+                let Some(seat) = bounds.addresses.seat(peer.ip()) else {
+                    debug!("an address has as many connections as it may");
+                    continue;
+                };
+                let (headers, write) = (bounds.headers, bounds.write);
                 let service =
                     WithPeer { peer: Peer(peer), router: TowerToHyperService::new(router.clone()) };
                 let (tls, watcher) = (tls.clone(), graceful.watcher());
@@ -101,14 +117,15 @@ pub async fn serve(
                     }
                     match tls::open(tls.as_ref(), socket).await {
                         Ok(stream) => {
-                            let connection = connection(stream, service, bounds.headers);
+                            let stream = Paced::new(stream, write);
+                            let connection = connection(stream, service, headers);
                             if let Err(error) = watcher.watch(connection).await {
                                 debug!(%error, "connection ended early");
                             }
                         }
                         Err(error) => debug!(%error, "a TLS handshake failed"),
                     }
-                    drop(slot);
+                    drop((slot, seat));
                 });
             }
             Err(error) => {
@@ -140,10 +157,10 @@ impl Service<Request<Incoming>> for WithPeer {
 }
 
 fn connection(
-    socket: Stream,
+    socket: Paced<Stream>,
     service: WithPeer,
     headers: Duration,
-) -> http1::Connection<TokioIo<Stream>, WithPeer> {
+) -> http1::Connection<TokioIo<Paced<Stream>>, WithPeer> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers)
@@ -164,6 +181,11 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    fn bounds(connections_max: usize, headers: Duration) -> Bounds {
+        let addresses = Addresses::new(connections_max, &[]);
+        Bounds { connections_max, headers, write: DEADLINE, addresses }
+    }
 
     async fn start(bounds: Bounds) -> (SocketAddr, Shutdown, JoinSet<()>) {
         let listener = bind("127.0.0.1:0".parse().unwrap(), Path::new("")).await.unwrap();
@@ -188,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_dawdles_over_its_headers_is_cut() {
-        let bounds = Bounds { connections_max: 8, headers: Duration::from_millis(100) };
+        let bounds = bounds(8, Duration::from_millis(100));
         let (address, _shutdown, _task) = start(bounds).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.unwrap();
@@ -200,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
-        let bounds = Bounds { connections_max: 1, headers: DEADLINE };
+        let bounds = bounds(1, DEADLINE);
         let (address, _shutdown, _task) = start(bounds).await;
         let mut first = TcpStream::connect(address).await.unwrap();
         first.write_all(REQUEST).await.unwrap();
@@ -214,8 +236,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn brk_13_an_address_over_its_connections_is_closed_and_another_served() {
+        let exempt = ["127.0.0.3/32".parse().unwrap()];
+        let bounds = Bounds { addresses: Addresses::new(2, &exempt), ..bounds(8, DEADLINE) };
+        let (address, _shutdown, _task) = start(bounds).await;
+        let from = async |host: &str| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{host}:0").parse().unwrap()).unwrap();
+            let mut socket = socket.connect(address).await.unwrap();
+            socket.write_all(REQUEST).await.ok();
+            let mut text = [0; 1024];
+            let read = timeout(DEADLINE, socket.read(&mut text)).await.unwrap();
+            let served = read.is_ok_and(|length| length > 0);
+            (socket, served)
+        };
+        let held = [from("127.0.0.1").await, from("127.0.0.1").await];
+        assert!(held.iter().all(|(_, served)| *served));
+        assert!(!from("127.0.0.1").await.1, "a third connection is served");
+        assert!(from("127.0.0.2").await.1);
+        let proxied = [from("127.0.0.3").await, from("127.0.0.3").await, from("127.0.0.3").await];
+        assert!(proxied.iter().all(|(_, served)| *served));
+        drop(held);
+        let end = std::time::Instant::now() + DEADLINE;
+        while !from("127.0.0.1").await.1 {
+            assert!(std::time::Instant::now() < end, "its seats are not given back");
+        }
+    }
+
+    /// A client that asks for much and reads nothing: its connection ends, and with it its slot.
+    #[tokio::test]
+    async fn brk_13_a_client_that_does_not_read_is_cut() {
+        for (write, cut) in [(Duration::from_millis(200), true), (DEADLINE, false)] {
+            let listener = bind("127.0.0.1:0".parse().unwrap(), Path::new("")).await.unwrap();
+            let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+            let much = "x".repeat(16 << 20);
+            let router = Router::new().route("/", get(async move || much.clone()));
+            let bounds = Bounds { write, ..bounds(1, DEADLINE) };
+            let mut task = JoinSet::new();
+            task.spawn(async move { serve(listener, None, router, bounds, &shutdown).await });
+            let mut deaf = TcpStream::connect(address).await.unwrap();
+            deaf.write_all(REQUEST).await.unwrap();
+            // Its answer has begun, so the only slot is its own.
+            deaf.readable().await.unwrap();
+            let mut next = TcpStream::connect(address).await.unwrap();
+            next.write_all(REQUEST).await.unwrap();
+            let wait = if cut { DEADLINE } else { Duration::from_millis(600) };
+            let served = timeout(wait, next.read_u8()).await.is_ok();
+            assert_eq!(served, cut, "with {write:?} to write");
+        }
+    }
+
+    #[tokio::test]
     async fn headers_without_end_are_refused() {
-        let bounds = Bounds { connections_max: 8, headers: DEADLINE };
+        let bounds = bounds(8, DEADLINE);
         let (address, _shutdown, _task) = start(bounds).await;
         for head in ["x: y\r\n".repeat(HEADERS_MAX + 1), "z".repeat(2 * HEAD_BYTES_MAX)] {
             let mut socket = TcpStream::connect(address).await.unwrap();
@@ -229,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn shutdown_ends_idle_connections_and_the_listener() {
-        let bounds = Bounds { connections_max: 8, headers: DEADLINE };
+        let bounds = bounds(8, DEADLINE);
         let (address, shutdown, mut task) = start(bounds).await;
         let mut idle = TcpStream::connect(address).await.unwrap();
         idle.write_all(REQUEST).await.unwrap();
