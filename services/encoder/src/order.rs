@@ -2,13 +2,27 @@
 //!
 //! Promises: an order that passes was made for this worker, for this very question, and its
 //! command line is the one that its typed plan compiles to. That a signer signed it was checked
-//! before (IAM-06: every node refuses by itself).
+//! before (IAM-06: every node refuses by itself). The plan's types hold no option, filter, format or
+//! number that is not on their lists; the limits here are this program's own, whoever signs.
 
 use hotcell_schemas::{
     PoolId, WorkerId, argv,
-    limits::{ATTEMPTS_MAX, INPUTS_MAX, OUTPUT_BYTES_MAX, UPLOAD_BYTES_MAX},
+    limits::{ATTEMPTS_MAX, INPUTS_MAX, OUTPUT_BYTES_MAX, OUTPUTS_MAX, UPLOAD_BYTES_MAX},
     plan::CellLimits,
     work::WorkOrder,
+};
+
+/// The most that an order may ask of a cell: what the largest picture needs. A signer that was taken
+/// over cannot ask for more.
+const CEILING: CellLimits = CellLimits {
+    memory_bytes: 12 << 30,
+    cpu_secs: 14_400,
+    wall_secs: 3600,
+    output_bytes: OUTPUT_BYTES_MAX,
+    temp_bytes: 64 << 20,
+    procs: 64,
+    stall_secs: 300,
+    files: 64,
 };
 
 /// Why an order is not obeyed.
@@ -29,6 +43,9 @@ pub(crate) enum OrderFault {
     /// More or fewer inputs than a cell is given, or larger ones than can have been uploaded.
     #[error("the order's inputs are not of an accepted number and size")]
     Inputs,
+    /// More outputs than a job may have.
+    #[error("the order's outputs are not of an accepted number")]
+    Outputs,
     /// The command line is not the plan's.
     #[error("the order's command line is not what its plan compiles to")]
     Argv,
@@ -53,17 +70,21 @@ pub(crate) fn check(
     let inputs = &order.inputs;
     let good = inputs.len() == INPUTS_MAX && inputs.iter().all(|input| sized(input.size));
     must(good, OrderFault::Inputs)?;
+    must(order.plan.outputs.len() <= OUTPUTS_MAX, OrderFault::Outputs)?;
     must(argv::agrees(&order.plan), OrderFault::Argv)?;
     let encode = bounded(&order.plan.limits) && order.plan.limits.output_bytes > 0;
     must(encode && bounded(&order.probe_limits), OrderFault::Limits)
 }
 
 fn bounded(limits: &CellLimits) -> bool {
-    limits.memory_bytes > 0
-        && limits.cpu_secs > 0
-        && limits.wall_secs > 0
-        && limits.procs > 0
-        && limits.output_bytes <= OUTPUT_BYTES_MAX
+    (1..=CEILING.memory_bytes).contains(&limits.memory_bytes)
+        && (1..=CEILING.cpu_secs).contains(&limits.cpu_secs)
+        && (1..=CEILING.wall_secs).contains(&limits.wall_secs)
+        && (1..=CEILING.procs).contains(&limits.procs)
+        && limits.output_bytes <= CEILING.output_bytes
+        && limits.temp_bytes <= CEILING.temp_bytes
+        && limits.stall_secs <= CEILING.stall_secs
+        && limits.files <= CEILING.files
 }
 
 #[cfg(test)]
@@ -154,5 +175,23 @@ pub(crate) mod tests {
         check(&|order| order.plan.limits.output_bytes = 0, Err(OrderFault::Limits));
         check(&|order| order.plan.limits.output_bytes = u64::MAX, Err(OrderFault::Limits));
         check(&|order| order.probe_limits.memory_bytes = 0, Err(OrderFault::Limits));
+        let twice = |order: &mut WorkOrder| {
+            order.plan.outputs.push(order.plan.outputs[0].clone());
+        };
+        check(&twice, Err(OrderFault::Outputs));
+        for more in [
+            |limits: &mut CellLimits| limits.memory_bytes = CEILING.memory_bytes + 1,
+            |limits: &mut CellLimits| limits.cpu_secs = CEILING.cpu_secs + 1,
+            |limits: &mut CellLimits| limits.wall_secs = CEILING.wall_secs + 1,
+            |limits: &mut CellLimits| limits.procs = CEILING.procs + 1,
+            |limits: &mut CellLimits| limits.temp_bytes = CEILING.temp_bytes + 1,
+            |limits: &mut CellLimits| limits.stall_secs = CEILING.stall_secs + 1,
+            |limits: &mut CellLimits| limits.files = CEILING.files + 1,
+        ] {
+            check(&|order| more(&mut order.plan.limits), Err(OrderFault::Limits));
+            check(&|order| more(&mut order.probe_limits), Err(OrderFault::Limits));
+        }
+        // All that the validator gives is under the ceiling.
+        check(&|order| order.plan.limits = CEILING, Ok(()));
     }
 }

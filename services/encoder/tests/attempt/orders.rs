@@ -3,7 +3,10 @@
 use crate::site::{LIMITS, Site};
 use bytes::Bytes;
 use hotcell_encoder::config::Config;
-use hotcell_schemas::{Digest, RejectCode, plan::CellLimits, report::CellEnd, work::WorkOrder};
+use hotcell_nats_config::Login;
+use hotcell_schemas::{
+    Digest, RejectCode, Role, plan::CellLimits, report::CellEnd, work::WorkOrder,
+};
 use hotcell_stage::{ServiceError, Shutdown};
 
 /// The code of the report on `input`, after `spoil` changed the store or the queue.
@@ -87,4 +90,41 @@ async fn iam_06_orders_that_are_not_ours_are_not_obeyed() {
     let seen = site.seen.lock().unwrap();
     let [file] = seen.done[0].report.files.as_slice() else { panic!("one file") };
     assert_eq!(file.sha256, Digest::of(&seen.objects["out.mp4"]));
+}
+
+/// A perfect order in the very answer that the worker waits for, signed by every login but a
+/// signer's: services, the provisioner, a worker, a program of a tenant, and a key of nobody. The
+/// same signed by the signer is obeyed.
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_06_no_other_login_s_signature_makes_a_worker_run_anything() {
+    let (site, _programs) = Site::with_stub(0).await;
+    let others = Role::PIPELINE.into_iter().filter(|role| *role != Role::Signer);
+    let logins = others.map(Login::Service).chain([
+        Login::Sys,
+        Login::Worker { name: "w1".parse().unwrap(), pools: vec!["cpu".parse().unwrap()] },
+    ]);
+    let mut thieves: Vec<_> = logins.map(|login| site.server.creds(&login).unwrap().key).collect();
+    thieves.push(nkeys::KeyPair::new_user());
+    let signer = site.seen.lock().unwrap().signs.clone();
+    site.work(async {
+        for key in thieves {
+            let before = {
+                let mut seen = site.seen.lock().unwrap();
+                seen.signs = Some(std::sync::Arc::new(key));
+                seen.nexts.len()
+            };
+            site.order(b"honest bytes", |_| {});
+            // With the next question the answer to this one was thrown away.
+            site.until("questions", |seen| {
+                (seen.orders.is_empty() && seen.nexts.len() > before + 1).then_some(())
+            })
+            .await;
+            let seen = site.seen.lock().unwrap();
+            assert_eq!((seen.gets, seen.beats.len(), seen.done.len()), (0, 0, 0), "it was obeyed");
+        }
+        site.seen.lock().unwrap().signs = signer;
+        site.order(b"honest bytes", |_| {});
+        assert_eq!(site.report().await.report.failure, None);
+    })
+    .await;
 }

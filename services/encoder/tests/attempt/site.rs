@@ -1,5 +1,6 @@
 //! What all tests need: broker, signer, store, worker.
 
+use async_nats::HeaderMap;
 use axum::{
     Router,
     body::Bytes,
@@ -7,13 +8,14 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
+use futures::StreamExt as _;
 use hotcell_encoder::config::Config;
 use hotcell_nats_config::{
     InitOptions, Login,
     testing::{NOW, TestServer},
 };
 use hotcell_schemas::{
-    Digest, JobId, Plan, Role, UnixMs, argv,
+    Digest, Envelope, JobId, Plan, Role, Trust, UnixMs, argv,
     plan::{AudioPlan, CellLimits, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
     request::{AudioCodec, Format, VideoCodec},
     subject::LeaseVerb,
@@ -24,7 +26,9 @@ use hotcell_schemas::{
 };
 use hotcell_stage::{
     Bus, Incoming, NatsConfig, Shutdown, TelemetryConfig, clock, config::LogFormat,
+    request::RequestInfo,
 };
+use nkeys::KeyPair;
 use std::{
     collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
@@ -58,6 +62,8 @@ pub(crate) struct Seen {
     pub(crate) objects: HashMap<String, Bytes>,
     /// Reads of the store.
     pub(crate) gets: usize,
+    /// Who signs orders.
+    pub(crate) signs: Option<Arc<KeyPair>>,
 }
 
 pub(crate) type Shared = Arc<Mutex<Seen>>;
@@ -70,7 +76,7 @@ pub(crate) struct Site {
     store: String,
     shutdown: Shutdown,
     _running: JoinSet<()>,
-    _server: TestServer,
+    pub(crate) server: TestServer,
 }
 
 fn signed(url: String) -> SignedUrl {
@@ -86,12 +92,15 @@ impl Site {
         let server = TestServer::start(&options).await.unwrap();
         let installation = server.installation().unwrap();
         let nats = |login: &Login| NatsConfig {
+            tls: None,
             url: server.url(),
             creds: installation.creds_path(login),
             trust: installation.trust_path(),
         };
         let bus = Bus::connect(Role::Signer, &nats(&Login::Service(Role::Signer))).await.unwrap();
         let (seen, shutdown, mut running) = (Shared::default(), Shutdown::new(), JoinSet::new());
+        let own = server.creds(&Login::Service(Role::Signer)).unwrap().key;
+        seen.lock().unwrap().signs = Some(Arc::new(own));
         let store = serve_store(&mut running, Arc::clone(&seen)).await;
         serve_signer(&mut running, &bus, &seen, &store, &shutdown);
         bus.flush().await;
@@ -120,7 +129,7 @@ impl Site {
                 otlp: String::new(),
             },
         };
-        Self { seen, dir, config, store, shutdown, _running: running, _server: server }
+        Self { seen, dir, config, store, shutdown, _running: running, server }
     }
 
     /// A site whose programs are the stand-in, which takes `ms` in the transcoder's place.
@@ -278,8 +287,7 @@ fn serve_signer(
     store: &str,
     shutdown: &Shutdown,
 ) {
-    let next = serve(bus, seen, shutdown, "next.*.*".to_owned(), answer_next);
-    running.spawn(next);
+    running.spawn(serve_next(bus.clone(), Arc::clone(seen)));
     let verb = |verb: LeaseVerb| format!("lease.*.{}", verb.as_str());
     running.spawn(serve(bus, seen, shutdown, verb(LeaseVerb::Beat), answer_beat));
     running.spawn(serve(bus, seen, shutdown, verb(LeaseVerb::Done), answer_done));
@@ -313,24 +321,44 @@ fn body<T: hotcell_schemas::Message + Clone>(incoming: &Incoming) -> T {
     incoming.open_as::<T>(Role::Encoder, &info.user).unwrap().into_inner()
 }
 
-async fn answer_next(seen: Shared, incoming: Incoming) {
-    let request: NextRequest = body(&incoming);
-    let nonce = request.nonce.clone();
-    let order = {
-        let mut seen = seen.lock().unwrap();
-        seen.nexts.push(request);
-        seen.orders.pop_front()
-    };
-    match order {
-        Some((mut order, change)) => {
-            order.nonce = nonce;
-            change(&mut order);
-            incoming.answer(&NextReply::Order { order: Box::new(order) }).await;
-        }
-        None => {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            incoming.answer(&NextReply::Empty { nonce }).await;
-        }
+/// Serves questions for work below the library that services use, so that an answer can bear the
+/// signature of another.
+async fn serve_next(bus: Bus, seen: Shared) {
+    let mut requests = bus.client().queue_subscribe("next.*.*", "signer".into()).await.unwrap();
+    let mut running = JoinSet::new();
+    let own = seen.lock().unwrap().signs.clone().unwrap();
+    while let Some(message) = requests.next().await {
+        let header = |name: &'static str| Some(message.headers.as_ref()?.get(name)?.as_str());
+        let envelope = Envelope::received(&message.subject, header, &message.payload).unwrap();
+        let info: RequestInfo = serde_json::from_str(header("Nats-Request-Info").unwrap()).unwrap();
+        let trust = Trust::only(Role::Encoder, &info.user).unwrap();
+        let request = envelope.open::<NextRequest>(&trust).unwrap().into_inner();
+        let (bus, seen, own) = (bus.clone(), Arc::clone(&seen), Arc::clone(&own));
+        running.spawn(async move {
+            let (nonce, subject) = (request.nonce.clone(), envelope.subject);
+            let (order, key) = {
+                let mut seen = seen.lock().unwrap();
+                seen.nexts.push(request);
+                (seen.orders.pop_front(), seen.signs.clone())
+            };
+            let (body, key) = if let Some((mut order, change)) = order {
+                order.nonce = nonce;
+                change(&mut order);
+                (NextReply::Order { order: Box::new(order) }, key.unwrap())
+            } else {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                (NextReply::Empty { nonce }, own)
+            };
+            let (id, now) = (envelope.msg_id, clock::now());
+            let sealed = Envelope::seal_reply(subject, id, now, &key, &body).unwrap();
+            let mut headers = HeaderMap::new();
+            for (name, value) in sealed.headers() {
+                headers.insert(name, value.as_str());
+            }
+            let reply = message.reply.unwrap();
+            #[expect(clippy::disallowed_methods, reason = "the answer of an attacker")]
+            bus.client().publish_with_headers(reply, headers, sealed.body.into()).await.unwrap();
+        });
     }
 }
 
