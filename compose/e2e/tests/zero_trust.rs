@@ -11,8 +11,8 @@ mod model;
 mod world;
 
 use hotcell_e2e::raw::{Act, Identity, Raw, RawError};
-use hotcell_nats_config::{Login, Permissions, allowed, jwt, testing::NOW};
-use hotcell_schemas::Role;
+use hotcell_nats_config::{Login, Permissions, Terms, allowed, jwt, testing::NOW};
+use hotcell_schemas::{Role, TenantId, identity::RoleName};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use world::{Rights, World, job, logins, program, worker};
@@ -59,6 +59,48 @@ async fn new_16_every_login_may_do_exactly_what_the_route_table_says() {
         }
     }
     assert_eq!(wrong, 0, "differences; see above");
+}
+
+// IAM-06: a tenant's login has the same rights on the broker whatever its roles, which are policy's
+// to decide on; a suspended or removed tenant's has none, nor has one that somebody kept.
+#[tokio::test]
+async fn a_tenant_s_logins_of_every_role_and_those_of_one_that_is_not_served() {
+    let world = World::start().await;
+    let bolt: TenantId = "bolt".parse().unwrap();
+    let roles = RoleName::ALL.into_iter().filter(|role| *role != RoleName::Operator);
+    let mut kept = Vec::new();
+    for role in roles {
+        let terms = Terms::new([role], None).unwrap();
+        let user = role.as_str().parse().unwrap();
+        world.admin.add_program(&bolt, &user, &terms, NOW).await.unwrap();
+        let login = program("bolt", role.as_str());
+        let mut raw = world.connect(&login);
+        let (more, less) = differences(&world.rights(&mut raw), &expected(&world, &login));
+        assert!(more.is_empty() && less.is_empty(), "{role}: {more:?} {less:?}");
+        kept.push((Identity::of(world.server.creds(&login).unwrap()), raw));
+    }
+    let refused = |identity: &Identity| {
+        let connected = Raw::connect(&world.server.url(), Some(identity));
+        assert!(matches!(connected, Err(RawError::Refused(_))), "a login is taken");
+    };
+    world.admin.suspend_tenant(&bolt, NOW).await.unwrap();
+    for (identity, live) in &mut kept {
+        assert!(live.may(Act::Publish, "api.get").is_err(), "a live connection is not cut");
+        refused(identity);
+    }
+    world.admin.resume_tenant(&bolt, NOW).await.unwrap();
+    for (identity, live) in &mut kept {
+        *live = Raw::connect(&world.server.url(), Some(identity)).unwrap();
+    }
+    world.admin.remove_tenant(&bolt, NOW).await.unwrap();
+    for (identity, live) in &mut kept {
+        assert!(live.may(Act::Publish, "api.get").is_err(), "a live connection is not cut");
+        refused(identity);
+    }
+    // The other tenant, and every service, as before.
+    for login in logins().into_iter().filter(|login| *login != program("bolt", "ci")) {
+        assert!(!world.rights(&mut world.connect(&login)).is_empty(), "{login:?}");
+    }
 }
 
 /// That what is tried is worth trying: of each row there is a subject that somebody may publish,

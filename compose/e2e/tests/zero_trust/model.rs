@@ -43,8 +43,9 @@ fn may_publish(login: &Login, words: &[&str]) -> bool {
     match login {
         Login::Sys => matches!(
             words,
-            ["$SYS", "REQ", "CLAIMS", "UPDATE" | "LIST"]
+            ["$SYS", "REQ", "CLAIMS", "UPDATE" | "LIST" | "DELETE"]
                 | ["$SYS", "REQ", "ACCOUNT", _, "CLAIMS", "LOOKUP"]
+                | ["$SYS", "REQ", "ACCOUNT", _, "CONNZ"]
         ),
         Login::Tenant { .. } => ROUTES.iter().any(|route| match (route.tokens, words) {
             ([Token::Lit(_), Token::Account, Token::Lit(verb)], ["api", asked]) => {
@@ -72,12 +73,18 @@ fn may_call(role: Role, words: &[&str]) -> bool {
     let is_log = |stream: &str| StreamId::ALL.iter().any(|id| id.as_str() == stream);
     match words {
         ["$JS", "API", "CONSUMER", "INFO", stream, durable] => {
-            pulls(role, stream, durable) || is_operator && is_log(stream)
+            pulls(role, stream, durable)
+                || is_operator && is_log(stream)
+                || role == Role::Intake && counts(stream, durable)
         }
         ["$JS", "API", "CONSUMER", "MSG", "NEXT", stream, durable]
         | ["$JS", "ACK", stream, durable, _, ..] => pulls(role, stream, durable),
         ["$JS", "API", "CONSUMER", "CREATE", stream, _]
         | ["$JS", "API", "CONSUMER", "NAMES", stream] => is_operator && is_log(stream),
+        // Consumers of a tenant's work go with the tenant; those of the services are nobody's.
+        ["$JS", "API", "CONSUMER", "DELETE", "JOBS", durable] => {
+            is_operator && !CONSUMERS.iter().any(|row| row.durable == *durable)
+        }
         ["$JS", "API", "STREAM", "NAMES"] => is_operator,
         ["$JS", "API", "STREAM", "CREATE" | "INFO", stream] => {
             is_operator && (is_log(stream) || reads_bucket(None, stream))
@@ -100,6 +107,11 @@ fn reads_bucket(role: Option<Role>, stream: &str) -> bool {
     BUCKETS
         .iter()
         .any(|row| name == Some(row.name) && role.is_none_or(|role| row.readers.contains(&role)))
+}
+
+/// The API counts what waits of a tenant's work, to refuse what would be too much (BRK-81).
+fn counts(stream: &str, durable: &str) -> bool {
+    stream == StreamId::Jobs.as_str() && !CONSUMERS.iter().any(|row| row.durable == durable)
 }
 
 /// A durable of the table belongs to its role. Every other one of JOBS is the signer's: work
@@ -127,11 +139,13 @@ fn may_subscribe(login: &Login, words: &[&str]) -> bool {
     }
 }
 
-/// Requests are heard; what is stored is pulled, unless no durable of the role brings it.
+/// Requests are heard; what is stored is pulled, unless no durable of the role brings it. Who gives
+/// out work wakes up at the events that its meter reads later.
 fn hears(role: Role, route: &Route) -> bool {
     match route.carrier {
         Carrier::Request | Carrier::WorkerRequest | Carrier::TenantRequest => true,
         Carrier::TenantEvents => false,
+        Carrier::Stream(_) if role == Role::Signer => true,
         Carrier::Stream(stream) => !CONSUMERS.iter().any(|row| {
             let all = row.routes.is_empty();
             row.role == role && row.stream == stream && (all || row.routes.contains(&route.name))
