@@ -9,7 +9,8 @@ use crate::fail::{Context as _, Fail};
 use hotcell_policy::set::TEXT_BYTES_MAX;
 use hotcell_schemas::TenantId;
 use std::{
-    fs,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -99,11 +100,17 @@ pub(crate) async fn run(data: &Path, command: PolicyCommand, as_json: bool) -> R
 
 /// A file of policies.
 fn read_text(path: &Path) -> Result<String, Fail> {
+    let text = String::from_utf8(read_at_most(path, TEXT_BYTES_MAX)?);
+    text.map_err(|_| Fail::failed(format!("{} is not UTF-8", path.display())))
+}
+
+/// A file that ends by `most` bytes; what does not end is not read for ever.
+fn read_at_most(path: &Path, most: usize) -> Result<Vec<u8>, Fail> {
     let doing = format!("cannot read {}", path.display());
-    let size = fs::metadata(path).or_fail(&doing)?.len();
-    if size > TEXT_BYTES_MAX as u64 {
-        let larger = format!("{}: larger than {TEXT_BYTES_MAX} bytes", path.display());
-        return Err(Fail::usage(larger));
+    let (file, mut bytes) = (File::open(path).or_fail(&doing)?, Vec::new());
+    file.take(most as u64 + 1).read_to_end(&mut bytes).or_fail(&doing)?;
+    if bytes.len() > most {
+        return Err(Fail::usage(format!("{}: larger than {most} bytes", path.display())));
     }
-    fs::read_to_string(path).or_fail(&doing)
+    Ok(bytes)
 }

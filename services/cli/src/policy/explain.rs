@@ -3,7 +3,10 @@
 //! Promises: the code that decides is the validator's own, so what is shown is what would happen; it
 //! needs no installation. Refuses with exit code 1 what the API would refuse, and says where.
 
-use super::who::{Said, WhoArgs};
+use super::{
+    read_at_most,
+    who::{Said, WhoArgs},
+};
 use crate::{
     client,
     fail::{Context as _, Fail},
@@ -11,6 +14,7 @@ use crate::{
 };
 use hotcell_schemas::{
     Plan,
+    limits::HTTP_BODY_BYTES_MAX,
     plan::{
         Container, OutputPlan, Sniffed, Tree,
         encoder::Options as _,
@@ -30,14 +34,7 @@ use hotcell_validator::{
     sniff,
 };
 use serde_json::{Value, json};
-use std::{
-    fs::{self, File},
-    io::Read as _,
-    path::Path,
-};
-
-/// Largest request that is read, in bytes: the API's own limit.
-const REQUEST_BYTES_MAX: u64 = hotcell_schemas::limits::HTTP_BODY_BYTES_MAX as u64;
+use std::{fs::File, io::Read as _, path::Path};
 
 /// Bytes of a file that are sniffed at a time.
 const STEP_BYTES: usize = 1 << 20;
@@ -87,15 +84,7 @@ pub(super) fn run(
 }
 
 fn read(path: &Path) -> Result<TranscodeRequest, Fail> {
-    let doing = format!("cannot read {}", path.display());
-    let size = fs::metadata(path).or_fail(&doing)?.len();
-    if size > REQUEST_BYTES_MAX {
-        return Err(Fail::usage(format!(
-            "{}: larger than {REQUEST_BYTES_MAX} bytes",
-            path.display()
-        )));
-    }
-    let bytes = fs::read(path).or_fail(&doing)?;
+    let bytes = read_at_most(path, HTTP_BODY_BYTES_MAX)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Fail::failed(format!("refused: {}: {error}", path.display())))
 }
