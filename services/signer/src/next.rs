@@ -164,16 +164,22 @@ impl Signer {
                 return None;
             }
         }
-        let again_ms = match self.permit(job, &task.message.subject, now).await {
-            Permit::Given(job) => return self.order(spoken, pool, *job, seq, ack).await,
+        let job = self.permitted(job, &task.message.subject, seq, &ack).await?;
+        self.order(spoken, pool, job, seq, ack).await
+    }
+
+    /// The job, if records and policy permit it now; else it ends, or is looked at again.
+    async fn permitted(&self, job: Job, subject: &str, seq: u64, ack: &str) -> Option<Job> {
+        let again_ms = match self.permit(job, subject, clock::now()).await {
+            Permit::Given(job) => return Some(*job),
             Permit::Ended(job) => {
-                self.give_up(*job, seq, &ack).await;
+                self.give_up(*job, seq, ack).await;
                 return None;
             }
             Permit::Held => SUSPENDED_RETRY_MS,
             Permit::Unread => ATTEMPT_RETRY_MS,
         };
-        settle(&self.bus, Some(&ack), Settle::RetryMs(again_ms)).await;
+        settle(&self.bus, Some(ack), Settle::RetryMs(again_ms)).await;
         None
     }
 
