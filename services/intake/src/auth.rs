@@ -9,35 +9,28 @@ use crate::{
     app::Seen,
     cache::Cache,
     claims::Unmapped,
+    credential::same,
     dpop::DpopFault,
     jwt::{JwtError, Unverified},
     oidc::{Identity, Oidc, OidcError, TokenFault},
     token,
 };
 use hotcell_schemas::{
-    ApprovalId, Digest, KeyId, Subject, TenantId, UnixMs,
+    ApprovalId, KeyId, Subject, TenantId, UnixMs,
     identity::{Authority, RoleName},
     job::Actor,
     records::{KeyRecord, TenantRecord},
 };
 use hotcell_stage::{Bus, Incoming, clock, kv::Bucket, kv::KvError};
-use http::{HeaderMap, header::AUTHORIZATION};
-use std::{collections::BTreeSet, fmt, hint::black_box, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
-/// Longest key, in bytes: prefix, id and up to 128 characters of secret.
-const KEY_BYTES_MAX: usize = 192;
-
-/// Shortest secret, in characters: 22 of base64url hold 128 bits.
-const SECRET_CHARS_MIN: usize = 22;
+pub use crate::credential::{Credential, KeyText, Scheme, credential};
 
 /// Longest part of a login's name that records keep, in characters.
 const LOGIN_NAME_CHARS_MAX: usize = 64;
 
 /// What a login's tag begins with that gives it a role.
 const ROLE_TAG: &str = "role:";
-
-/// What every key begins with.
-const PREFIX: &str = "hck_";
 
 /// An identity that was checked. Only this module makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,101 +159,6 @@ pub enum AuthError {
     IssuerAway,
 }
 
-/// How a token is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// RFC 6750.
-    Bearer,
-    /// RFC 9449: with a proof of the key that it is bound to.
-    Dpop,
-}
-
-/// A well-formed key: its id, and the SHA-256 of all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyText {
-    id: KeyId,
-    sha256: Digest,
-}
-
-/// A credential of good form. Prints no token.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credential<'a> {
-    /// An API key.
-    Key(KeyText),
-    /// Anything else: a token, or it will not be believed.
-    Token(Scheme, &'a str),
-}
-
-impl fmt::Debug for Credential<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key(key) => f.debug_tuple("Key").field(&key.id).finish(),
-            Self::Token(scheme, _) => write!(f, "Token({scheme:?}, [redacted])"),
-        }
-    }
-}
-
-/// The credential of a request, from its headers and its query string.
-///
-/// # Errors
-/// [`Denied`]: the query string holds one; there is not exactly one header; its scheme or its form.
-pub fn credential<'a>(
-    headers: &'a HeaderMap,
-    query: Option<&str>,
-) -> Result<Credential<'a>, Denied> {
-    if query.is_some_and(holds_credential) {
-        return Err(Denied::InQuery);
-    }
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(Denied::Missing)?;
-    if values.next().is_some() {
-        return Err(Denied::Several);
-    }
-    let text = value.to_str().map_err(|_| Denied::Malformed)?;
-    let (scheme, shown) = text.split_once(' ').unwrap_or((text, ""));
-    // The scheme's case does not matter (RFC 9110 §11.1).
-    let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Scheme::Bearer,
-        "dpop" => Scheme::Dpop,
-        _ => return Err(Denied::Scheme),
-    };
-    // A token has two dots, a key none.
-    if shown.contains('.') {
-        return Ok(Credential::Token(scheme, shown));
-    }
-    if scheme != Scheme::Bearer {
-        return Err(Denied::Scheme);
-    }
-    parse_key(shown).map(Credential::Key).ok_or(Denied::Malformed)
-}
-
-fn parse_key(key: &str) -> Option<KeyText> {
-    if key.len() > KEY_BYTES_MAX {
-        return None;
-    }
-    let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
-    let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-    if secret.len() < SECRET_CHARS_MIN || !secret.bytes().all(safe) {
-        return None;
-    }
-    Some(KeyText { id: id.parse().ok()?, sha256: Digest::of(key.as_bytes()) })
-}
-
-fn holds_credential(query: &str) -> bool {
-    url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
-        let name = name.to_ascii_lowercase();
-        matches!(name.as_str(), "api_key" | "apikey" | "access_token" | "authorization")
-            || name.starts_with(PREFIX)
-            || value.trim_start().to_ascii_lowercase().starts_with(PREFIX)
-    })
-}
-
-/// Compares without telling by its time where two digests differ.
-fn same(a: &Digest, b: &Digest) -> bool {
-    let pairs = a.as_bytes().iter().zip(b.as_bytes());
-    black_box(pairs.fold(0_u8, |differs, (a, b)| differs | (a ^ b))) == 0
-}
-
 /// Whether a key may be used now, from there.
 fn usable(record: &KeyRecord, now: UnixMs, network: Option<IpAddr>) -> Result<(), Denied> {
     if record.revoked_at.is_some() {
@@ -302,7 +200,8 @@ fn judge_token(
         return Err(Denied::TokenClaims);
     }
     usable(record, now, network)?;
-    let roles: BTreeSet<RoleName> = claims.roles.intersection(&record.roles).copied().collect();
+    let held = |role: &RoleName| token::includes(&record.roles, *role);
+    let roles: BTreeSet<RoleName> = claims.roles.iter().copied().filter(held).collect();
     let enrolled = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
     let mfa = enrolled && claims.acr.as_deref() == Some(token::ACR_MFA);
     let authority = Authority {

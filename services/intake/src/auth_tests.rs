@@ -1,8 +1,9 @@
 //! Tests of `auth.rs`.
 
 use super::*;
-use hotcell_schemas::records::TotpRecord;
-use http::HeaderValue;
+use crate::credential::parse_key;
+use hotcell_schemas::{Digest, records::TotpRecord};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 const ID: &str = "0193a0f0c0de7000800000000000beef";
 const SECRET: &str = "c2VjcmV0LW9mLTE2LWJ5dGVzLi4";
@@ -130,7 +131,7 @@ fn api_39_a_key_opens_only_from_its_networks() {
 }
 
 #[test]
-fn iam_03_a_token_is_worth_what_its_key_is_worth_now() {
+fn iam_02_a_token_is_worth_what_its_key_is_worth_now() {
     let enrolled = |confirmed| TotpRecord {
         sealed: Vec::new(),
         last_step: 1,
@@ -162,7 +163,7 @@ fn iam_03_a_token_is_worth_what_its_key_is_worth_now() {
 }
 
 #[test]
-fn iam_03_a_credential_with_dots_is_a_token_and_prints_nothing() {
+fn iam_02_a_credential_with_dots_is_a_token_and_prints_nothing() {
     let map = headers(&["Bearer aaa.CANARY.ccc"]);
     let found = credential(&map, None).unwrap();
     assert_eq!(found, Credential::Token(Scheme::Bearer, "aaa.CANARY.ccc"));

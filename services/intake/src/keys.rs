@@ -68,13 +68,15 @@ struct KeyRequest {
     networks: Vec<Network>,
 }
 
-/// What policy is told of a key to be made.
+/// What policy is told of a key to be made. A body that is none is the handler's to refuse: who may
+/// not make keys learns that first.
 ///
 /// # Errors
-/// 400 naming the field.
+/// Never.
 pub fn facts(call: &Call) -> Result<Facts, Problem> {
-    let request: KeyRequest = json::parse(&call.body)?;
-    Ok(Facts { granted_roles: request.roles.into_iter().collect(), ..Facts::default() })
+    let roles = json::parse::<KeyRequest>(&call.body).map(|request| request.roles);
+    let granted_roles = roles.unwrap_or_default().into_iter().collect();
+    Ok(Facts { granted_roles, ..Facts::default() })
 }
 
 fn check(request: &KeyRequest, who: &BTreeSet<RoleName>) -> Result<(), Problem> {

@@ -7,7 +7,7 @@ fn roles(names: &[RoleName]) -> BTreeSet<RoleName> {
 }
 
 #[test]
-fn iam_04_nobody_gives_what_it_is_not() {
+fn iam_10_nobody_gives_what_it_is_not() {
     use RoleName as R;
     for role in R::ALL {
         assert_eq!(may_grant(&roles(&[R::TenantAdmin]), role), role != R::Operator, "{role}");

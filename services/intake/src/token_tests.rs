@@ -61,7 +61,7 @@ fn read(issuer: &Issuer, text: &str, now: UnixMs) -> Result<Claims, Denied> {
 }
 
 #[test]
-fn iam_03_a_token_lives_five_minutes_and_no_longer() {
+fn iam_02_a_token_lives_five_minutes_and_no_longer() {
     let issuer = issuer();
     let text = token(&issuer.intake, &good());
     assert_eq!(read(&issuer, &text, NOW), Ok(good()));
@@ -83,7 +83,18 @@ fn iam_03_a_token_lives_five_minutes_and_no_longer() {
 }
 
 #[test]
-fn iam_03_who_else_signs_is_not_believed() {
+fn iam_10_a_token_narrows_and_never_widens() {
+    use RoleName as R;
+    for role in R::ALL {
+        let less = [R::Viewer, R::Submitter, R::Publisher, R::WebhookAdmin, R::TenantAdmin];
+        assert_eq!(includes(&[R::TenantAdmin].into(), role), less.contains(&role), "{role}");
+        assert_eq!(includes(&[R::Submitter].into(), role), role == R::Submitter, "{role}");
+        assert!(!includes(&BTreeSet::new(), role), "{role}");
+    }
+}
+
+#[test]
+fn iam_02_who_else_signs_is_not_believed() {
     let issuer = issuer();
     let stranger = KeyPair::new_user();
     // A key that nobody trusts, and one that is trusted for another role.
@@ -101,7 +112,7 @@ fn iam_03_who_else_signs_is_not_believed() {
 }
 
 #[test]
-fn iam_03_none_and_hs256_with_the_public_key_are_refused() {
+fn iam_02_none_and_hs256_with_the_public_key_are_refused() {
     let issuer = issuer();
     let public = issuer.intake.public_key();
     let claims = serde_json::to_value(good()).unwrap();
@@ -127,7 +138,7 @@ fn iam_03_none_and_hs256_with_the_public_key_are_refused() {
 }
 
 #[test]
-fn iam_03_another_kind_of_token_and_other_claims_are_refused() {
+fn iam_02_another_kind_of_token_and_other_claims_are_refused() {
     let issuer = issuer();
     let kid = issuer.intake.public_key();
     let claims = serde_json::to_value(good()).unwrap();
@@ -158,7 +169,7 @@ fn iam_03_another_kind_of_token_and_other_claims_are_refused() {
 }
 
 #[test]
-fn iam_03_each_changed_character_breaks_a_token() {
+fn iam_02_each_changed_character_breaks_a_token() {
     let issuer = issuer();
     let text = token(&issuer.intake, &good());
     for (index, _) in text.match_indices(|c: char| c != '.').step_by(3) {

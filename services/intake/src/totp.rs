@@ -216,7 +216,7 @@ mod tests {
 
     /// RFC 6238 appendix B, its SHA-1 rows, eight digits; ours are the last six of them.
     #[test]
-    fn step_15_the_vectors_of_rfc_6238() {
+    fn step_09_the_vectors_of_rfc_6238() {
         for (secs, expect) in [
             (59, 94_287_082),
             (1_111_111_109, 7_081_804),
@@ -233,7 +233,7 @@ mod tests {
 
     /// RFC 4226 appendix D.
     #[test]
-    fn step_15_the_vectors_of_rfc_4226() {
+    fn step_09_the_vectors_of_rfc_4226() {
         let expect = ["755224", "287082", "359152", "969429", "338314", "254676", "287922"];
         for (counter, expect) in (0..).zip(expect) {
             assert_eq!(code(SECRET, counter), expect);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn step_15_a_code_is_good_once_and_for_three_steps() {
+    fn step_09_a_code_is_good_once_and_for_three_steps() {
         let now = at(10_000 * STEP_SECS + 5);
         let shown = |step, last| check(SECRET, &code(SECRET, step), now, last);
         assert_eq!(shown(9_998, 0), Shown::Wrong);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn step_15_guessing_is_closed_after_five_and_for_good_after_fifty() {
+    fn step_09_guessing_is_closed_after_five_and_for_good_after_fifty() {
         let (mut guesses, start) = (Guesses::default(), 1_000_000);
         for n in 0..5 {
             guesses = guesses.with(at(start + n)).unwrap();

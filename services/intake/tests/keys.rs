@@ -81,7 +81,7 @@ fn status(found: &(u16, Value)) -> u16 {
     found.0
 }
 
-/// API-06, API-07, API-39, IAM-02, IAM-04, STEP-15: the life of a key.
+/// API-06, API-07, API-39, IAM-04, STEP-04, STEP-06, STEP-15: the life of a key.
 #[tokio::test]
 async fn api_39_iam_04_keys_are_made_narrowed_listed_rotated_and_revoked() {
     let world = World::start().await;
@@ -217,9 +217,9 @@ fn visit(dir: &Path, check: &mut impl FnMut(&str, &[u8])) {
     }
 }
 
-/// STEP-06, STEP-15: a code opens once, on any replica; guesses are closed; the first code confirms.
+/// STEP-09, STEP-15: a code opens once, on any replica; guesses are closed; the first code confirms.
 #[tokio::test]
-async fn step_15_a_code_is_good_once_and_guessing_is_closed() {
+async fn step_09_a_code_is_good_once_and_guessing_is_closed() {
     let mut world = World::start().await;
     let second = world.replica().await;
     enroll(&world, &world.acme).await;
@@ -275,14 +275,21 @@ async fn step_15_a_code_is_good_once_and_guessing_is_closed() {
     no_secret_is_kept(&world, &[&world.acme, &key, &token, &admin]).await;
 }
 
-/// IAM-02, IAM-03, IAM-10: what a token is worth, and to whom it is worth nothing.
+/// IAM-02, IAM-10: what a token is worth, and to whom it is worth nothing.
 #[tokio::test]
-async fn iam_03_a_token_is_narrow_short_and_no_key() {
+async fn iam_02_a_token_is_narrow_short_and_no_key() {
     let world = World::start().await;
     let (status_, body) =
         world.post("/v1/token", &world.acme, &json!({ "roles": ["viewer"] })).await;
-    // A tenant-admin's key holds one role, and narrows to what it holds.
-    assert_eq!(status_, 422, "{body}");
+    assert_eq!(status_, 200, "{body}");
+    let viewer = text(&body, "accessToken");
+    assert_eq!(status(&world.get("/v1/transcodes", viewer).await), 200);
+    assert_eq!(status(&world.get("/v1/keys", viewer).await), 403);
+    // Evidence is no part of administering a tenant.
+    for role in ["auditor", "operator"] {
+        let found = world.post("/v1/token", &world.acme, &json!({ "roles": [role] })).await;
+        assert_eq!(found.0, 422, "{}", found.1);
+    }
     let (status_, body) = world.post("/v1/token", &world.acme, &json!({})).await;
     assert_eq!(status_, 200, "{body}");
     assert_eq!(
