@@ -31,8 +31,8 @@ pub enum DpopFault {
     #[error("more than one DPoP proof")]
     Several,
     /// Not a signed token of a key that it carries.
-    #[error("a DPoP proof that does not verify")]
-    Token(#[source] JwtError),
+    #[error("a DPoP proof: {0}")]
+    Token(JwtError),
     /// `typ` is not `dpop+jwt`, or a required member is missing or malformed.
     #[error("a DPoP proof that lacks a required member")]
     Malformed,

@@ -121,7 +121,7 @@ pub enum IssuersError {
 pub enum TokenFault {
     /// Its form, its algorithm or its signature.
     #[error("an access token: {0}")]
-    Jwt(#[source] JwtError),
+    Jwt(JwtError),
     /// An ID token, or another thing that its issuer signs.
     #[error("a token that is not an access token")]
     NotAccessToken,
