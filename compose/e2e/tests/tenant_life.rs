@@ -1,0 +1,197 @@
+//! A tenant comes, is changed, suspended, resumed and removed while everything runs, by the
+//! operator's commands alone.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use anyhow::{Result, ensure};
+use hotcell_e2e::{
+    api::{Api, request, text},
+    media,
+    up::Up,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The signer looks for bytes to erase each minute.
+const ERASED_MAX: Duration = Duration::from_secs(150);
+
+/// What issue 4 asks of a suspension.
+const CUT_MAX: Duration = Duration::from_secs(1);
+
+async fn program(nats: &str, creds: &Path, user: &str) -> Result<async_nats::Client> {
+    let options = async_nats::ConnectOptions::with_credentials_file(creds).await?;
+    let options = options.custom_inbox_prefix(format!("_INBOX_{user}")).max_reconnects(1);
+    Ok(options.request_timeout(Some(Duration::from_secs(5))).connect(nats).await?)
+}
+
+async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Result<u16> {
+    let answer = client.request(subject.to_owned(), body.to_string().into()).await?;
+    let status = answer.headers.as_ref().and_then(|headers| headers.get("Hotcell-Status"));
+    Ok(status.unwrap().as_str().parse()?)
+}
+
+/// Whether a file below `dir` holds `bytes`.
+fn holds(dir: &Path, bytes: &[u8]) -> bool {
+    fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, bytes);
+        }
+        fs::read(&path).is_ok_and(|found| found.windows(bytes.len()).any(|part| part == bytes))
+    })
+}
+
+fn refused(up: &Up, args: &[&str], code: i32, says: &str) -> Result<()> {
+    let output = up.cli(args)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(code), "{args:?}: {} {said}", output.status);
+    ensure!(said.contains(says), "{args:?}: {said}");
+    Ok(())
+}
+
+/// BRK-81, BRK-84, IAM-02, and issue 4, item 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
+    let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
+    let (base, nats) = (up.env("HOTCELL_API").to_owned(), up.env("HOTCELL_NATS").to_owned());
+    let added = up.json(&["tenant", "add", "acme", "--plan", "free"])?;
+    let (key, creds) = (text(&added, "key")?, text(&added, "creds")?);
+    refused(&up, &["tenant", "add", "acme"], 1, "exists already")?;
+    refused(&up, &["tenant", "add", "bolt", "--plan", "gold"], 2, "gold")?;
+    let list = String::from_utf8(up.cli(&["tenant", "list"])?.stdout)?;
+    let row = list.lines().find(|line| line.starts_with("acme")).unwrap_or_default();
+    ensure!(row.contains("active") && row.contains("free"), "{list}");
+    let columns: Vec<_> = list.lines().map(|line| line.find("cpu")).skip(1).collect();
+    ensure!(columns.windows(2).all(|pair| pair[0] == pair[1]), "columns do not line up:\n{list}");
+    up.json(&["tenant", "set", "acme", "--plan", "pro", "--raw-arguments", "on"])?;
+    let shown = up.json(&["tenant", "show", "acme"])?;
+    ensure!(shown["record"]["quotas"]["plan"] == "pro", "{shown}");
+    ensure!(shown["record"]["raw_arguments"] == true && shown["keys"] == 1, "{shown}");
+    let mine = up.dir().join("mine.toml");
+    let plan = String::from_utf8(up.cli(&["plan", "show", "free"])?.stdout)?;
+    fs::write(&mine, plan.replace("weight = 1\n", "weight = 0\n"))?;
+    let mine = mine.display().to_string();
+    refused(&up, &["tenant", "set", "acme", "--plan", &mine], 64, "weight of the plan must be")?;
+
+    let acme = Api::new(&base, &key);
+    let clip = media::clip(1, 320, 240)?;
+    let name = acme.upload("a.mp4", "video/mp4", clip.clone()).await?;
+    let job = acme.submit(&name).await?;
+    ensure!(acme.ended(&job, PATIENCE).await?["state"] == "completed");
+    ensure!(holds(&up.dir().join("store"), &clip), "the upload is in the store");
+
+    // A login for an hour, with one role, in a file that only its owner reads.
+    let out = up.dir().join("dash.creds");
+    let dash = out.display().to_string();
+    let for_dash =
+        ["tenant", "creds", "acme", "--user", "dash", "--role", "viewer", "--out", &dash];
+    let made = up.json(&[&for_dash[..], &["--expires", "1h"]].concat())?;
+    ensure!(made["tags"] == json!(["role:viewer"]), "{made}");
+    ensure!(fs::metadata(&out)?.permissions().mode() & 0o777 == 0o600);
+    refused(&up, &[&for_dash[..], &["--expires", "14m"]].concat(), 2, "between 15m and 24h")?;
+    let operator = ["tenant", "creds", "acme", "--user", "x", "--role", "operator"];
+    refused(&up, &[&operator[..], &["--expires", "1h"]].concat(), 2, "operator")?;
+    let viewer = program(&nats, &out, "dash").await?;
+    ensure!(ask(&viewer, "api.get", &json!({ "id": job })).await? == 200);
+    ensure!(ask(&viewer, "api.submit", &request(&name)).await? == 403);
+    let worker = up.json(&["worker", "creds", "w9", "--pool", "cpu", "--expires", "1h"])?;
+    ensure!(worker["tags"] == json!(["pool:cpu"]) && worker["expires_at"].is_u64(), "{worker}");
+
+    access(&up, &key)?;
+
+    // Suspended: cut within a second, at both doors; resumed: as before.
+    let app = program(&nats, Path::new(&creds), "app").await?;
+    ensure!(ask(&app, "api.get", &json!({ "id": job })).await? == 200);
+    up.json(&["tenant", "suspend", "acme"])?;
+    let since = Instant::now();
+    while app.connection_state() == async_nats::connection::State::Connected {
+        ensure!(since.elapsed() < CUT_MAX, "a live connection is not cut");
+    }
+    loop {
+        let (status, body) =
+            acme.call(Method::POST, "/v1/transcodes", Some(&request(&name))).await?;
+        if status == 403 {
+            break;
+        }
+        ensure!(since.elapsed() < 2 * CUT_MAX, "served after a suspension: {status} {body}");
+    }
+    ensure!(program(&nats, Path::new(&creds), "app").await.is_err(), "a connection is taken");
+    refused(&up, &["tenant", "creds", "acme", "--user", "y", "--expires", "1h"], 1, "suspended")?;
+    up.json(&["tenant", "resume", "acme"])?;
+    let until = Instant::now() + PATIENCE;
+    let again = loop {
+        match acme.submit(&name).await {
+            Ok(id) => break id,
+            Err(error) => ensure!(Instant::now() < until, "{error}"),
+        }
+    };
+    ensure!(acme.ended(&again, PATIENCE).await?["state"] == "completed");
+    let app = program(&nats, Path::new(&creds), "app").await?;
+    ensure!(ask(&app, "api.get", &json!({ "id": again })).await? == 200);
+
+    // Removed: nothing is served, nothing is stored, and the evidence is all there.
+    let mistyped = up.cli(&["tenant", "remove", "acme"])?;
+    ensure!(!mistyped.status.success(), "removed without a word");
+    up.json(&["tenant", "remove", "acme", "--yes"])?;
+    let since = Instant::now();
+    loop {
+        let (status, _) = acme.call(Method::GET, &format!("/v1/transcodes/{job}"), None).await?;
+        if status == 401 || status == 403 {
+            break;
+        }
+        ensure!(since.elapsed() < 2 * CUT_MAX, "served after a removal: {status}");
+    }
+    ensure!(program(&nats, &out, "dash").await.is_err());
+    refused(&up, &["tenant", "add", "acme"], 1, "acme")?;
+    let until = Instant::now() + ERASED_MAX;
+    while holds(&up.dir().join("store"), &clip) {
+        ensure!(Instant::now() < until, "the bytes are still in the store");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(!up.dir().join("nats/keys/tenant-acme.nk").exists());
+    for id in [&job, &again] {
+        let verified = up.cli(&["audit", "verify", "--job", id])?;
+        ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    }
+    up.stop()?;
+    Ok(())
+}
+
+/// The report names every way in, ends that are a day away at most, and no secret.
+fn access(up: &Up, key: &str) -> Result<()> {
+    let report = up.json(&["access", "report"])?;
+    let (_, secret) = key.rsplit_once('_').unwrap();
+    let all = report.as_array().unwrap();
+    let named = |kind: &str, name: &str| {
+        let mut found = all.iter().filter(|row| row["kind"] == kind);
+        found.find(|row| row["name"].as_str().unwrap().starts_with(name)).cloned()
+    };
+    let id = key.split('_').nth(1).unwrap();
+    let day = 86_400_000 + u64::try_from(std::time::UNIX_EPOCH.elapsed()?.as_millis())?;
+    for (kind, name) in [
+        ("service", "intake"),
+        ("service", "provisioner"),
+        ("operator", "sys"),
+        ("worker", "worker-1"),
+        ("worker", "w9"),
+        ("tenant login", "app"),
+        ("tenant login", "dash"),
+    ] {
+        let row = named(kind, name);
+        let end = row.as_ref().and_then(|row| row["expires_at"].as_u64());
+        ensure!(end.is_some_and(|end| end <= day), "{kind} {name}: {row:?}");
+    }
+    ensure!(named("tenant login", "dash").unwrap()["roles"] == json!(["viewer"]));
+    ensure!(named("api key", id).unwrap()["roles"] == json!(["tenant-admin"]), "{report}");
+    ensure!(!report.to_string().contains(secret), "a key's secret is shown");
+    let table = String::from_utf8(up.cli(&["access", "report"])?.stdout)?;
+    ensure!(table.contains("tenant-admin") && !table.contains(secret), "{table}");
+    Ok(())
+}
