@@ -261,10 +261,7 @@ impl Rule {
     fn advice(&self) -> String {
         let mut advice = format!("{}: ", self.id);
         let step = self.step_up.as_ref().map(|step| {
-            format!(
-                "{} needs a second factor of the last {} s, or an approval",
-                self.about, step.max_age_secs
-            )
+            format!("{}: needs a second factor of the last {} s", self.about, step.max_age_secs)
         });
         let says = match (&self.allows, step) {
             (Some(allows), None) => format!("allowed is {allows}"),

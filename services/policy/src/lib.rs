@@ -13,6 +13,7 @@ mod request;
 mod scan;
 pub mod set;
 pub mod store;
+mod words;
 
 pub use engine::{Engine, Rule};
 pub use facts::STORE;

@@ -6,7 +6,7 @@
 //! nor what they are about, and a step-up that no header could carry.
 
 pub use crate::scan::TOKENS_MAX;
-use crate::{POLICIES_MAX, scan};
+use crate::{POLICIES_MAX, scan, words};
 use cedar_policy::{
     Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator,
     ffi::DetailedError,
@@ -23,6 +23,9 @@ pub const SCHEMA_TEXT: &str = include_str!("../policies/schema.cedarschema");
 
 /// Text of one set, in bytes: it travels in one HTTP body and one record with room to spare.
 pub const TEXT_BYTES_MAX: usize = 49_152;
+
+/// Stack of the thread that parses and validates.
+const STACK_BYTES: usize = 16 << 20;
 
 /// Faults that are reported at once.
 const FAULTS_MAX: usize = 20;
@@ -81,6 +84,13 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(pub Vec<Fault>);
 
+impl Faults {
+    /// The check itself did not end.
+    pub(crate) fn unchecked() -> Self {
+        Self(vec![Fault { line: 1, policy: None, rule: "cannot be checked".to_owned() }])
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.0.iter().enumerate() {
@@ -100,6 +110,17 @@ pub(crate) struct Parsed(pub(crate) Vec<Policy>);
 /// # Errors
 /// [`Faults`]: it may not be in force.
 pub(crate) fn parse(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
+    // Parser and validator recurse. With what `scan` lets through they need less than a tenth of
+    // this stack in a debug build, and more than a thread of the runtime has to spare.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let parsed = thread.spawn_scoped(scope, || parse_here(text, origin)).ok()?.join();
+        parsed.ok()
+    })
+    .unwrap_or_else(|| Err(Faults::unchecked()))
+}
+
+fn parse_here(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
     let whole =
         |line, rule: &str| Err(Faults(vec![Fault { line, policy: None, rule: rule.to_owned() }]));
     if text.len() > TEXT_BYTES_MAX {
@@ -131,6 +152,7 @@ pub(crate) fn parse(text: &str, origin: Origin<'_>) -> Result<Parsed, Faults> {
         .filter_map(|(policy, line)| lint.policy(policy, *line))
         .collect();
     lint.validate(&named, &lines);
+    lint.faults.sort_by_key(|fault| fault.line);
     lint.faults.truncate(FAULTS_MAX);
     if lint.faults.is_empty() { Ok(Parsed(named)) } else { Err(Faults(lint.faults)) }
 }
@@ -188,6 +210,14 @@ impl Lint<'_> {
             return None;
         }
         self.annotations(policy, id, line);
+        match policy.to_json() {
+            Ok(json) => {
+                if let Some(rule) = words::never(&json) {
+                    self.fault(line, Some(id), rule);
+                }
+            }
+            Err(_) => self.fault(line, Some(id), "has no form in JSON"),
+        }
         let name = match self.origin {
             Origin::Tenant(tenant) => format!("{tenant}/{id}"),
             Origin::BuiltIn | Origin::Operator => id.to_owned(),
@@ -259,6 +289,7 @@ impl Lint<'_> {
                 keep(warning.policy_id(), &DetailedError::from(warning));
             }
         }
+        // The validator has no order.
         found.sort_by(|a, b| (a.line, &a.rule).cmp(&(b.line, &b.rule)));
         found.dedup();
         self.faults.extend(found);
