@@ -88,9 +88,9 @@ pub(crate) async fn tenant(
     http: &reqwest::Client,
     number: u32,
 ) -> Result<Tenant> {
-    let key = installation.tenant_key(number)?;
+    let (key, totp) = installation.tenant_key(number)?;
     let tenant = Tenant::new(http, &installation.env("HOTCELL_API")?, key);
-    sink.trust(&tenant.webhook(&sink.next_url()).await?)?;
+    sink.trust(&tenant.stepped_up(&totp).await?.webhook(&sink.next_url()).await?)?;
     Ok(tenant)
 }
 

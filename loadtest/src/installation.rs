@@ -107,10 +107,17 @@ impl Installation {
         Ok(Keys::open(&self.data.path().join("nats"))?)
     }
 
-    /// API key of the tenant with this number; all but the first are made.
-    pub(crate) fn tenant_key(&self, number: u32) -> Result<String> {
+    /// API key of the tenant with this number, and the secret of its second factor in base 32; all
+    /// but the first are made.
+    pub(crate) fn tenant_key(&self, number: u32) -> Result<(String, String)> {
         if number == 0 {
-            return self.env("HOTCELL_KEY");
+            let secrets = fs::read_dir(self.data.path().join("secrets"))?;
+            let mut paths = secrets.flatten().map(|entry| entry.path());
+            let is = |path: &std::path::PathBuf| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("totp-"))
+            };
+            let found = paths.find(is).context("no secret of a second factor")?;
+            return Ok((self.env("HOTCELL_KEY")?, fs::read_to_string(found)?));
         }
         let ran = Command::new(self.programs.path("hotcell"))
             .arg("--data")
@@ -121,8 +128,9 @@ impl Installation {
             bail!("hotcell tenant add: {}", String::from_utf8_lossy(&ran.stderr));
         }
         let made: Value = serde_json::from_slice(&ran.stdout)?;
-        let key = made.get("key").and_then(Value::as_str).context("no key was printed")?;
-        Ok(key.to_owned())
+        let text = |name: &str| made.get(name).and_then(Value::as_str).map(str::to_owned);
+        let key = text("key").context("no key was printed")?;
+        Ok((key, text("totp").context("no second factor was printed")?))
     }
 
     /// Last lines of the logs that are not `info`, for an error message.

@@ -2,8 +2,10 @@
 
 pub mod api;
 pub mod corpus;
+pub mod factor;
 pub mod hook;
 pub mod idp;
 pub mod media;
 pub mod raw;
+pub mod thief;
 pub mod up;

@@ -86,10 +86,11 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
         plant(&canary, home)?;
     }
     let started_as = pids(&up);
-    let api = tenant(&up, "mallory")?;
+    let (api, totp) = tenant(&up, "mallory")?;
     let hook = Receiver::start().await?;
-    api.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
-    let victim = tenant(&up, "victim")?;
+    let admin = api.stepped_up(&totp).await?;
+    admin.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
+    let (victim, _) = tenant(&up, "victim")?;
     let film = victim.upload("film.mp4", "video/mp4", fs::read(canary.film())?).await?;
 
     // The victim's film is in cells of the same workers all the while.
@@ -134,9 +135,10 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
     before.is_all_there_is()
 }
 
-fn tenant(up: &Up, name: &str) -> Result<Api> {
+fn tenant(up: &Up, name: &str) -> Result<(Api, String)> {
     let added = up.json(&["tenant", "add", name])?;
-    Ok(Api::new(up.env("HOTCELL_API"), &text(&added, "key")?))
+    let api = Api::new(up.env("HOTCELL_API"), &text(&added, "key")?);
+    Ok((api, text(&added, "totp")?))
 }
 
 /// `HOTCELL_CORPUS=png` runs only files whose name has `png` in it: for work on one family.

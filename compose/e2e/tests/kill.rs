@@ -67,7 +67,8 @@ async fn every_job_ends_once_whatever_is_killed() -> Result<()> {
     let up = Up::start(&["--encoders", "2", "--cell", "fixed:50", "--webhook-retry", "1,1,1"])?;
     let api = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
     let hook = Receiver::start().await?;
-    api.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
+    let admin = api.stepped_up(&up.totp()?).await?;
+    admin.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
     let name = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
 
     let mut jobs = Vec::new();

@@ -38,7 +38,8 @@ async fn a_clip_goes_through_all_services() -> Result<()> {
     let api = Api::new(up.env("HOTCELL_API"), added["key"].as_str().unwrap());
     let hook = Receiver::start().await?;
     let events = json!({ "url": hook.url, "events": [] });
-    let created = api.post("/v1/webhooks", &events).await?;
+    let admin = api.stepped_up(added["totp"].as_str().unwrap()).await?;
+    let created = admin.post("/v1/webhooks", &events).await?;
     let secret = text(&created, "secret")?;
     ensure!(secret.starts_with("whsec_"), "{secret}");
 

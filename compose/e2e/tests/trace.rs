@@ -64,7 +64,8 @@ async fn one_trace_from_the_request_to_the_webhook() -> Result<()> {
     let up = Up::start(&["--encoders", "1", "--cell", "noop", "--otlp", &otlp])?;
     let api = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
     let hook = Receiver::start().await?;
-    api.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
+    let admin = api.stepped_up(&up.totp()?).await?;
+    admin.post("/v1/webhooks", &json!({ "url": hook.url, "events": [] })).await?;
     let name = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let answer = api
