@@ -86,7 +86,8 @@ impl Idp {
         BufReader::new(stdout).read_line(&mut line)?;
         let said: Value = serde_json::from_str(&line)
             .context("the identity provider does not start: run tools/setup")?;
-        let issuer = said["issuer"].as_str().context("it says its issuer")?.to_owned();
+        let issuer = said.get("issuer").and_then(Value::as_str);
+        let issuer = issuer.context("it says its issuer")?.to_owned();
         let http = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -344,11 +345,11 @@ impl ProofKey {
     #[must_use]
     pub fn proof(&self, method: &str, url: &str, token: Option<&str>) -> String {
         let jti = URL_SAFE_NO_PAD.encode(random::<16>().unwrap_or_default());
-        let mut claims = json!({
-            "jti": jti, "htm": method, "htu": url, "iat": hotcell_stage::clock::now().0 / 1000,
-        });
-        if let Some(token) = token {
-            claims["ath"] = json!(URL_SAFE_NO_PAD.encode(Sha256::digest(token.as_bytes())));
+        let iat = hotcell_stage::clock::now().0 / 1000;
+        let mut claims = json!({ "jti": jti, "htm": method, "htu": url, "iat": iat });
+        if let (Some(token), Some(claims)) = (token, claims.as_object_mut()) {
+            let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(token.as_bytes()));
+            claims.insert("ath".to_owned(), json!(hash));
         }
         self.signed(&claims)
     }
