@@ -44,7 +44,7 @@ pub(super) async fn put(
         PutError::Conflict(version) => Fail::failed(format!(
             "not put: version {version} is in force; see `hotcell policy list`, then try again"
         )),
-        PutError::Invalid(_) | PutError::Unchecked | PutError::Full | PutError::Records(_) => {
+        PutError::Invalid(_) | PutError::Full | PutError::Records(_) => {
             Fail::failed(format!("not put: {}", hotcell_stage::service::describe(&error)))
         }
     })?;
