@@ -8,6 +8,7 @@ mod degraded;
 mod encode;
 mod orders;
 mod raw;
+mod renewal;
 mod site;
 mod slots;
 mod stop;
