@@ -251,6 +251,13 @@ pub enum AuditAct {
         /// What came of it.
         decided: Decided,
     },
+    /// A principal showed a second factor of ours, and got a token that says so.
+    SteppedUp {
+        /// Who.
+        actor: Actor,
+        /// What its token says; `session` is the token's id.
+        authority: Authority,
+    },
     /// A principal changed something that decides over others.
     Changed {
         /// Who.

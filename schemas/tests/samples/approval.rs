@@ -50,6 +50,11 @@ pub(crate) fn decision() -> AuditAct {
     }
 }
 
+pub(crate) fn stepped_up() -> AuditAct {
+    let authority = Authority { approval: None, bound: false, ..authority() };
+    AuditAct::SteppedUp { actor: asker(), authority }
+}
+
 pub(crate) fn changed() -> AuditAct {
     AuditAct::Changed {
         actor: asker(),

@@ -55,6 +55,7 @@ pub(crate) fn each(eye: &mut impl See) {
     let request = HookRequest { tenant: tenant(), request: webhook_request() };
     eye.see("any", "hooks.create", &request);
     eye.see("created", "hooks.create", &HookReply::Created { created: webhook_created() });
+    eye.see("over_quota", "hooks.create", &HookReply::OverQuota { limit: 16, used: 16 });
     let (field, rule) = ("url".to_owned(), "must be https".to_owned());
     eye.see("refused", "hooks.create", &HookReply::Refused { field, rule });
     eye.see("any", "usage.now", &UsageRequest { tenant: tenant() });
@@ -66,7 +67,7 @@ pub(crate) fn each(eye: &mut impl See) {
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
 
-fn acts() -> [Act; 10] {
+fn acts() -> [Act; 11] {
     let granted = AuditAct::Granted {
         to: Role::Encoder,
         worker: Some(worker()),
@@ -122,6 +123,7 @@ fn acts() -> [Act; 10] {
         ("reaped", "audit.reaped", Some(tenant()), reaped),
         ("violation", "audit.violation", Some(tenant()), violation),
         ("decision", "audit.decision", Some(tenant()), super::approval::decision()),
+        ("stepped-up", "audit.decision", Some(tenant()), super::approval::stepped_up()),
         ("changed", "audit.change", Some(tenant()), super::approval::changed()),
     ]
 }

@@ -190,7 +190,7 @@ fn judge(
 }
 
 /// A token is worth what its key is worth now: a role that the key has lost is lost here, too.
-fn judge_token(
+pub(crate) fn judge_token(
     claims: &token::Claims,
     record: &KeyRecord,
     now: UnixMs,

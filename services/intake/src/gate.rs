@@ -296,7 +296,11 @@ pub async fn change(
     record(app, who, act).await
 }
 
-async fn record(app: &App, who: &Principal, act: AuditAct) -> Result<(), Problem> {
+/// Records an act of `who`, and returns when the record is stored.
+///
+/// # Errors
+/// 503: then nothing may be done.
+pub(crate) async fn record(app: &App, who: &Principal, act: AuditAct) -> Result<(), Problem> {
     let id = format!("act.{}", hex::encode(clock::random::<16>()));
     let out = Outgoing::audit(Some(who.tenant()), act, id);
     let transient = |error: &PublishError| matches!(error, PublishError::Unacknowledged(_));

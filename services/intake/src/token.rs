@@ -7,8 +7,8 @@
 
 use crate::{
     app::{App, Call, Reply, store_problem},
-    auth::{Denied, Principal},
-    json,
+    auth::{AuthError, Denied, Principal, judge_token},
+    gate, json,
     jwt::{Algorithm, Object, PublicKey, Unverified, encoded},
     keys,
     problem::{Kind, Problem},
@@ -18,7 +18,7 @@ use hotcell_schemas::{
     KeyId, Role, TenantId, Trust, UnixMs,
     identity::RoleName,
     job::Actor,
-    records::{KeyRecord, TotpRecord},
+    records::{AuditAct, KeyRecord, TotpRecord},
 };
 use hotcell_stage::{
     clock,
@@ -197,6 +197,13 @@ pub async fn exchange(app: Arc<App>, who: Principal, call: Call) -> Result<Reply
     let claims = claims(&key, roles, mfa, life, clock::random());
     let unsigned = unsigned(&app.bus.public_key(), &claims);
     let signature = app.bus.sign_token(&unsigned).ok_or_else(Problem::internal)?;
+    if mfa {
+        let stepped = judge_token(&claims, &key, now, call.network);
+        let stepped =
+            stepped.map_err(|reason| app.refuse("POST /v1/token", &AuthError::Denied(reason)))?;
+        let (actor, authority) = (who.actor().clone(), stepped.authority().clone());
+        gate::record(&app, &who, AuditAct::SteppedUp { actor, authority }).await?;
+    }
     Ok(Reply::new(
         200,
         json!({

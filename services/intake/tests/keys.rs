@@ -176,6 +176,8 @@ async fn api_39_iam_04_keys_are_made_narrowed_listed_rotated_and_revoked() {
     }
     assert_eq!(status(&world.get(job, new).await), 401);
     assert_eq!(world.stored("JOBS", "audit.acme.change").await, 3);
+    // STEP-13: the second factor that was shown, and each challenge and denial.
+    until(|| async { (world.stored("JOBS", "audit.acme.decision").await > 2).then_some(()) }).await;
     for at in [&id, new_id] {
         assert!(record(&world, at).await.revoked_at.is_some());
     }

@@ -112,7 +112,7 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
         AuditAct::Admin { .. } => AuditKind::Admin,
         AuditAct::Reaped { .. } => AuditKind::Reaped,
         AuditAct::Violation { .. } => AuditKind::Violation,
-        AuditAct::Decision { .. } => AuditKind::Decision,
+        AuditAct::Decision { .. } | AuditAct::SteppedUp { .. } => AuditKind::Decision,
         AuditAct::Changed { .. } => AuditKind::Change,
     }
 }
