@@ -95,7 +95,15 @@ async fn take(api: &Api, entry: &Entry) -> Result<End> {
         ensure!(status == 422, "API-24: {status} {answer}");
         return Ok(end);
     }
-    let id = text(&api.post("/v1/transcodes", &request(&filename, entry.kind)).await?, "id")?;
+    let began = Instant::now();
+    let (status, answer) =
+        api.call(Method::POST, "/v1/transcodes", Some(&request(&filename, entry.kind))).await?;
+    // The edge compiles the job: what cannot be made of this input is said at once.
+    if status == 422 {
+        return Ok(refused(&text(&answer, "code")?, &answer, began));
+    }
+    ensure!(status == 202, "{status} {answer}");
+    let id = text(&answer["result"], "id")?;
     let job = ended(api, &id).await?;
     worked(&job, id)
 }
