@@ -164,3 +164,26 @@ fn the_type_is_compared_as_a_media_type() {
     check(json!(["at+jwt"]), false);
     check(Value::Null, false);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_of_a_stranger_makes_a_token_that_verifies_or_a_panic(
+        text in "[A-Za-z0-9_.-]{0,300}",
+        header in "\\PC{0,60}",
+        claims in "\\PC{0,60}",
+    ) {
+        let made = format!("{}.{}.{text}", encoded(header.as_bytes()), encoded(claims.as_bytes()));
+        for text in [text, made] {
+            proptest::prop_assert!(verified(&text, &p256(), &Algorithm::ALL).is_err());
+        }
+    }
+
+    #[test]
+    fn one_changed_character_breaks_a_token(at in 0_usize..180, to in "[A-Za-z0-9_.-]") {
+        let good = token(&json!({ "alg": "ES256" }), ES256_SIGNATURE);
+        let at = at % good.len();
+        let changed = format!("{}{to}{}", &good[..at], &good[at + 1..]);
+        proptest::prop_assume!(changed != good);
+        proptest::prop_assert!(verified(&changed, &p256(), &Algorithm::ALL).is_err());
+    }
+}

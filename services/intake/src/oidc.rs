@@ -399,7 +399,11 @@ fn base(text: &str) -> Result<Url, IssuersError> {
     good.ok_or(IssuersError::Value { key: "external_urls", rule })
 }
 
-fn client(config: &IssuerConfig) -> Result<Client, IssuersError> {
+/// The HTTP client that asks an issuer: no redirects, no proxy of the environment.
+///
+/// # Errors
+/// `Ca`, `Tls`.
+pub fn client(config: &IssuerConfig) -> Result<Client, IssuersError> {
     install_tls();
     let mut builder = Client::builder()
         .connect_timeout(Duration::from_secs(CONNECT_SECS))
@@ -412,3 +416,7 @@ fn client(config: &IssuerConfig) -> Result<Client, IssuersError> {
     }
     builder.build().map_err(IssuersError::Tls)
 }
+
+#[cfg(test)]
+#[path = "oidc_tests.rs"]
+mod tests;
