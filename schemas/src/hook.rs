@@ -26,6 +26,13 @@ pub enum HookReply {
         /// The endpoint.
         created: WebhookCreated,
     },
+    /// Refused: the tenant has as many as its plan holds.
+    OverQuota {
+        /// Endpoints that it may have.
+        limit: u32,
+        /// Endpoints that it has.
+        used: u32,
+    },
     /// Refused.
     Refused {
         /// The field of the request that breaks a rule.

@@ -113,6 +113,13 @@ pub fn input(quotas: &Quotas, field: &str, size: u64) -> Result<(), Problem> {
     Err(problem.with("quota", "input-bytes").with("limit", limit).with("used", size))
 }
 
+/// The answer to one endpoint too many.
+#[must_use]
+pub fn webhooks(limit: u32, used: u32) -> Problem {
+    let detail = format!("the plan holds {limit} webhook endpoints; {used} are made");
+    over(Kind::PlanExceeded, "webhooks", limit.into(), used.into(), detail)
+}
+
 /// The month's use against the plan. Pure.
 fn within(quotas: &Quotas, used: &UsageRecord, now: UnixMs) -> Result<(), Problem> {
     let rows = [

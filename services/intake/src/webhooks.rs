@@ -6,6 +6,7 @@ use crate::{
     auth::Principal,
     gate, json,
     problem::{Kind, Problem},
+    quota,
 };
 use hotcell_policy::Facts;
 use hotcell_schemas::{
@@ -66,6 +67,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
     let ask = HookRequest { tenant: who.tenant().clone(), request };
     match app.ask(Subject::hooks_create(), &ask).await? {
         HookReply::Created { created } => Ok(Reply::new(201, created)),
+        HookReply::OverQuota { limit, used } => Err(quota::webhooks(limit, used)),
         HookReply::Refused { field, rule } => Err(Problem::field(Kind::Unprocessable, field, rule)),
     }
 }

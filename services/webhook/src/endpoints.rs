@@ -13,7 +13,7 @@ use hotcell_schemas::{
     EndpointId, TenantId, UnixMs,
     hook::{EndpointRecord, HookReply, HookRequest},
     limits::ENDPOINTS_MAX,
-    records::{AuditAct, Refusal},
+    records::{AuditAct, Refusal, TenantRecord},
     request::{WebhookCreated, WebhookEvent, WebhookRequest},
     secret::WebhookSecret,
 };
@@ -101,8 +101,10 @@ impl Endpoints {
             Err((field, rule)) => return Ok(refused(field, rule)),
         };
         let _one_at_a_time = self.creating.lock().await;
-        if self.read(tenant).await?.len() >= ENDPOINTS_MAX {
-            return Ok(refused("url", format!("a tenant has at most {ENDPOINTS_MAX} endpoints")));
+        let (limit, used) = (self.limit(tenant).await?, self.read(tenant).await?.len());
+        if used >= limit {
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            return Ok(HookReply::OverQuota { limit: number(limit), used: number(used) });
         }
         let now = clock::now();
         let id = EndpointId::new(now.0, clock::random());
@@ -120,6 +122,15 @@ impl Endpoints {
         let created =
             WebhookCreated { id, url, events, secret: WebhookSecret::new(secret.reveal()) };
         Ok(HookReply::Created { created })
+    }
+
+    /// Endpoints that `tenant` may have: what its plan holds, within the platform's bound. A tenant
+    /// without a record has none.
+    async fn limit(&self, tenant: &TenantId) -> Result<usize, EndpointsError> {
+        let record = self.bus.bucket("tenants").get::<TenantRecord>(tenant.as_str()).await;
+        let record = record.map_err(EndpointsError::Bucket)?;
+        let max = record.map_or(0, |entry| entry.value.quotas.webhooks_max);
+        Ok(usize::try_from(max).unwrap_or(usize::MAX).min(ENDPOINTS_MAX))
     }
 
     fn record(
