@@ -1,3 +1,5 @@
+//! Rules from claims to tenants and roles, and the file that holds them.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Proofs of possession: the examples of RFC 9449, and one row for each way to be of another request.
+
 use super::*;
 use http::HeaderValue;
 use ring::{

@@ -1,3 +1,5 @@
+//! Tokens and keys: the examples of RFC 7515, 7638, 8037 and 9449, and what must not be believed.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! How issuers are configured, and what a sender is told.
+
 use super::*;
 
 fn config(more: &str) -> IssuerConfig {

@@ -1,3 +1,5 @@
+//! When keys of an issuer are asked for, and which serve meanwhile.
+
 use super::*;
 
 fn key(byte: u8) -> Arc<PublicKey> {

@@ -1,3 +1,5 @@
+//! What an access token must say, as a table of those that say it wrong.
+
 use super::*;
 use serde_json::json;
 
