@@ -96,6 +96,21 @@ impl Installation {
         Ok(renewed)
     }
 
+    /// Renews the operator's own two logins, if they end and are due: whoever calls this holds the
+    /// keys that signed them.
+    ///
+    /// # Errors
+    /// `Creds`.
+    pub fn renew_operator(&self, now: UnixMs) -> Result<(), InitError> {
+        for login in [Login::Sys, Login::Service(Role::Provisioner)] {
+            let claims = self.creds(&login)?.claims;
+            if claims.exp.is_some() && creds::is_due(&claims, Life::DAY, now) {
+                self.renew(&login, Life::DAY, now)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything with which a login of `tenant` could be made or used: its account's keys,
     /// its account, its credential files. The broker is told by [`crate::Admin::remove_tenant`].
     ///

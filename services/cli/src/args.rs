@@ -281,6 +281,10 @@ pub(crate) enum NatsCommand {
         /// TLS 1.3 with client certificates: the server's files are DIR/tls/{ca.pem,nats.pem,nats.key}.
         #[arg(long)]
         tls: bool,
+        /// How long each login lives, 15m to 24h; run `hotcell creds-agent` for each. Without this
+        /// they do not end.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<hotcell_nats_config::Life>,
         /// A worker's login, and the pool whose work it may ask for; may be repeated.
         #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
         workers: Vec<nats::Worker>,

@@ -33,7 +33,7 @@ pub(crate) fn worker(text: &str) -> Result<Worker, String> {
 /// Runs one of the three.
 pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail> {
     match command {
-        NatsCommand::Init { dir, listen, durability, tls, workers } => {
+        NatsCommand::Init { dir, listen, durability, tls, expires, workers } => {
             let workers = workers.into_iter().map(|Worker { name, pool }| (name, vec![pool]));
             let options = InitOptions {
                 now: clock::now(),
@@ -41,6 +41,10 @@ pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail>
                 ..InitOptions::default()
             };
             let installation = init(&dir, &options).or_fail("not written")?;
+            if let Some(life) = expires {
+                let renewed = installation.renew_due(life, clock::now(), |_| true);
+                renewed.or_fail("the logins")?;
+            }
             let dir = dir.canonicalize().or_fail("the folder")?;
             let config = installation.server_config(&ServerOptions {
                 tls: tls.then(|| installation.tls("nats")),
@@ -112,6 +116,7 @@ fn copies(replicas: u8) -> Result<Replicas, Fail> {
 async fn connect(dir: &Path, url: &str) -> Result<Admin, Fail> {
     let installation = Installation::open(dir)
         .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))?;
+    installation.renew_operator(clock::now()).or_fail("the operator's logins")?;
     Admin::connect(installation, url).await.map_err(|error| {
         let why = hotcell_stage::service::describe(&error);
         Fail::unreachable(format!("the broker at {url} cannot be used ({why}): is it running?"))

@@ -19,6 +19,7 @@ use std::{
 pub(crate) async fn admin(data: &Path) -> Result<Admin, Fail> {
     let layout = Layout::open(data)?;
     let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
+    installation.renew_operator(clock::now()).or_fail("the operator's logins")?;
     let url = layout.nats_url()?;
     Admin::connect(installation, &url).await.map_err(|error| {
         let why = hotcell_stage::service::describe(&error);
