@@ -61,7 +61,8 @@ impl Api {
             let body = json!({ "totp": code(&secret, step) });
             let (status, answer) = self.call(Method::POST, "/v1/token", Some(&body)).await?;
             if status == 200 {
-                return Ok(Self { key: text(&answer["result"], "accessToken")?, ..self.clone() });
+                let token = answer.get("result").context("a token")?;
+                return Ok(Self { key: text(token, "accessToken")?, ..self.clone() });
             }
             said = Some((status, answer));
         }

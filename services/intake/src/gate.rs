@@ -193,15 +193,18 @@ fn decision_act(who: &Principal, ask: &Ask<'_>, decided: Decided) -> AuditAct {
 
 /// No decision is a denial. Where the broker is away the caller may come again.
 fn undecided(app: &App, who: &Principal, ask: &Ask<'_>, cause: &PolicyError) -> Problem {
-    if let PolicyError::Records(_) = cause {
-        warn!(error = %describe(cause), "policies cannot be read");
-        return Problem::unavailable("the policies cannot be read now; nothing was done");
-    }
-    error!(error = %describe(cause), tenant = %who.tenant(), "no decision: refused");
     let policies = match cause {
+        PolicyError::Records(_) => {
+            warn!(error = %describe(cause), "policies cannot be read");
+            return Problem::unavailable("the policies cannot be read now; nothing was done");
+        }
         PolicyError::Evaluation { policy } => vec![policy.clone()],
-        _ => Vec::new(),
+        PolicyError::Set(_)
+        | PolicyError::Platform
+        | PolicyError::Question
+        | PolicyError::NoOutputs => Vec::new(),
     };
+    error!(error = %describe(cause), tenant = %who.tenant(), "no decision: refused");
     let detail = "the policies in force cannot be evaluated, so nothing is permitted";
     let problem = Problem::new(Kind::Forbidden, detail).with("policies", json!(policies));
     let decided = Decided {

@@ -59,7 +59,11 @@ pub struct ExplainRequest {
 fn policy_problem(cause: &PolicyError) -> Problem {
     match cause {
         PolicyError::Records(cause) => store_problem(cause),
-        _ => {
+        PolicyError::Set(_)
+        | PolicyError::Platform
+        | PolicyError::Evaluation { .. }
+        | PolicyError::Question
+        | PolicyError::NoOutputs => {
             error!(error = %describe(cause), "the policies in force cannot be shown");
             Problem::internal()
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/people.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
 mod people;
 #[path = "support/world.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
