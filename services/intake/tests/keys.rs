@@ -122,34 +122,7 @@ async fn api_39_iam_04_keys_are_made_narrowed_listed_rotated_and_revoked() {
         assert!([expect, 403].contains(&found.0) && found.0 != 201, "{roles} {}", found.1);
     }
 
-    // It is listed without its secret, to its own tenant.
-    let (status_, list) = world.get("/v1/keys", &admin).await;
-    assert_eq!(status_, 200);
-    let found: Vec<_> = list["result"]["keys"].as_array().unwrap().iter().collect();
-    let ids: Vec<_> = found.iter().map(|key| key["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, [own.as_str(), &id]);
-    assert!(!list.to_string().contains(key.rsplit_once('_').unwrap().1));
-    let page = world.get("/v1/keys?limit=1", &admin).await.1;
-    assert_eq!(page["result"]["next"], json!(own));
-    let page = world.get(&format!("/v1/keys?limit=1&after={own}"), &admin).await.1;
-    assert_eq!(
-        (&page["result"]["keys"][0]["id"], &page["result"]["next"]),
-        (&json!(id), &Value::Null)
-    );
-    assert_eq!(status(&world.get(&format!("/v1/keys/{id}"), &admin).await), 200);
-
-    // A key of another tenant is not there.
-    let foreign = key_id_of(&world.bolt).unwrap();
-    for (method, path) in [
-        (Method::GET, format!("/v1/keys/{foreign}")),
-        (Method::DELETE, format!("/v1/keys/{foreign}")),
-        (Method::POST, format!("/v1/keys/{foreign}/rotate")),
-        (Method::POST, format!("/v1/keys/{foreign}/totp")),
-    ] {
-        let found = answer(world.send(method.clone(), &path, Some(&admin), None).await).await;
-        assert_eq!(found.0, 404, "{method} {path} {}", found.1);
-    }
-    assert!(record(&world, foreign.as_str()).await.revoked_at.is_none());
+    listed_to_its_own_tenant(&world, &admin, &id, &key).await;
 
     // Rotation: the same rights, another secret, and the old one is dead here at once.
     let rotated = world.post(&format!("/v1/keys/{id}/rotate"), &admin, &json!({})).await;
@@ -184,6 +157,39 @@ async fn api_39_iam_04_keys_are_made_narrowed_listed_rotated_and_revoked() {
     let index = keys(&world).await.get::<KeyIndex>("index.acme").await.unwrap().unwrap().value;
     assert_eq!(index.ids.len(), 3);
     no_secret_is_kept(&world, &[&world.acme, &key, new, &admin]).await;
+}
+
+/// API-06: who may list keys sees no secret, and nothing of another tenant's.
+async fn listed_to_its_own_tenant(world: &World, admin: &str, id: &str, key: &str) {
+    let own = key_id_of(&world.acme).unwrap();
+    // It is listed without its secret, to its own tenant.
+    let (status_, list) = world.get("/v1/keys", admin).await;
+    assert_eq!(status_, 200);
+    let found: Vec<_> = list["result"]["keys"].as_array().unwrap().iter().collect();
+    let ids: Vec<_> = found.iter().map(|key| key["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [own.as_str(), id]);
+    assert!(!list.to_string().contains(key.rsplit_once('_').unwrap().1));
+    let page = world.get("/v1/keys?limit=1", admin).await.1;
+    assert_eq!(page["result"]["next"], json!(own));
+    let page = world.get(&format!("/v1/keys?limit=1&after={own}"), admin).await.1;
+    assert_eq!(
+        (&page["result"]["keys"][0]["id"], &page["result"]["next"]),
+        (&json!(id), &Value::Null)
+    );
+    assert_eq!(status(&world.get(&format!("/v1/keys/{id}"), admin).await), 200);
+
+    // A key of another tenant is not there.
+    let foreign = key_id_of(&world.bolt).unwrap();
+    for (method, path) in [
+        (Method::GET, format!("/v1/keys/{foreign}")),
+        (Method::DELETE, format!("/v1/keys/{foreign}")),
+        (Method::POST, format!("/v1/keys/{foreign}/rotate")),
+        (Method::POST, format!("/v1/keys/{foreign}/totp")),
+    ] {
+        let found = answer(world.send(method.clone(), &path, Some(admin), None).await).await;
+        assert_eq!(found.0, 404, "{method} {path} {}", found.1);
+    }
+    assert!(record(world, foreign.as_str()).await.revoked_at.is_none());
 }
 
 /// API-06: what opens something is in no record, no message and no file of intake, although each of
