@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hotcell_e2e::{
     api::{self, Api, text},
     idp::{AUDIENCE, Idp, Login, ProofKey},
@@ -112,6 +113,12 @@ fn asked(response: &Response) -> Result<BTreeMap<String, String>> {
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect())
 }
 
+/// What a token says; for comparison, not for belief.
+fn claims(token: &str) -> Result<Value> {
+    let part = token.split('.').nth(1).context("a token has claims")?;
+    Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part)?)?)
+}
+
 async fn upload(api: &Api) -> Result<String> {
     api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await
 }
@@ -145,7 +152,8 @@ async fn step_07_08_09_a_person_is_challenged_shows_a_second_factor_and_is_serve
         max_age: asked.get("max_age").map(String::as_str),
         ..login
     };
-    let strong = scene.api(&browser.sign_in(&stronger).await?.access);
+    let token = browser.sign_in(&stronger).await?.access;
+    let strong = scene.api(&token);
     let response = post(&strong, JOBS, &sensitive(&name), None).await?;
     ensure!(response.status().as_u16() == 202, "{}", response.text().await?);
     let answer: Value = response.json().await?;
@@ -159,8 +167,12 @@ async fn step_07_08_09_a_person_is_challenged_shows_a_second_factor_and_is_serve
     let record = auditor.get(&format!("{JOBS}/{id}/audit")).await?;
     let person = json!({ "kind": "user", "issuer": scene.idp.issuer, "subject": "ana" });
     ensure!(record["actor"] == person, "{record}");
+    // ZT-03: and in which session, of what strength.
+    let (said, kept) = (claims(&token)?, &record["authority"]);
+    ensure!(kept["session"] == said["jti"] && kept["acr"] == said["acr"], "{kept} {said}");
+    ensure!(kept["mfa"] == true && kept["bound"] == false, "{kept}");
     let record = auditor.get(&format!("{JOBS}/{simple}/audit")).await?;
-    ensure!(record["actor"] == person, "{record}");
+    ensure!(record["actor"] == person && record["authority"]["mfa"] == false, "{record}");
     let key = scene.api(&scene.key);
     let by_key = key.submit(&upload(&key).await?).await?;
     let record = auditor.get(&format!("{JOBS}/{by_key}/audit")).await?;
@@ -204,6 +216,11 @@ async fn step_07_a_stale_login_is_refused_and_a_bound_token_is_challenged_in_its
     };
     let response = send(api::request(&name)).await?;
     ensure!(response.status().as_u16() == 202, "{}", response.text().await?);
+    let answer: Value = response.json().await?;
+    let path = format!("{JOBS}/{}/audit", text(&answer["result"], "id")?);
+    let auditor = scene.api(&scene.idp.program("ci", None).await?.access);
+    let record = auditor.get(&path).await?;
+    ensure!(record["authority"]["bound"] == true, "{record}");
     let response = send(sensitive(&name)).await?;
     let expect = CHALLENGE.replacen("Bearer", "DPoP", 1);
     ensure!(response.headers()[WWW_AUTHENTICATE] == expect.as_str(), "{:?}", response.headers());
