@@ -23,7 +23,7 @@ use hotcell_schemas::{
         ConfirmRequest, GetRequest, UploadRequest, WebhookCreated, WebhookEvent, WebhookRequest,
     },
     secret::WebhookSecret,
-    tenancy::UsageRecord,
+    tenancy::{Slot, SlotRecord, UsageRecord},
     usage::{QueueWait, UsageReply, UsageRequest, Waiting},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -190,6 +190,14 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     let sniffed = Some(Sniffed { protected: true, ..jobs::sniffed() });
     let pinned = Some(Pinned { sniffed, ..pinned });
     eye.look("upload.protected", &UploadRecord { pinned, ..upload.clone() });
+    eye.look("policy", &policy());
+    eye.look("approval", &super::approval::record());
+    of_work(eye);
+    of_webhooks(eye);
+}
+
+/// What was learned of jobs.
+fn of_work(eye: &mut impl Look) {
     let strike = Strike {
         tenant: tenant(),
         job: job_id(),
@@ -199,9 +207,7 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         at: T0,
     };
     let poison = PoisonRecord { sha256: digest("input"), tenant: None, strikes: vec![strike] };
-    eye.look("policy", &policy());
     eye.look("poison", &poison);
-    eye.look("approval", &super::approval::record());
     eye.look("poison.tenant", &PoisonRecord { tenant: Some(tenant()), ..poison.clone() });
     eye.look("listing", &JobPage { jobs: vec![job_id()] });
     let usage = UsageRecord {
@@ -213,7 +219,12 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         at: T0,
     };
     eye.look("usage", &usage);
+    eye.look("slots", &SlotRecord { slots: vec![Slot { job: job_id(), at: T0 }] });
     eye.look("idempotency", &IdempotencyRecord { body: digest("body"), job: job_id() });
+}
+
+/// Endpoints, and what was sent to them.
+fn of_webhooks(eye: &mut impl Look) {
     let endpoint = EndpointRecord {
         id: endpoint_id(),
         tenant: tenant(),
