@@ -113,7 +113,7 @@ impl Installation {
         if number == 0 {
             let secrets = fs::read_dir(self.data.path().join("secrets"))?;
             let mut paths = secrets.flatten().map(|entry| entry.path());
-            let is = |path: &std::path::PathBuf| {
+            let is = |path: &PathBuf| {
                 path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("totp-"))
             };
             let found = paths.find(is).context("no secret of a second factor")?;

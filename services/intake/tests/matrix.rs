@@ -11,7 +11,11 @@ mod world;
 
 use axum::{Json, Router, routing::get};
 use hotcell_e2e::idp::{AUDIENCE, ProofKey};
-use hotcell_intake::routes::ROUTES;
+use hotcell_intake::{
+    broker::VERBS,
+    routes::{ROUTES, find},
+};
+use hotcell_nats_config::{Login, Terms, testing::NOW};
 use hotcell_schemas::{
     Role, Subject,
     hook::HookReply,
@@ -23,7 +27,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::JoinSet;
-use world::{World, answer, until};
+use world::{World, answer, tenant, until};
 
 /// An id that nothing has.
 const NONE: &str = "0193a0f0c0de7000800000000000beef";
@@ -119,13 +123,15 @@ enum Kind {
     UserStale,
     /// A program of an identity provider.
     Service,
+    /// A login in the tenant's own broker account.
+    Login,
 }
 
 impl Kind {
     /// What a sensitive action is answered with; nothing where it is permitted.
     fn refusal(self) -> Option<(u16, &'static str)> {
         match self {
-            Self::Key | Self::Service => Some((403, "approval-required")),
+            Self::Key | Self::Service | Self::Login => Some((403, "approval-required")),
             Self::Enrolled | Self::Token | Self::User | Self::UserStale => {
                 Some((401, "step-up-required"))
             }
@@ -346,6 +352,38 @@ async fn iam_05_every_route_by_every_principal_in_every_role() {
     let known: BTreeSet<_> = ROUTES.iter().map(|it| (it.method.as_str(), it.path)).collect();
     for row in &rows {
         assert!(known.contains(&(row.method, row.path)), "no route {} {}", row.method, row.path);
+    }
+}
+
+/// BRK-81, IAM-15: the broker's door answers a login of a role as HTTP answers a key of it.
+#[tokio::test]
+async fn iam_15_every_verb_by_a_login_of_every_role() {
+    let world = World::start().await;
+    unhurried(&world).await;
+    let file = world.upload("acme", "a.mp4", false).await;
+    let (rows, admin) = (rows(&file), world.server.admin().await.unwrap());
+    for role in given() {
+        let user = role.as_str().parse().unwrap();
+        let terms = Terms::new([role], None).unwrap();
+        admin.add_program(&tenant("acme"), &user, &terms, NOW).await.unwrap();
+        let login = Login::Tenant { tenant: tenant("acme"), user };
+        let client = world.server.connect(&login).await.unwrap();
+        for verb in VERBS {
+            let (method, path) = &verb.twin;
+            let fits = |row: &&Row| row.path == *path && row.method == *method;
+            let row = rows.iter().find(fits).unwrap();
+            let body = match (row.body.is_null(), path.contains("{id}")) {
+                (false, _) => row.body.clone(),
+                (true, true) => json!({ "id": NONE }),
+                (true, false) => json!({}),
+            };
+            let api = verb.name.replacen("tenant.", "api.", 1);
+            let answer = client.request(api, body.to_string().into()).await.unwrap();
+            let status = answer.headers.unwrap().get("Hotcell-Status").unwrap().to_string();
+            let action = find(method, path).unwrap().action;
+            let (want, _) = expected(row, action, Kind::Login, role);
+            assert_eq!(status, want.to_string(), "{} {role}", verb.name);
+        }
     }
 }
 
