@@ -290,6 +290,13 @@ pub const BUCKETS: &[BucketRow] = &[
         about: "CPU and output time of each tenant and month",
     },
     BucketRow {
+        name: "slots",
+        writers: &[Role::Signer],
+        readers: &[Role::Signer],
+        max_age_secs: 0,
+        about: "work of classes high and low that is out, by tenant and pool: the cap is over all classes",
+    },
+    BucketRow {
         name: "audit",
         writers: &[Role::Auditor],
         readers: &[Role::Auditor, Role::Provisioner],

@@ -1,6 +1,6 @@
 //! What a tenant may use, and what it has used.
 
-use crate::{TenantId, UnixMs};
+use crate::{JobId, TenantId, UnixMs};
 use serde::{Deserialize, Serialize};
 
 /// Whether a tenant is served.
@@ -132,4 +132,23 @@ impl UsageRecord {
     pub fn key(tenant: &TenantId, at: UnixMs) -> String {
         format!("{tenant}.{}", Self::month(at))
     }
+}
+
+/// A job of class `high` or `low` that was taken for a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// The job.
+    pub job: JobId,
+    /// When it was taken.
+    pub at: UnixMs,
+}
+
+/// Jobs of a tenant's classes `high` and `low` that are out in one pool; bucket `slots`, key
+/// `<tenant>.<pool>`. Jobs that have ended since may still be listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotRecord {
+    /// The jobs, at most as many as the tenant's cap.
+    pub slots: Vec<Slot>,
 }

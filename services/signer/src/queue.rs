@@ -2,9 +2,7 @@
 //! consumers, in fair shares, and hands each to a worker that waits.
 //!
 //! Promises: no tenant has more jobs out in a pool than its cap, over all of its priority classes
-//! and all replicas: who took a job looks, after it took it, how many are out, and gives it back
-//! when they are too many, so of two that take the last place at most one keeps it. A tenant that is
-//! not active gets nothing. State here is a hint and may be lost: the broker holds the work and its
+//! and all replicas (`slots.rs`). A tenant that is not active gets nothing. State here is a hint and may be lost: the broker holds the work and its
 //! leases.
 
 use crate::usage;
@@ -28,6 +26,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 mod pool;
+mod slots;
 pub(crate) mod standing;
 
 use pool::Pool;
@@ -62,6 +61,13 @@ pub(crate) struct Task {
     pub(crate) message: Message,
 }
 
+impl Task {
+    /// The class that its subject names.
+    fn class(&self) -> Option<Priority> {
+        Some(self.message.subject.parse::<Subject>().ok()?.class())
+    }
+}
+
 /// A tenant as the dispatchers know it.
 #[derive(Debug, Clone)]
 struct Row {
@@ -80,7 +86,7 @@ enum Ask {
     /// A worker waits until the instant.
     Work(oneshot::Sender<Task>, Instant),
     /// The job was not given out, and its tenant is not to be asked for so many milliseconds.
-    Back(TenantId, JobId, u64),
+    Back(TenantId, Priority, JobId, u64),
 }
 
 /// What a dispatcher is told.
@@ -169,7 +175,8 @@ impl Queues {
                 Held::Unread => (Settle::RetryMs(UNREAD_MS), 0),
             };
             // First the dispatcher knows, then the broker has it to give again.
-            let back = Ask::Back(task.tenant.clone(), task.job, ms);
+            let class = task.class().unwrap_or_default();
+            let back = Ask::Back(task.tenant.clone(), class, task.job, ms);
             self.ask.try_send((pool.clone(), back)).ok();
             settle(&self.bus, task.message.reply.as_deref(), how).await;
         }
@@ -189,30 +196,28 @@ impl Queues {
     }
 
     /// Whether the tenant is served and has room for the job, which is out already and counts. The
-    /// broker holds the cap within the job's class, so alone there it needs no second look.
+    /// broker holds the cap within class `normal`, so while no other class is out there is nothing
+    /// to look at.
     async fn may_run(&self, pool: &PoolId, task: &Task) -> Result<(), Held> {
-        let own = task.message.subject.parse::<Subject>().map_err(|_| Held::Unread)?.class();
-        let bucket = self.bus.bucket("tenants");
-        let record = bucket.get::<TenantRecord>(task.tenant.as_str());
-        let others = Priority::ALL.into_iter().filter(|class| *class != own);
-        let others = others.map(|class| self.state(pool, &task.tenant, class));
-        let (record, others) = tokio::join!(record, join_all(others));
+        let class = task.class().ok_or(Held::Unread)?;
+        let (bucket, tenant) = (self.bus.bucket("tenants"), &task.tenant);
+        let others = [Priority::High, Priority::Low].map(|class| self.state(pool, tenant, class));
+        let (record, others) =
+            tokio::join!(bucket.get::<TenantRecord>(tenant.as_str()), join_all(others));
         let record = record.map_err(|error| {
-            warn!(%error, tenant = %task.tenant, "tenant not read; the job will be offered again");
+            warn!(%error, %tenant, "tenant not read; the job will be offered again");
             Held::Unread
         })?;
         let record = record.map(|entry| entry.value).filter(|record| record.state.is_active());
-        let record = record.ok_or(Held::Inactive)?;
-        let mut out = 0;
-        for state in others {
-            out += state.ok_or(Held::Unread)?.num_ack_pending;
+        let cap = u64::from(record.ok_or(Held::Inactive)?.concurrency);
+        if class.is_normal() {
+            let others: Option<u64> =
+                others.into_iter().map(|state| Some(state?.num_ack_pending)).sum();
+            if others.ok_or(Held::Unread)? == 0 {
+                return Ok(());
+            }
         }
-        if out == 0 {
-            return Ok(());
-        }
-        let own = self.state(pool, &task.tenant, own).await.ok_or(Held::Unread)?;
-        let room = out + own.num_ack_pending <= u64::from(record.concurrency);
-        if room { Ok(()) } else { Err(Held::Full) }
+        self.has_slot(pool, task, class, cap).await
     }
 
     /// What the broker says of one consumer; `None` when it says nothing.

@@ -109,17 +109,24 @@ impl Shares {
         Some(account.tag.max(self.now.saturating_sub(CREDIT)))
     }
 
+    /// The same, once so many places that it was promised are taken.
+    fn start_after(&self, tenant: &TenantId, promised: usize) -> Option<u64> {
+        let (start, account) = (self.start(tenant)?, self.accounts.get(tenant)?);
+        let promised = u64::try_from(promised).unwrap_or(u64::MAX);
+        Some(start.saturating_add(account.span(account.mean_ms).saturating_mul(promised)))
+    }
+
     /// Whose turn it is among those that have work, and how many of `free` places are its own before
-    /// it is another's turn.
+    /// it is another's turn. With each tenant stands how many places it was promised already.
     #[must_use]
     pub fn next<'a>(
         &self,
-        with_work: impl Iterator<Item = &'a TenantId>,
+        with_work: impl Iterator<Item = (&'a TenantId, usize)>,
         free: usize,
     ) -> Option<(&'a TenantId, usize)> {
         let (mut best, mut rival): (Option<(u64, &TenantId)>, Option<u64>) = (None, None);
-        for tenant in with_work {
-            let Some(start) = self.start(tenant) else { continue };
+        for (tenant, promised) in with_work {
+            let Some(start) = self.start_after(tenant, promised) else { continue };
             match best {
                 Some(least) if least <= (start, tenant) => {
                     rival = Some(rival.map_or(start, |rival| rival.min(start)));

@@ -12,11 +12,14 @@ fn job(number: u64) -> JobId {
     JobId::new(number, [0; 10])
 }
 
+/// Whose job, which, and what it costs.
+type Running = (usize, JobId, u64);
+
 /// A pool of workers in simulated time; every job's cost is its wall time.
 struct Pool {
     shares: Shares,
     /// When each worker is free, and what it has.
-    workers: Vec<(u64, Option<(usize, JobId, u64)>)>,
+    workers: Vec<(u64, Option<Running>)>,
     /// CPU time given to each tenant.
     used: BTreeMap<usize, u64>,
     jobs: u64,
@@ -38,7 +41,7 @@ impl Pool {
             self.shares.ended(&tenant(whose), &id, Some(cost));
         }
         let slugs: Vec<TenantId> = waiting.iter().map(|number| tenant(*number)).collect();
-        let (next, turns) = self.shares.next(slugs.iter(), 1).unwrap();
+        let (next, turns) = self.shares.next(slugs.iter().map(|slug| (slug, 0)), 1).unwrap();
         assert_eq!(turns, 1);
         let whose = waiting[slugs.iter().position(|slug| slug == next).unwrap()];
         self.jobs += 1;
@@ -144,11 +147,11 @@ fn a_tenant_without_weight_has_no_turn() {
     let mut shares = Shares::default();
     let (none, some) = (tenant(0), tenant(1));
     shares.enter(&none, 0, None);
-    assert_eq!(shares.next([&none].into_iter(), 4), None);
+    assert_eq!(shares.next([(&none, 0)].into_iter(), 4), None);
     shares.enter(&some, 1, None);
-    assert_eq!(shares.next([&none, &some].into_iter(), 4), Some((&some, 4)));
+    assert_eq!(shares.next([(&none, 0), (&some, 0)].into_iter(), 4), Some((&some, 4)));
     // Nor one that nobody entered.
-    assert_eq!(shares.next([&tenant(2)].into_iter(), 1), None);
+    assert_eq!(shares.next([(&tenant(2), 0)].into_iter(), 1), None);
 }
 
 // What a lost lease costs is not the tenant's: the first charge is taken back.
@@ -175,5 +178,8 @@ fn a_job_of_another_replica_counts_at_its_end() {
     for number in 0..4 {
         shares.ended(&theirs, &job(number), Some(1_000));
     }
-    assert_eq!(shares.next([&mine, &theirs].into_iter(), 9), Some((&mine, 5)));
+    assert_eq!(shares.next([(&mine, 0), (&theirs, 0)].into_iter(), 9), Some((&mine, 5)));
+    // What was promised already counts as if it were given.
+    assert_eq!(shares.next([(&mine, 3), (&theirs, 0)].into_iter(), 9), Some((&mine, 2)));
+    assert_eq!(shares.next([(&mine, 5), (&theirs, 0)].into_iter(), 9), Some((&theirs, 2)));
 }

@@ -1,15 +1,15 @@
 //! The dispatcher of one pool.
 //!
 //! A tenant is worth asking (`hot`) in a class when one of its events was heard or its last answer
-//! brought work; every other one (`cold`) is asked once a second. Nobody waits for an answer: a
-//! tenant without work, or at its cap, is silent until its pull expires, and costs the others
-//! nothing. Which hot tenant is asked the shares say; of its classes always the first hot one, so
+//! said that more waits; every other one (`cold`) is asked once a second. Nobody waits for an answer:
+//! a tenant without work, or at its cap, is silent until its pull expires, and costs the others
+//! little. Which hot tenant is asked the shares say; of its classes always the first hot one, so
 //! `low` waits for as long as there is anything else. Work for a worker that has gone is given back
 //! at once.
 
 use super::{Ask, Row, Rows, Settle, Task, Told, settle, standing::Standings};
 use crate::shares::Shares;
-use async_nats::{Message, StatusCode};
+use async_nats::Message;
 use futures::StreamExt as _;
 use hotcell_schemas::{
     JobId, PoolId, Subject, TenantId,
@@ -36,9 +36,11 @@ const TURN_MAX: usize = 16;
 /// then.
 const PULL_MS: u64 = 50;
 
-/// A pull that brings work does so within this long, in milliseconds; one that is silent for longer
-/// no longer keeps its worker from other tenants.
-const QUIET_MS: u64 = 3;
+/// A pull that brings work does so within this long, in milliseconds, also on a busy machine; one
+/// that is silent for longer no longer keeps its worker from other tenants. A tenant that was silent
+/// is at its cap, most likely: until it brings work or one of its attempts ends it is asked beside
+/// the others and not before them.
+const QUIET_MS: u64 = 10;
 
 /// Cold tenants asked at once: with [`PULL_MS`] 320 each second.
 const COLD_MAX: usize = 16;
@@ -46,6 +48,10 @@ const COLD_MAX: usize = 16;
 /// Every tenant is asked this often while workers wait, in milliseconds: lapsed leases come back
 /// without an event that could be heard.
 const SWEEP_MS: u64 = 1000;
+
+/// Pulls of one tenant that are out at once: workers that ask in the same moment must not be given
+/// to another only because its answer is on its way.
+const PULLS_MAX: usize = 8;
 
 /// One flag for each class.
 type Classes = [bool; Priority::ALL.len()];
@@ -58,8 +64,10 @@ struct Pull {
     /// Jobs that may still come.
     left: usize,
     is_cold: bool,
-    /// It brought work, or was stirred since, by class.
-    again: Classes,
+    /// How often the tenant was stirred before.
+    stirs: u64,
+    /// One of its attempts had just ended: there was room for whatever waited.
+    has_room: bool,
 }
 
 /// What is known of one tenant's work here.
@@ -67,11 +75,17 @@ struct Pull {
 struct Lane {
     /// Worth asking.
     hot: Classes,
-    /// Had work when it last said, so that the end of an attempt makes it worth asking.
-    used: Classes,
-    pull: Option<Pull>,
-    /// Not to be asked before.
-    held: Option<Instant>,
+    /// Jobs that wait, as far as is known: worth asking again when an attempt ends.
+    backlog: [u64; Priority::ALL.len()],
+    /// Stirred so often.
+    stirs: u64,
+    /// One of its attempts ended since it was last asked.
+    has_room: bool,
+    pulls: Vec<Pull>,
+    /// It was silent, and nothing says yet that it is no more.
+    is_doubtful: bool,
+    /// Not to be asked before, by class.
+    held: [Option<Instant>; Priority::ALL.len()],
 }
 
 pub(super) struct Pool {
@@ -93,7 +107,7 @@ fn first(classes: &Classes) -> Option<Priority> {
     Priority::ALL.into_iter().zip(classes).find(|(_, flag)| **flag).map(|(class, _)| class)
 }
 
-fn flag(classes: &mut Classes, class: Priority) -> &mut bool {
+fn of<T>(classes: &mut [T; Priority::ALL.len()], class: Priority) -> &mut T {
     let [high, normal, low] = classes;
     match class {
         Priority::High => high,
@@ -104,16 +118,36 @@ fn flag(classes: &mut Classes, class: Priority) -> &mut bool {
 
 impl Lane {
     fn is_idle(&self) -> bool {
-        self.pull.is_none() && self.held.is_none() && self.hot == Classes::default()
+        self.pulls.is_empty() && self.hot == Classes::default()
     }
 
-    fn may_be_asked(&self) -> bool {
-        self.pull.is_none() && self.held.is_none() && first(&self.hot).is_some()
+    /// The class to ask it for now: the first that is worth it. A class that is silent has its
+    /// question out already.
+    fn next_class(&self, now: Instant) -> Option<Priority> {
+        let pulls_max = if self.is_doubtful { 1 } else { PULLS_MAX };
+        if self.pulls.len() >= pulls_max {
+            return None;
+        }
+        let mut hot = self.hot;
+        for (hot, held) in hot.iter_mut().zip(self.held) {
+            *hot &= held.is_none();
+        }
+        for pull in self.pulls.iter().filter(|pull| pull.has_been(QUIET_MS, now)) {
+            *of(&mut hot, pull.class) = false;
+        }
+        first(&hot)
+    }
+
+    /// Jobs that its answers may bring.
+    fn promised(&self) -> usize {
+        self.pulls.iter().map(|pull| pull.left).sum()
     }
 
     fn stir(&mut self, class: Priority) {
-        *flag(&mut self.used, class) = true;
-        *flag(self.pull.as_mut().map_or(&mut self.hot, |pull| &mut pull.again), class) = true;
+        self.stirs += 1;
+        *of(&mut self.hot, class) = true;
+        let backlog = of(&mut self.backlog, class);
+        *backlog = backlog.saturating_add(1);
     }
 }
 
@@ -203,7 +237,7 @@ impl Pool {
             self.shares.enter(tenant, row.weight, row.mean_ms);
         }
         self.shares.keep(|tenant| known.contains_key(tenant));
-        self.lanes.retain(|tenant, lane| known.contains_key(tenant) || lane.pull.is_some());
+        self.lanes.retain(|tenant, lane| known.contains_key(tenant) || !lane.pulls.is_empty());
     }
 
     /// Workers that have gone, holds that are over, and pulls whose last answer was lost.
@@ -212,13 +246,12 @@ impl Pool {
         self.waiting.retain(|(give, until)| !give.is_closed() && *until > now);
         let mut lost = Vec::new();
         for (tenant, lane) in &mut self.lanes {
-            lane.held = lane.held.filter(|until| *until > now);
-            if lane.pull.as_ref().is_some_and(|pull| pull.has_been(PULL_MS * 4, now)) {
-                lost.push(tenant.clone());
-            }
+            lane.held = lane.held.map(|held| held.filter(|until| *until > now));
+            let gone = lane.pulls.iter().filter(|pull| pull.has_been(PULL_MS * 4, now));
+            lost.extend(gone.map(|pull| (tenant.clone(), pull.turn)));
         }
-        for tenant in lost {
-            self.ended(&tenant, false);
+        for (tenant, turn) in lost {
+            self.ended(&tenant, turn);
         }
     }
 
@@ -228,22 +261,23 @@ impl Pool {
             return None;
         }
         let now = Instant::now();
-        let out = self.lanes.values().filter_map(|lane| lane.pull.as_ref());
+        let out = self.lanes.values();
+        let out = out.flat_map(|lane| lane.pulls.iter().map(|pull| (lane.is_doubtful, pull)));
         let (mut owed, mut cold) = (0, 0);
-        for pull in out {
+        for (is_doubtful, pull) in out {
             if pull.is_cold {
                 cold += 1;
-            } else if !pull.has_been(QUIET_MS, now) {
+            } else if !is_doubtful && !pull.has_been(QUIET_MS, now) {
                 owed += pull.left;
             }
         }
         let free = self.waiting.len().saturating_sub(owed);
         if free > 0 {
-            let askable = self.lanes.iter().filter(|(_, lane)| lane.may_be_asked());
-            if let Some((tenant, turns)) = self.shares.next(askable.map(|(tenant, _)| tenant), free)
-            {
+            let askable = self.lanes.iter().filter(|(_, lane)| lane.next_class(now).is_some());
+            let askable = askable.map(|(tenant, lane)| (tenant, lane.promised()));
+            if let Some((tenant, turns)) = self.shares.next(askable, free) {
                 let tenant = tenant.clone();
-                let class = first(&self.lanes.get(&tenant)?.hot)?;
+                let class = self.lanes.get(&tenant)?.next_class(now)?;
                 return Some((tenant, class, turns.clamp(1, TURN_MAX), false));
             }
         }
@@ -256,10 +290,12 @@ impl Pool {
     fn note(&mut self, told: Told) {
         match told {
             Told::Asked(Ask::Work(give, until)) => self.waiting.push_back((give, until)),
-            Told::Asked(Ask::Back(tenant, job, ms)) => {
+            Told::Asked(Ask::Back(tenant, class, job, ms)) => {
                 self.shares.ended(&tenant, &job, None);
                 let lane = self.lanes.entry(tenant).or_default();
-                lane.held = (ms > 0).then(|| Instant::now() + Duration::from_millis(ms));
+                lane.stir(class);
+                *of(&mut lane.held, class) =
+                    (ms > 0).then(|| Instant::now() + Duration::from_millis(ms));
             }
             Told::Stirs(tenant, class) => {
                 let weight = self.shares.weight(&tenant);
@@ -274,10 +310,10 @@ impl Pool {
             Told::Ends(tenant, job, cost_ms) => {
                 self.shares.ended(&tenant, &job, cost_ms);
                 let lane = self.lanes.entry(tenant).or_default();
-                lane.held = None;
-                let used = lane.used;
-                for class in Priority::ALL.into_iter().zip(used).filter(|(_, used)| *used) {
-                    lane.stir(class.0);
+                (lane.held, lane.is_doubtful, lane.has_room) = ([None; 3], false, true);
+                lane.stirs += 1;
+                for (hot, backlog) in lane.hot.iter_mut().zip(lane.backlog) {
+                    *hot |= backlog > 0;
                 }
             }
         }
@@ -317,39 +353,37 @@ impl Pool {
         }
         let (turn, asked) = (self.turn, Instant::now());
         let lane = self.lanes.entry(tenant.clone()).or_default();
-        // The other classes stay as worth asking as they were.
-        let mut again = std::mem::take(&mut lane.hot);
-        *flag(&mut again, class) = false;
-        lane.pull = Some(Pull { turn, class, asked, left: share, is_cold, again });
+        let (stirs, has_room) = (lane.stirs, std::mem::take(&mut lane.has_room));
+        lane.pulls.push(Pull { turn, class, asked, left: share, is_cold, stirs, has_room });
         self.turns.insert(turn, tenant);
     }
 
     /// A status ends the pull whose token its subject ends with; anything else is a job.
     async fn hear(&mut self, message: Message) {
-        let Some(status) = message.status else {
+        if message.status.is_none() {
             self.give(message).await;
             return;
-        };
+        }
         let turn = message.subject.rsplit('.').next().and_then(|word| word.parse::<u64>().ok());
-        let Some((turn, tenant)) = turn.and_then(|turn| Some((turn, self.turns.get(&turn)?)))
-        else {
-            return;
-        };
-        let tenant = tenant.clone();
-        let is_last = self.lanes.get(&tenant).and_then(|lane| lane.pull.as_ref());
-        if is_last.is_some_and(|pull| pull.turn == turn) {
-            self.ended(&tenant, status == StatusCode::NOT_FOUND);
+        let tenant = turn.and_then(|turn| Some((turn, self.turns.get(&turn)?.clone())));
+        if let Some((turn, tenant)) = tenant {
+            self.ended(&tenant, turn);
         }
     }
 
-    /// The tenant's pull is over; `is_empty` when the broker said that nothing waits.
-    fn ended(&mut self, tenant: &TenantId, is_empty: bool) {
+    /// The tenant's pull is over and brought less than was asked: nothing waits, or the tenant is at
+    /// its cap. Unless it was stirred since, there is no use in asking again.
+    fn ended(&mut self, tenant: &TenantId, turn: u64) {
+        self.turns.remove(&turn);
         let Some(lane) = self.lanes.get_mut(tenant) else { return };
-        let Some(mut pull) = lane.pull.take() else { return };
-        self.turns.remove(&pull.turn);
-        lane.hot = pull.again;
-        if is_empty && !*flag(&mut pull.again, pull.class) {
-            *flag(&mut lane.used, pull.class) = false;
+        let Some(index) = lane.pulls.iter().position(|pull| pull.turn == turn) else { return };
+        let pull = lane.pulls.swap_remove(index);
+        lane.is_doubtful = true;
+        if lane.stirs == pull.stirs {
+            *of(&mut lane.hot, pull.class) = false;
+            if pull.has_room {
+                *of(&mut lane.backlog, pull.class) = 0;
+            }
         }
         let next = Priority::ALL.into_iter().find(|class| *class > pull.class);
         if let Some(next) = next.filter(|_| pull.is_cold && lane.is_idle()) {
@@ -365,16 +399,26 @@ impl Pool {
             settle(&self.bus, message.reply.as_deref(), Settle::Never).await;
             return;
         };
+        let told = Delivery::of(message.reply.as_deref());
         let lane = self.lanes.entry(tenant.clone()).or_default();
-        *flag(&mut lane.used, class) = true;
-        if let Some(pull) = &mut lane.pull {
+        lane.is_doubtful = false;
+        // The broker answers the pulls of a consumer in their order.
+        let oldest = lane.pulls.iter_mut().filter(|pull| pull.class == class);
+        let mut is_stirred = true;
+        if let Some(pull) = oldest.min_by_key(|pull| pull.turn) {
             pull.left = pull.left.saturating_sub(1);
-            *flag(&mut pull.again, class) = true;
+            is_stirred = lane.stirs != pull.stirs;
             if pull.left == 0 {
-                self.ended(&tenant, false);
+                let turn = pull.turn;
+                lane.pulls.retain(|pull| pull.turn != turn);
+                self.turns.remove(&turn);
             }
         }
-        let waited_ms = first_wait_ms(message.reply.as_deref());
+        // What was heard since may not be in the broker's count.
+        let waits = told.as_ref().is_none_or(|told| told.pending > 0);
+        *of(&mut lane.hot, class) = waits || is_stirred;
+        *of(&mut lane.backlog, class) =
+            told.as_ref().map_or(1, |told| told.pending + u64::from(is_stirred));
         let mut task = Task { tenant, job, message };
         while let Some((give, _)) = self.waiting.pop_front() {
             let (tenant, job): (TenantId, JobId) = (task.tenant.clone(), task.job.clone());
@@ -382,8 +426,8 @@ impl Pool {
                 Ok(()) => {
                     self.shares.given(&tenant, &job, clock::now());
                     self.standings.busy(&tenant, self.shares.weight(&tenant));
-                    if let Some(ms) = waited_ms {
-                        self.standings.waited(&tenant, ms);
+                    if let Some(told) = told.filter(|told| told.is_first) {
+                        self.standings.waited(&tenant, told.age_ms);
                     }
                     return;
                 }
@@ -396,11 +440,28 @@ impl Pool {
     }
 }
 
-/// How long a job that is delivered for the first time has waited, in milliseconds, by the broker's
-/// own subject: `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<seq>.<time in ns>.<pending>`.
-fn first_wait_ms(ack: Option<&str>) -> Option<u64> {
-    let words: Vec<&str> = ack?.split('.').collect();
-    let ["$JS", "ACK", _, _, "1", _, _, stored, ..] = words.as_slice() else { return None };
-    let stored_ms = stored.parse::<u64>().ok()? / 1_000_000;
-    Some(clock::now().0.saturating_sub(stored_ms))
+/// What the broker's own subject of a delivery says:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<seq>.<time in ns>.<pending>`.
+struct Delivery {
+    /// It was never delivered before.
+    is_first: bool,
+    /// Since it was stored, in milliseconds.
+    age_ms: u64,
+    /// More that wait behind it.
+    pending: u64,
+}
+
+impl Delivery {
+    fn of(ack: Option<&str>) -> Option<Self> {
+        let words: Vec<&str> = ack?.split('.').collect();
+        let ["$JS", "ACK", _, _, delivered, _, _, stored, pending, ..] = words.as_slice() else {
+            return None;
+        };
+        let stored_ms = stored.parse::<u64>().ok()? / 1_000_000;
+        Some(Self {
+            is_first: *delivered == "1",
+            age_ms: clock::now().0.saturating_sub(stored_ms),
+            pending: pending.parse().ok()?,
+        })
+    }
 }
