@@ -21,9 +21,12 @@ use hotcell_schemas::{
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
 
-/// Looks for jobs of a removed tenant until one finds none: a request that was already past the
-/// check of its tenant may still make one.
-const CANCEL_ROUNDS_MAX: usize = 10;
+/// Looks for jobs of a removed tenant, at least: a service that read the record a second ago may
+/// still make one.
+const CANCEL_ROUNDS_MIN: usize = 5;
+
+/// At most.
+const CANCEL_ROUNDS_MAX: usize = 20;
 
 /// Between two looks.
 const CANCEL_PAUSE: Duration = Duration::from_millis(500);
@@ -319,12 +322,12 @@ impl Admin {
         Ok(revoked)
     }
 
-    /// Ends every job of the tenant that has not ended. It goes on until it finds none.
+    /// Ends every job of the tenant that has not ended, until none is found.
     async fn cancel_jobs(&self, tenant: &TenantId, now: UnixMs) -> Result<usize, AdminError> {
         let mut cancelled = 0;
-        for _ in 0..CANCEL_ROUNDS_MAX {
+        for round in 1..=CANCEL_ROUNDS_MAX {
             let open = self.open_jobs(tenant).await?;
-            if open.is_empty() {
+            if open.is_empty() && round >= CANCEL_ROUNDS_MIN {
                 break;
             }
             for job in &open {
