@@ -339,7 +339,7 @@ async fn iam_14_forged_tokens_are_refused() {
     }
     // Neither addresses in tokens nor tokens themselves are written down.
     let log = scene.world.log();
-    assert!(!log.contains(&signed[..80]) && !log.contains("evil.test"));
+    assert!(!log.contains(signed.split('.').nth(1).unwrap()) && !log.contains("evil.test"));
     until(async || (scene.world.stored("JOBS", "audit._.refused").await > 0).then_some(())).await;
 }
 
