@@ -266,29 +266,32 @@ pub(crate) enum AuditCommand {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Where.
+    pub(crate) dir: PathBuf,
+    /// Where the server shall listen.
+    #[arg(long, default_value = "127.0.0.1:4222")]
+    pub(crate) listen: SocketAddr,
+    /// When an acknowledged event is on disk.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
+    pub(crate) durability: DurabilityArg,
+    /// TLS 1.3 with client certificates: the server's files are DIR/tls/{ca.pem,nats.pem,nats.key}.
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// How long each login lives, 15m to 24h; run `hotcell creds-agent` for each. Without this
+    /// they do not end.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<hotcell_nats_config::Life>,
+    /// A worker's login, and the pool whose work it may ask for; may be repeated.
+    #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
+    pub(crate) workers: Vec<nats::Worker>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NatsCommand {
     /// Write keys, credential files, resolver folder and server configuration.
-    Init {
-        /// Where.
-        dir: PathBuf,
-        /// Where the server shall listen.
-        #[arg(long, default_value = "127.0.0.1:4222")]
-        listen: SocketAddr,
-        /// When an acknowledged event is on disk.
-        #[arg(long, value_enum, default_value_t = DurabilityArg::Always)]
-        durability: DurabilityArg,
-        /// TLS 1.3 with client certificates: the server's files are DIR/tls/{ca.pem,nats.pem,nats.key}.
-        #[arg(long)]
-        tls: bool,
-        /// How long each login lives, 15m to 24h; run `hotcell creds-agent` for each. Without this
-        /// they do not end.
-        #[arg(long, value_name = "TIME")]
-        expires: Option<hotcell_nats_config::Life>,
-        /// A worker's login, and the pool whose work it may ask for; may be repeated.
-        #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
-        workers: Vec<nats::Worker>,
-    },
+    Init(InitArgs),
     /// Make streams, consumers and buckets; safe to repeat.
     Provision {
         /// The folder that `init` wrote.

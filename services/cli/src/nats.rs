@@ -1,7 +1,7 @@
 //! `hotcell nats init|provision|check`: the broker's side of an installation.
 
 use crate::{
-    args::{DurabilityArg, NatsCommand},
+    args::{DurabilityArg, InitArgs, NatsCommand},
     fail::{Context as _, Fail},
     layout::write_private,
     print,
@@ -33,45 +33,7 @@ pub(crate) fn worker(text: &str) -> Result<Worker, String> {
 /// Runs one of the three.
 pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail> {
     match command {
-        NatsCommand::Init { dir, listen, durability, tls, expires, workers } => {
-            let workers = workers.into_iter().map(|Worker { name, pool }| (name, vec![pool]));
-            let options = InitOptions {
-                now: clock::now(),
-                workers: workers.collect(),
-                ..InitOptions::default()
-            };
-            let installation = init(&dir, &options).or_fail("not written")?;
-            if let Some(life) = expires {
-                let renewed = installation.renew_due(life, clock::now(), |_| true);
-                renewed.or_fail("the logins")?;
-            }
-            let dir = dir.canonicalize().or_fail("the folder")?;
-            let config = installation.server_config(&ServerOptions {
-                tls: tls.then(|| installation.tls("nats")),
-                listen,
-                store_dir: dir.join("jetstream"),
-                durability: match durability {
-                    DurabilityArg::Always => Durability::Always,
-                    DurabilityArg::OneSecond => Durability::OneSecond,
-                },
-                ports_dir: None,
-                pid_file: None,
-            });
-            let path = dir.join("nats.conf");
-            write_private(&path, &config.or_fail("the server's configuration")?)?;
-            if as_json {
-                print::json(&json!({ "dir": dir, "config": path }));
-            } else {
-                print::line(format!(
-                    "keys, logins and configuration are in {}\n\nNow:  nats-server -c {}\nThen: \
-                     hotcell nats provision {} --url nats://{listen}",
-                    dir.display(),
-                    path.display(),
-                    dir.display()
-                ));
-            }
-            Ok(())
-        }
+        NatsCommand::Init(args) => make(&args, as_json),
         NatsCommand::Provision { dir, url, replicas } => {
             let admin = connect(&dir, &url).await?;
             let made =
@@ -103,6 +65,45 @@ pub(crate) async fn run(command: NatsCommand, as_json: bool) -> Result<(), Fail>
             Err(Fail::failed(format!("{} differences", found.len())))
         }
     }
+}
+
+/// `hotcell nats init`.
+fn make(args: &InitArgs, as_json: bool) -> Result<(), Fail> {
+    let workers =
+        args.workers.iter().map(|worker| (worker.name.clone(), vec![worker.pool.clone()]));
+    let options =
+        InitOptions { now: clock::now(), workers: workers.collect(), ..InitOptions::default() };
+    let installation = init(&args.dir, &options).or_fail("not written")?;
+    if let Some(life) = args.expires {
+        installation.renew_due(life, clock::now(), |_| true).or_fail("the logins")?;
+    }
+    let dir = args.dir.canonicalize().or_fail("the folder")?;
+    let config = installation.server_config(&ServerOptions {
+        tls: args.tls.then(|| installation.tls("nats")),
+        listen: args.listen,
+        store_dir: dir.join("jetstream"),
+        durability: match args.durability {
+            DurabilityArg::Always => Durability::Always,
+            DurabilityArg::OneSecond => Durability::OneSecond,
+        },
+        ports_dir: None,
+        pid_file: None,
+    });
+    let path = dir.join("nats.conf");
+    write_private(&path, &config.or_fail("the server's configuration")?)?;
+    if as_json {
+        print::json(&json!({ "dir": dir, "config": path }));
+    } else {
+        print::line(format!(
+            "keys, logins and configuration are in {}\n\nNow:  nats-server -c {}\nThen: hotcell nats \
+             provision {} --url nats://{}",
+            dir.display(),
+            path.display(),
+            dir.display(),
+            args.listen
+        ));
+    }
+    Ok(())
 }
 
 fn copies(replicas: u8) -> Result<Replicas, Fail> {

@@ -30,7 +30,7 @@ pub(crate) async fn admin(data: &Path) -> Result<Admin, Fail> {
 /// Runs one of the commands on tenants.
 pub(crate) async fn run(data: &Path, command: TenantCommand, as_json: bool) -> Result<(), Fail> {
     if let TenantCommand::Add(args) = command {
-        return super::add(data, &args, as_json).await;
+        return Box::pin(super::add(data, &args, as_json)).await;
     }
     let admin = admin(data).await?;
     match command {
