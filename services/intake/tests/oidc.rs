@@ -352,3 +352,27 @@ fn hs256(token: &str, key: &ProofKey) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
     hotcell_intake::jwt::encoded(ring::hmac::sign(&key, text.as_bytes()).as_ref())
 }
+
+/// A tenant's own policy asks for bound tokens: a stolen plain one is then worth nothing there.
+#[tokio::test]
+async fn zt_03_a_policy_demands_tokens_that_are_bound() {
+    let scene = Scene::start().await;
+    let key = ProofKey::new();
+    let login = Login { user: "ana", key: Some(&key), ..Login::default() };
+    let bound = scene.idp.browser().sign_in(&login).await.unwrap().access;
+    let plain = scene.idp.person("ana", false).await.unwrap().access;
+    assert_eq!(scene.bearer(&plain).await, 404, "without the policy");
+
+    let text = r#"@id("bound-only") @allows("a bound token") forbid (principal is Hotcell::User,
+        action == Hotcell::Action::"ReadJob", resource) unless { context.bound };"#;
+    let admin = scene.idp.person("ben", true).await.unwrap().access;
+    let body = json!({ "text": text }).to_string();
+    let put = scene.world.send(Method::PUT, "/v1/policy", Some(&admin), Some(&body)).await;
+    let (status, said) = answer(put).await;
+    assert_eq!(status, 200, "{said}");
+    until(async || (scene.bearer(&plain).await == 403).then_some(())).await;
+    let (_, said) = scene.world.get(&job(), &plain).await;
+    assert!(said["policies"].to_string().contains("bound-only"), "{said}");
+    let proof = key.proof("GET", &format!("{EXTERNAL}{}", job()), Some(&bound));
+    assert_eq!(scene.bound("DPoP", &bound, &[&proof]).await.status().as_u16(), 404);
+}
