@@ -62,6 +62,15 @@ async fn api_08_keys_are_made_rotated_and_revoked_by_the_command_line() -> Resul
     ensure!(gone["state"] == "revoked", "{gone}");
     ensure!(status(&base, &key).await? == 401, "a revoked key opens nothing");
 
+    // The operator helps who has lost all of it.
+    let helped = up.json(&["key", "recover", "demo"])?;
+    let again = Api::new(&base, &text(&helped, "key")?);
+    let admin = again.stepped_up(&text(&helped, "totp")?).await?;
+    let (made, _) = admin.call(Method::POST, "/v1/keys", Some(&body)).await?;
+    ensure!(made == 201, "the recovered key administers: {made}");
+    let nobody = up.cli(&["key", "recover", "nobody"])?;
+    ensure!(nobody.status.code() == Some(1), "{}", said(&nobody));
+
     // A second start keeps the key and its second factor.
     let up = Up::start_in(up.stop()?, &["--encoders", "0", "--cell", "noop"])?;
     ensure!(up.env("HOTCELL_KEY") == second, "the key that the rotation made");

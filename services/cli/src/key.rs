@@ -7,10 +7,10 @@ use crate::{
     api::Api,
     fail::{Context as _, Fail},
     layout::{shell_quoted, write_private},
-    print, token,
+    print, tenant, token,
 };
 use hotcell_nats_config::key_id_of;
-use hotcell_schemas::{KeyId, identity::RoleName, network::Network};
+use hotcell_schemas::{KeyId, TenantId, identity::RoleName, network::Network};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -70,6 +70,12 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         factor: Factor,
     },
+    /// As the installation's operator, give a tenant another administrator's key with a second
+    /// factor: for one that has lost its own.
+    Recover {
+        /// The tenant.
+        tenant: TenantId,
+    },
     /// Give a key a second factor, and print its secret this once.
     Totp {
         /// The key.
@@ -116,6 +122,7 @@ pub(crate) async fn run(data: &Path, command: KeyCommand, as_json: bool) -> Resu
             }
             Ok(())
         }
+        KeyCommand::Recover { tenant } => tenant::recover(data, &tenant, as_json).await,
         KeyCommand::Totp { id, factor } => {
             let api = token::for_changes(data, factor.totp.as_deref()).await?;
             let made = api.post(&format!("/v1/keys/{id}/totp"), &json!({})).await?;

@@ -10,7 +10,7 @@ use crate::{
 };
 use args::AddArgs;
 use hotcell_intake::totp;
-use hotcell_nats_config::{Admin, Life, LoginName, TenantSpec, Terms, key_id_of};
+use hotcell_nats_config::{Admin, ApiKey, Life, LoginName, TenantSpec, Terms, key_id_of};
 use hotcell_schemas::{KeyId, PoolId, TenantId, identity::RoleName, records::KeyRecord};
 use hotcell_stage::{clock, config::read_key, vault::Vault};
 use serde_json::json;
@@ -42,10 +42,7 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let terms = Terms { life: Some(Life::DAY), ..Terms::default() };
     let shown = admin.add_program(name, &login(), &terms, clock::now()).await;
     shown.or_fail("the broker does not take the tenant's login")?;
-    let key = admin.add_key(name, &[RoleName::TenantAdmin], clock::now()).await;
-    let key = key.or_fail("the tenant has no key yet")?;
-    let secret = totp::base32(&clock::random::<{ totp::SECRET_BYTES }>());
-    second_factor(&layout, &admin, &key.id, &secret).await?;
+    let (key, secret) = new_key(&layout, &admin, name).await?;
     if as_json {
         print::json(&json!({
             "tenant": name, "account": added.record.account, "creds": added.creds,
@@ -59,6 +56,32 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
         added.creds.display(),
         key.text()
     ));
+    Ok(())
+}
+
+/// A key that administers the tenant, and the secret of its second factor in base 32.
+async fn new_key(
+    layout: &Layout,
+    admin: &Admin,
+    tenant: &TenantId,
+) -> Result<(ApiKey, String), Fail> {
+    let key = admin.add_key(tenant, &[RoleName::TenantAdmin], clock::now()).await;
+    let key = key.or_fail("the tenant gets no key")?;
+    let secret = totp::base32(&clock::random::<{ totp::SECRET_BYTES }>());
+    second_factor(layout, admin, &key.id, &secret).await?;
+    Ok((key, secret))
+}
+
+/// `hotcell key recover TENANT`: for a tenant that has lost every key that administers it, or their
+/// second factors. Its other keys stay as they are.
+pub(crate) async fn recover(data: &Path, name: &TenantId, as_json: bool) -> Result<(), Fail> {
+    let (layout, admin) = (Layout::open(data)?, manage::admin(data).await?);
+    let (key, secret) = new_key(&layout, &admin, name).await?;
+    if as_json {
+        print::json(&json!({ "tenant": name, "key": key.text(), "totp": secret }));
+        return Ok(());
+    }
+    print::line(format!("key   {}\ntotp  {secret}\n\nBoth are shown this once.", key.text()));
     Ok(())
 }
 
