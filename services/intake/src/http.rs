@@ -202,6 +202,10 @@ async fn asked(app: &App, mut parts: Parts, body: &mut Body) -> Result<Reply, Pr
     if route.is_some_and(|route| !route.needs_auth()) {
         return Ok(Reply::new(200, ()));
     }
+    // A body that the gateway has cut is not the one that will be served.
+    if parts.headers.get("x-envoy-auth-partial-body").is_some_and(|cut| cut != "false") {
+        return Err(too_large());
+    }
     let name = route.map_or(ext_authz::PREFIX, |route| route.path);
     let principal = authenticate(app, &parts, name).await?;
     Span::current().record("tenant", principal.tenant().as_str());
