@@ -196,6 +196,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// CPU time of its cells together, in milliseconds, as the worker says.
+    #[must_use]
+    pub fn cpu_ms(&self) -> u64 {
+        let cells = [&self.probe, &self.encode, &self.verify];
+        cells.into_iter().flatten().fold(0, |sum, cell| sum.saturating_add(cell.cpu_ms))
+    }
+
     /// The system call for which one of the cells was killed.
     #[must_use]
     pub fn violation(&self) -> Option<&str> {

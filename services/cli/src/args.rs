@@ -2,7 +2,7 @@
 
 use crate::{
     access, audit, breach, client, creds_agent, doctor, fail::Fail, key, nats, poison, policy,
-    replay, tenant, tls, token, up, worker,
+    replay, tenant, tls, token, up, usage, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -66,6 +66,8 @@ enum Command {
     /// Jobs.
     #[command(subcommand)]
     Job(JobCommand),
+    /// What this month cost, what the plan holds, and how the tenant's work stands.
+    Usage,
     /// Inputs that killed their cells.
     #[command(subcommand)]
     Poison(PoisonCommand),
@@ -322,6 +324,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
     match command {
         Command::Up(up) => Box::pin(up::run(&data, &up, json)).await,
         Command::Transcode(transcode) => client::transcode(&data, &transcode, json).await,
+        Command::Usage => usage::run(&data, json).await,
         Command::Job(JobCommand::Show { id }) => client::show(&data, &id, json).await,
         Command::Tenant(command) => Box::pin(tenant::manage::run(&data, command, json)).await,
         Command::Plan(command) => tenant::manage::plans(&command, json),

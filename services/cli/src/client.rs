@@ -223,6 +223,8 @@ fn describe(job: &Value, record: &Value) -> String {
     if let Some(failure) = job.get("failure").filter(|failure| failure.is_object()) {
         out.push_str(&format!("{}: {}\n", text(failure, "code"), text(failure, "message")));
     }
+    let (priority, cpu) = (text(job, "priority"), text(job, "cpuSecs"));
+    out.push_str(&format!("priority {priority}, {cpu} CPU seconds\n"));
     out.push_str(&format!("\n{}\n", timeline(job)));
     let mut rows = vec![["output", "bytes", "sha256"].map(String::from).to_vec()];
     for output in job.get("outputs").and_then(Value::as_array).into_iter().flatten() {

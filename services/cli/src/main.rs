@@ -20,6 +20,7 @@ mod tenant;
 mod tls;
 mod token;
 mod up;
+mod usage;
 mod worker;
 
 use clap::Parser as _;

@@ -40,6 +40,7 @@ pub mod token;
 pub mod totp;
 pub mod transcodes;
 pub mod uploads;
+pub mod usage;
 pub mod view;
 pub mod webhooks;
 
@@ -47,8 +48,8 @@ use crate::{
     app::App,
     broker::VERBS,
     config::Config,
-    opa::Opa,
     oidc::Oidc,
+    opa::Opa,
     server::{Bounds, HEADERS_SECS, WRITE_SECS},
     slow::Addresses,
 };

@@ -5,7 +5,7 @@ use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
     approvals, cancel, events, health, keys, list, policies,
     problem::Problem,
-    token, transcodes, uploads, webhooks,
+    token, transcodes, uploads, usage, webhooks,
 };
 use futures::future::BoxFuture;
 use hotcell_policy::Facts;
@@ -188,6 +188,7 @@ pub static ROUTES: &[Route] = &[
         Box::pin(policies::explain(app, who, call))
     }),
     own(Method::POST, "/v1/token", |app, who, call| Box::pin(token::exchange(app, who, call))),
+    get("/v1/usage", Action::ReadUsage, |app, who, call| Box::pin(usage::get(app, who, call))),
     post("/v1/keys", Action::ManageKeys, |app, who, call| Box::pin(keys::create(app, who, call)))
         .on(keys::facts),
     get("/v1/keys", Action::ReadKeys, |app, who, call| Box::pin(keys::list(app, who, call))),

@@ -23,10 +23,26 @@ pub fn snapshot(job: &Job) -> Value {
         "updatedAt": job.stamps.last().map(|stamp| stamp.at.rfc3339()),
         "timeline": timeline(&job.stamps),
         "attempts": job.attempts.len(),
+        "priority": job.request.priority,
+        "cpuSecs": cpu_secs(job),
         "inputs": job.inputs.iter().map(input).collect::<Vec<_>>(),
         "outputs": known.iter().map(output).collect::<Vec<_>>(),
         "failure": job.failure,
     })
+}
+
+/// What its cells used, in seconds to the hundredth (NEW-14): of the attempts whose reports the
+/// snapshot still carries, the last ones.
+fn cpu_secs(job: &Job) -> f64 {
+    let reports = job.attempts.iter().filter_map(|attempt| attempt.report.as_ref());
+    seconds(reports.map(Report::cpu_ms).fold(0, u64::saturating_add))
+}
+
+/// Milliseconds as seconds, to the hundredth.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "2^53 hundredths are three million years")]
+pub fn seconds(ms: u64) -> f64 {
+    (ms / 10) as f64 / 100.0
 }
 
 /// The record of a job (BRK-55 to BRK-60, IAM-11): who, when, where, with what command, on which

@@ -178,6 +178,7 @@ fn rows(file: &str) -> Vec<Row> {
         row("GET", "/v1/policy/step-up", none.clone(), 200),
         row("POST", "/v1/policy/explain", json!({ "request": job }), 200),
         row("POST", "/v1/keys", json!({ "roles": ["viewer"] }), 201),
+        row("GET", "/v1/usage", none.clone(), 200),
         row("GET", "/v1/keys", none.clone(), 200),
         row("GET", "/v1/keys/{id}", none.clone(), 404),
         row("DELETE", "/v1/keys/{id}", none.clone(), 404),

@@ -48,15 +48,12 @@ fn before_last(job: &Job) -> Option<EventKind> {
 /// CPU time of the last attempt's cells by its report, in milliseconds.
 fn reported_cpu_ms(job: &Job) -> Option<u64> {
     let report = job.attempts.last()?.report.as_ref()?;
-    let cells = [&report.probe, &report.encode, &report.verify];
-    let stated = cells.into_iter().flatten();
-    let stated = stated.fold(0_u64, |sum, cell| sum.saturating_add(cell.cpu_ms));
     // A worker that was taken over cannot bill its tenants for more than its cells could use.
     let plan = job.plan.as_ref()?;
     let probes = u64::try_from(plan.outputs.len()).unwrap_or(u64::MAX).saturating_add(1);
     let secs = probes.saturating_mul(u64::from(PROBE_LIMITS.cpu_secs));
     let limit = secs.saturating_add(u64::from(plan.limits.cpu_secs)).saturating_mul(1000);
-    Some(stated.min(limit))
+    Some(report.cpu_ms().min(limit))
 }
 
 /// What the attempt cost that this very event closed; nothing when it closed none, or one without a
