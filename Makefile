@@ -34,8 +34,10 @@ build: ## release programs; the launcher of cells is static, so that no library 
 	cargo rustc --release --locked -p hotcell-jail --bin hotcell-jail -- -C target-feature=+crt-static
 	! readelf --program-headers $(BIN)/hotcell-jail | grep INTERP
 
-bench: setup build ## the numbers, into loadtest/results (10 minutes)
+bench: setup build ## the numbers, into loadtest/results (20 minutes)
 	cargo bench --locked -p hotcell-schemas --bench envelope
+	cargo bench --locked -p hotcell-policy --bench decide
+	cargo bench --locked -p hotcell-intake --bench auth
 	$(BIN)/loadtest all
 
 fuzz: setup ## every fuzz target for FUZZ_SECS seconds (60), two at once; part of `make test`
