@@ -121,7 +121,10 @@ pub fn webhooks(limit: u32, used: u32) -> Problem {
 }
 
 /// The month's use against the plan. Pure.
-fn within(quotas: &Quotas, used: &UsageRecord, now: UnixMs) -> Result<(), Problem> {
+///
+/// # Errors
+/// 402 with the quota, its limit, what is used and when it begins anew.
+pub fn within(quotas: &Quotas, used: &UsageRecord, now: UnixMs) -> Result<(), Problem> {
     let rows = [
         ("cpu-secs", "CPU seconds", quotas.cpu_secs_per_month, used.cpu_ms / 1000),
         (
