@@ -1,14 +1,21 @@
 //! A tenant's program: the HTTP API as documented, and nothing else.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use hotcell_intake::totp;
-use reqwest::{Client, Method, Response, header::CONTENT_LENGTH, redirect::Policy};
+use reqwest::{Client, Method, Response, StatusCode, header::CONTENT_LENGTH, redirect::Policy};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// No answer within this is an error of the run.
 const REQUEST_SECS: u64 = 60;
+
+/// A tenant's rate lets a job in within this, or the run has failed.
+const RATE_MAX: Duration = Duration::from_secs(120);
+
+/// Pause after a refusal for too many requests.
+const RATE_EVERY: Duration = Duration::from_millis(100);
 
 /// One tenant.
 #[derive(Debug, Clone)]
@@ -37,6 +44,19 @@ impl Tenant {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Value> {
+        let (status, body) = self.ask(method, path, body).await?;
+        if !status.is_success() {
+            bail!("{path} answers {status}: {body}");
+        }
+        Ok(body.get("result").cloned().unwrap_or(body))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<(StatusCode, Value)> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, url).bearer_auth(&self.key);
         if let Some(body) = body {
@@ -45,10 +65,7 @@ impl Tenant {
         let answer = request.send().await.map_err(reqwest::Error::without_url)?;
         let status = answer.status();
         let body: Value = answer.json().await.map_err(reqwest::Error::without_url)?;
-        if !status.is_success() {
-            bail!("{path} answers {status}: {body}");
-        }
-        Ok(body.get("result").cloned().unwrap_or(body))
+        Ok((status, body))
     }
 
     async fn get(&self, path: &str) -> Result<Value> {
@@ -107,9 +124,34 @@ impl Tenant {
         Err(last.context("no code was tried")?)
     }
 
+    /// Submits a job as soon as the tenant's rate lets it; its id.
+    pub(crate) async fn submit_within_rate(&self, job: Bytes) -> Result<String> {
+        let until = Instant::now() + RATE_MAX;
+        loop {
+            let body = Some(job.clone());
+            let (status, answer) = self.ask(Method::POST, "/v1/transcodes", body).await?;
+            if status == StatusCode::TOO_MANY_REQUESTS && Instant::now() < until {
+                sleep(RATE_EVERY).await;
+                continue;
+            }
+            ensure!(status.is_success(), "/v1/transcodes answers {status}: {answer}");
+            return text(answer.get("result").unwrap_or(&answer), "id");
+        }
+    }
+
     /// Makes a webhook endpoint; its secret.
     pub(crate) async fn webhook(&self, url: &str) -> Result<String> {
         text(&self.post("/v1/webhooks", &json!({ "url": url })).await?, "secret")
+    }
+
+    /// The job as it is now.
+    pub(crate) async fn job_now(&self, job: &str) -> Result<Value> {
+        self.get(&format!("/v1/transcodes/{job}")).await
+    }
+
+    /// What it used, and how its work stands.
+    pub(crate) async fn usage(&self) -> Result<Value> {
+        self.get("/v1/usage").await
     }
 
     /// The job's evidence.

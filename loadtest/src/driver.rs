@@ -112,6 +112,11 @@ impl Fleet {
         self.sink.odd()
     }
 
+    /// The tenant of a number, with the body of its job.
+    pub(crate) fn tenant(&self, index: usize) -> Result<&(Tenant, Bytes)> {
+        self.tenants.get(index).context("there is a tenant")
+    }
+
     /// Submits one job and waits for its webhook; when that came.
     async fn one(&self, number: u64) -> Result<Instant> {
         let index = usize::try_from(number)? % self.tenants.len();

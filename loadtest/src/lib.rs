@@ -11,6 +11,7 @@ mod cell;
 mod client;
 mod driver;
 mod encode;
+mod flood;
 mod installation;
 mod latency;
 mod machine;

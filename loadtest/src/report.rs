@@ -129,6 +129,7 @@ fn columns(kind: Kind) -> &'static [&'static str] {
         }
         Kind::Micro => &["loop", "per second", "us each"],
         Kind::Batch => &["batch", "wall s", "clips/s", "CPU s", "over xargs", "goal"],
+        Kind::Flood => &["wait for a worker", "p50 ms", "p95 ms", "max ms", "p95 ratio", "goal"],
     }
 }
 
@@ -141,6 +142,7 @@ const fn title(kind: Kind) -> &'static str {
         Kind::Encode => "Encode: processor time in the cell, against the same program by itself",
         Kind::Micro => "Signatures: one thread, in process",
         Kind::Batch => "Batch: two-second clips, against xargs ffmpeg on local files",
+        Kind::Flood => "Flood: how long a tenant's burst waits beside another's backlog",
     }
 }
 

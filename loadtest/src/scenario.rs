@@ -36,11 +36,13 @@ pub enum Kind {
     Micro,
     /// Real encodes, against `xargs` on local files.
     Batch,
+    /// How long one tenant's jobs wait for a worker, alone and beside another's flood.
+    Flood,
 }
 
 impl Kind {
     /// Every kind, in the order of the report.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Throughput,
         Self::Latency,
         Self::Cell,
@@ -48,6 +50,7 @@ impl Kind {
         Self::Encode,
         Self::Micro,
         Self::Batch,
+        Self::Flood,
     ];
 
     /// Its name.
@@ -61,13 +64,14 @@ impl Kind {
             Self::Encode => "encode",
             Self::Micro => "micro",
             Self::Batch => "batch",
+            Self::Flood => "flood",
         }
     }
 
     /// The keys that a scenario of this kind has, besides `name` and `kind`.
     const fn keys(self) -> &'static [&'static str] {
         match self {
-            Self::Throughput | Self::Batch => {
+            Self::Throughput | Self::Batch | Self::Flood => {
                 &["jobs", "in_flight", "encoders", "slots", "tenants", "durability", "cell"]
             }
             Self::Latency => {
@@ -196,6 +200,7 @@ impl Scenario {
     pub fn quick(mut self) -> Self {
         let jobs = match self.kind {
             Kind::Throughput => 24,
+            Kind::Flood => 60,
             Kind::Cell | Kind::Starts => 10,
             Kind::Batch => 2,
             Kind::Encode => 1,
@@ -227,6 +232,7 @@ pub fn built_in() -> Result<Vec<Scenario>> {
         include_str!("../scenarios/encode.toml"),
         include_str!("../scenarios/micro.toml"),
         include_str!("../scenarios/batch.toml"),
+        include_str!("../scenarios/flood.toml"),
     ];
     texts.into_iter().map(Scenario::parse).collect()
 }

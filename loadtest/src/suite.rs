@@ -1,7 +1,7 @@
 //! The command line, and runs of scenarios one after another.
 
 use crate::{
-    batch, cell, encode, latency,
+    batch, cell, encode, flood, latency,
     machine::{self, Machine, Source},
     micro,
     programs::Programs,
@@ -58,6 +58,8 @@ enum Command {
     Micro,
     /// Real encodes, against xargs ffmpeg on local files.
     Batch,
+    /// How long one tenant's jobs wait for a worker, alone and beside another's flood.
+    Flood,
     /// One scenario file.
     Run {
         /// The file.
@@ -79,6 +81,7 @@ impl Command {
             Self::Encode => of(Kind::Encode),
             Self::Micro => of(Kind::Micro),
             Self::Batch => of(Kind::Batch),
+            Self::Flood => of(Kind::Flood),
             Self::Run { file } => {
                 let text = fs::read_to_string(file);
                 let text = text.with_context(|| format!("cannot read {}", file.display()))?;
@@ -141,6 +144,7 @@ async fn one(
         Kind::Encode => encode::run(programs, &scenario, dir).await,
         Kind::Micro => micro::run(&scenario),
         Kind::Batch => batch::run(programs, &scenario, dir).await,
+        Kind::Flood => flood::run(programs, &scenario, dir).await,
     };
     let Measured { rows, notes, numbers } =
         measured.with_context(|| format!("scenario {}", scenario.name))?;
