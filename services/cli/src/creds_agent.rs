@@ -1,4 +1,4 @@
-//! `hotcell creds-agent`: keeps one credential file fresh (IAM-03).
+//! `hotcell creds-agent`: keeps credential files fresh (IAM-03).
 //!
 //! Promises: the file is whole or the old one at every moment, keeps its owner, and holds the same
 //! key for ever: only the token in it is new. Needs the scoped key of that login's role; refuses to
@@ -15,7 +15,7 @@ use hotcell_nats_config::{
     keys::scope_of,
 };
 use hotcell_stage::{Shutdown, clock};
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Pause after a renewal that failed, in seconds: a life has at least five minutes left then.
@@ -24,13 +24,27 @@ const RETRY_SECS: u64 = 20;
 /// Longest pause between two looks, in seconds: clocks are set, and files are put back.
 const LOOK_SECS_MAX: u64 = 60;
 
+/// One login that is kept: its file, and the folder of the key that signs it.
+struct Kept {
+    path: PathBuf,
+    keys: PathBuf,
+    life: Life,
+    as_json: bool,
+}
+
 /// Runs the agent until a signal, or once.
 pub(crate) async fn run(args: &AgentArgs, as_json: bool) -> Result<(), Fail> {
-    let path = args.dir.join("creds").join(format!("{}.creds", args.login));
-    let keys = args.dir.join("keys");
+    let kept = args.dirs.iter().map(|dir| Kept {
+        path: dir.join("creds").join(format!("{}.creds", args.login)),
+        keys: dir.join("keys"),
+        life: args.expires,
+        as_json,
+    });
+    let kept: Vec<Kept> = kept.collect();
     // What is wrong from the start is said, and not tried for ever.
-    let first = renewed(&path, &keys, args.expires)?;
-    report(&args.login.to_string(), &first, as_json);
+    for login in &kept {
+        login.report(&login.renewed()?);
+    }
     if args.once {
         return Ok(());
     }
@@ -38,30 +52,58 @@ pub(crate) async fn run(args: &AgentArgs, as_json: bool) -> Result<(), Fail> {
     let hook = |kind| signal(kind).or_fail("cannot listen to signals");
     let (mut term, mut int) = (hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?);
     tokio::select! {
-        () = keep(&path, &keys, args, as_json, &stop) => {}
+        _ = futures::future::join_all(kept.iter().map(|login| login.keep(&stop))) => {}
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
     Ok(())
 }
 
-async fn keep(path: &Path, keys: &Path, args: &AgentArgs, as_json: bool, stop: &Shutdown) {
-    let mut wait = 0;
-    loop {
-        stop.sleep(Duration::from_secs(wait)).await;
-        wait = match renewed(path, keys, args.expires) {
-            Ok(outcome) => {
-                if outcome.is_new {
-                    report(&args.login.to_string(), &outcome, as_json);
+impl Kept {
+    async fn keep(&self, stop: &Shutdown) {
+        let mut wait = 0;
+        loop {
+            stop.sleep(Duration::from_secs(wait)).await;
+            wait = match self.renewed() {
+                Ok(outcome) => {
+                    if outcome.is_new {
+                        self.report(&outcome);
+                    }
+                    let claims = &outcome.creds.claims;
+                    creds::renew_in_secs(claims, self.life, clock::now()).clamp(1, LOOK_SECS_MAX)
                 }
-                let due = creds::renew_in_secs(&outcome.creds.claims, args.expires, clock::now());
-                due.clamp(1, LOOK_SECS_MAX)
-            }
-            Err(fail) => {
-                print::note(format!("{}; trying again in {RETRY_SECS} s", fail.message));
-                RETRY_SECS
-            }
-        };
+                Err(fail) => {
+                    print::note(format!("{}; trying again in {RETRY_SECS} s", fail.message));
+                    RETRY_SECS
+                }
+            };
+        }
+    }
+
+    fn renewed(&self) -> Result<Outcome, Fail> {
+        let creds = creds::read(&self.path).or_fail("the login")?;
+        if !creds::is_due(&creds.claims, self.life, clock::now()) {
+            return Ok(Outcome { creds, is_new: false });
+        }
+        let scope = scope_of(&self.keys, &creds.claims.iss);
+        let scope = scope.or_fail("the key of the login's role")?;
+        let creds = creds::renew(&self.path, &scope, self.life, clock::now());
+        Ok(Outcome { creds: creds.or_fail("not renewed")?, is_new: true })
+    }
+
+    fn report(&self, outcome: &Outcome) {
+        let (file, end) = (self.path.display(), outcome.creds.claims.exp);
+        if self.as_json {
+            print::json(&serde_json::json!({
+                "creds": self.path, "renewed": outcome.is_new, "expires_at": end,
+            }));
+            return;
+        }
+        let end = end.map_or_else(String::new, |end| {
+            format!(" until {}", hotcell_schemas::UnixMs(end.saturating_mul(1000)))
+        });
+        let what = if outcome.is_new { "is renewed" } else { "is valid" };
+        print::line(format!("{file} {what}{end}"));
     }
 }
 
@@ -69,29 +111,4 @@ async fn keep(path: &Path, keys: &Path, args: &AgentArgs, as_json: bool, stop: &
 struct Outcome {
     creds: Creds,
     is_new: bool,
-}
-
-fn renewed(path: &Path, keys: &Path, life: Life) -> Result<Outcome, Fail> {
-    let creds = creds::read(path).or_fail("the login")?;
-    if !creds::is_due(&creds.claims, life, clock::now()) {
-        return Ok(Outcome { creds, is_new: false });
-    }
-    let scope = scope_of(keys, &creds.claims.iss).or_fail("the key of the login's role")?;
-    let creds = creds::renew(path, &scope, life, clock::now()).or_fail("not renewed")?;
-    Ok(Outcome { creds, is_new: true })
-}
-
-fn report(login: &str, outcome: &Outcome, as_json: bool) {
-    let end = outcome.creds.claims.exp;
-    if as_json {
-        print::json(&serde_json::json!({
-            "login": login, "renewed": outcome.is_new, "expires_at": end,
-        }));
-        return;
-    }
-    let end = end.map_or_else(String::new, |end| {
-        format!(" until {}", hotcell_schemas::UnixMs(end.saturating_mul(1000)))
-    });
-    let what = if outcome.is_new { "is renewed" } else { "is valid" };
-    print::line(format!("login {login} {what}{end}"));
 }

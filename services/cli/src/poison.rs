@@ -68,6 +68,7 @@ pub(crate) async fn run(data: &Path, command: PoisonCommand, as_json: bool) -> R
 pub(crate) async fn connect(data: &Path) -> Result<Bus, Fail> {
     let layout = Layout::open(data)?;
     let installation = Installation::open(&layout.nats()).or_fail("the installation's keys")?;
+    installation.renew_operator(clock::now()).or_fail("the operator's logins")?;
     let url = layout.nats_url()?;
     // The login below waits for a broker that comes back; a person does not.
     let at = url.split_once("://").map_or(url.as_str(), |(_, at)| at);

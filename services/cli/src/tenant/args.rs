@@ -157,12 +157,13 @@ service reads the file again at each connect, and never sees the key.
 Examples:
   hotcell creds-agent --dir /etc/hotcell --login intake
   hotcell creds-agent --dir /etc/hotcell --login worker-w1 --expires 1h
-  hotcell creds-agent --dir /etc/hotcell --login intake --once    (from a timer)"
+  hotcell creds-agent --dir /etc/hotcell --login intake --once    (from a timer)
+  hotcell creds-agent --dir /agents/intake --dir /agents/signer --login service"
 )]
 pub(crate) struct AgentArgs {
-    /// The folder with `creds/LOGIN.creds` and the key in `keys/`.
-    #[arg(long)]
-    pub(crate) dir: PathBuf,
+    /// A folder with `creds/LOGIN.creds` and the key in `keys/`; may be repeated.
+    #[arg(long = "dir", value_name = "DIR", required = true)]
+    pub(crate) dirs: Vec<PathBuf>,
     /// The login: the name of its credential file without `.creds`.
     #[arg(long)]
     pub(crate) login: LoginName,
