@@ -7,7 +7,9 @@
 
 use crate::{
     app::{App, Call, Reply},
-    gate, json,
+    gate,
+    http::RETRY_AFTER_SECS,
+    json,
     problem::{Kind, Problem},
     routes::{Route, Serve, find},
 };
@@ -118,7 +120,13 @@ async fn answer(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) {
             let location = reply.location.map(|location| ("location", location));
             (reply.status, location.into_iter().chain(reply.headers).collect(), reply.body)
         }
-        Err(problem) => (problem.status(), problem.headers().to_vec(), problem.body()),
+        Err(problem) => {
+            let mut fields = problem.headers().to_vec();
+            if problem.kind() == Kind::Unavailable {
+                fields.push(("retry-after", RETRY_AFTER_SECS.to_owned()));
+            }
+            (problem.status(), fields, problem.body())
+        }
     };
     debug!(verb = verb.name, status, "request answered");
     incoming.answer_json(status, &fields, body).await;

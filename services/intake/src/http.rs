@@ -43,7 +43,7 @@ const DRAIN_BYTES_MAX: usize = 1 << 20;
 const DRAIN_SECS: u64 = 2;
 
 /// Seconds after which a client may try again what is not available now.
-const RETRY_AFTER_SECS: &str = "1";
+pub(crate) const RETRY_AFTER_SECS: &str = "1";
 
 type Params = Result<RawPathParams, RawPathParamsRejection>;
 

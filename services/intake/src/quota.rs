@@ -81,11 +81,6 @@ impl Book {
     }
 }
 
-/// `YYYY-MM` in UTC: the key of a month's use.
-fn month(now: UnixMs) -> String {
-    now.rfc3339().chars().take(7).collect()
-}
-
 /// When the next month begins.
 fn next_month(now: UnixMs) -> String {
     let text = now.rfc3339();
@@ -161,7 +156,7 @@ pub async fn job(app: &App, tenant: &TenantRecord, inputs: &[Input]) -> Result<(
 
 /// What `tenant` used this month.
 async fn used(app: &App, tenant: &TenantId, now: UnixMs) -> Result<UsageRecord, Problem> {
-    let (key, read_at) = (format!("{tenant}.{}", month(now)), Instant::now());
+    let (key, read_at) = (UsageRecord::key(tenant, now), Instant::now());
     if let Some(known) = app.book.months.get(&key, read_at) {
         return Ok(known);
     }
@@ -285,8 +280,9 @@ mod tests {
 
     #[test]
     fn the_month_ends_with_the_month() {
-        let check = |text: &str, ms: u64, key: &str| {
-            assert_eq!((next_month(UnixMs(ms)).as_str(), month(UnixMs(ms)).as_str()), (text, key));
+        let check = |text: &str, ms: u64, month: &str| {
+            let key = UsageRecord::key(&"acme".parse().unwrap(), UnixMs(ms));
+            assert_eq!((next_month(UnixMs(ms)).as_str(), key), (text, format!("acme.{month}")));
         };
         check("1970-02-01T00:00:00.000Z", 0, "1970-01");
         check("2026-12-01T00:00:00.000Z", 1_795_305_600_000, "2026-11");
