@@ -340,6 +340,14 @@ impl Auth {
         Ok(record)
     }
 
+    /// Whether a principal that was believed some time ago would be now, as far as its key says: for
+    /// answers that go on for minutes. What cannot be read is no.
+    pub async fn still(&self, who: &Principal) -> bool {
+        let Actor::ApiKey { id } = &who.actor else { return true };
+        let record = self.record(id).await;
+        record.is_ok_and(|record| usable(&record, clock::now(), who.authority.network).is_ok())
+    }
+
     /// Reads a key again at its next use here; the other replicas do within the cache's life.
     pub fn forget(&self, id: &KeyId) {
         self.known.remove(id);

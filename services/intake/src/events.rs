@@ -198,7 +198,7 @@ impl At {
                 () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
             }
             let tenant = self.app.auth.tenant(self.follow.who.tenant()).await.ok()?;
-            if !tenant.state.is_active() {
+            if !tenant.state.is_active() || !self.app.auth.still(&self.follow.who).await {
                 return None;
             }
             // While the broker is away nothing changes; the client comes back when the stream ends.

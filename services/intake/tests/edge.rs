@@ -194,3 +194,24 @@ async fn brk_13_a_client_that_dawdles_is_answered_and_cut() {
     let length = timeout(DEADLINE, large.read(&mut piece)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&piece[..length]).starts_with("HTTP/1.1 413 "));
 }
+
+/// API-08: what was opened with a key does not outlive it.
+#[tokio::test]
+async fn api_08_a_stream_ends_when_its_key_is_revoked() {
+    let world = World::start().await;
+    let (job, _) = job_of(&world, "acme", 1).await;
+    let path = format!("/v1/transcodes/{}/events", job.id);
+    let mut stream = world.send(Method::GET, &path, Some(&world.acme), None).await;
+    assert!(timeout(DEADLINE, stream.chunk()).await.unwrap().unwrap().is_some());
+    let id = hotcell_nats_config::key_id_of(&world.acme).unwrap();
+    let keys = world.bus(hotcell_schemas::Role::Provisioner).await.bucket("keys");
+    let entry =
+        keys.get::<hotcell_schemas::records::KeyRecord>(id.as_str()).await.unwrap().unwrap();
+    let mut record = entry.value;
+    record.revoked_at = Some(hotcell_stage::clock::now());
+    keys.update(id.as_str(), &record, entry.revision).await.unwrap();
+    let revoked = Instant::now();
+    while timeout(Duration::from_secs(5), stream.chunk()).await.unwrap().unwrap().is_some() {}
+    // The cache's life and one look at the job; what is left is for a busy machine.
+    assert!(revoked.elapsed() < Duration::from_secs(3), "{:?}", revoked.elapsed());
+}
