@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -56,18 +56,75 @@ fn refused(up: &Up, args: &[&str], code: i32, says: &str) -> Result<()> {
     Ok(())
 }
 
+/// A running installation with tenant `acme`, and a job of it that is done.
+struct Scene {
+    up: Up,
+    acme: Api,
+    /// The credential file of its first login.
+    app: PathBuf,
+    /// Its upload, by the server's name and in bytes.
+    name: String,
+    clip: Vec<u8>,
+    job: String,
+}
+
+impl Scene {
+    async fn start() -> Result<Self> {
+        let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
+        let added = up.json(&["tenant", "add", "acme", "--plan", "starter"])?;
+        let acme = Api::new(up.env("HOTCELL_API"), &text(&added, "key")?);
+        let clip = media::clip(1, 320, 240)?;
+        let name = acme.upload("a.mp4", "video/mp4", clip.clone()).await?;
+        let job = acme.submit(&name).await?;
+        ensure!(acme.ended(&job, PATIENCE).await?["state"] == "completed");
+        ensure!(holds(&up.dir().join("store"), &clip), "the upload is in the store");
+        Ok(Self { acme, app: text(&added, "creds")?.into(), name, clip, job, up })
+    }
+
+    async fn program(&self, creds: &Path, user: &str) -> Result<async_nats::Client> {
+        program(self.up.env("HOTCELL_NATS"), creds, user).await
+    }
+
+    async fn is_read_by(&self, client: &async_nats::Client) -> Result<()> {
+        let status = ask(client, "api.get", &json!({ "id": self.job })).await?;
+        ensure!(status == 200, "{status}");
+        Ok(())
+    }
+
+    /// Waits until the API refuses what `acme` asks, which it does within its cache's life.
+    async fn is_refused(&self, method: Method, path: &str) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            let body = (method == Method::POST).then(|| request(&self.name));
+            let (status, body) = self.acme.call(method.clone(), path, body.as_ref()).await?;
+            if status == 401 || status == 403 {
+                return Ok(());
+            }
+            ensure!(since.elapsed() < 2 * CUT_MAX, "still served: {status} {body}");
+        }
+    }
+}
+
 /// BRK-81, BRK-84, IAM-02, and issue 4, item 1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
-    let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
-    let (base, nats) = (up.env("HOTCELL_API").to_owned(), up.env("HOTCELL_NATS").to_owned());
-    let added = up.json(&["tenant", "add", "acme", "--plan", "free"])?;
-    let (key, creds) = (text(&added, "key")?, text(&added, "creds")?);
-    refused(&up, &["tenant", "add", "acme"], 1, "exists already")?;
-    refused(&up, &["tenant", "add", "bolt", "--plan", "gold"], 2, "gold")?;
+    let scene = Scene::start().await?;
+    plans(&scene.up)?;
+    let dash = logins(&scene).await?;
+    access(&scene.up, &scene.acme.key)?;
+    suspended(&scene).await?;
+    removed(&scene, &dash).await?;
+    scene.up.stop()?;
+    Ok(())
+}
+
+/// Listed, shown, changed, and a plan of one's own that is refused by its field.
+fn plans(up: &Up) -> Result<()> {
+    refused(up, &["tenant", "add", "acme"], 1, "exists already")?;
+    refused(up, &["tenant", "add", "bolt", "--plan", "gold"], 2, "gold")?;
     let list = String::from_utf8(up.cli(&["tenant", "list"])?.stdout)?;
     let row = list.lines().find(|line| line.starts_with("acme")).unwrap_or_default();
-    ensure!(row.contains("active") && row.contains("free"), "{list}");
+    ensure!(row.contains("active") && row.contains("starter"), "{list}");
     let columns: Vec<_> = list.lines().map(|line| line.find("cpu")).skip(1).collect();
     ensure!(columns.windows(2).all(|pair| pair[0] == pair[1]), "columns do not line up:\n{list}");
     up.json(&["tenant", "set", "acme", "--plan", "pro", "--raw-arguments", "on"])?;
@@ -78,16 +135,12 @@ async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
     let plan = String::from_utf8(up.cli(&["plan", "show", "free"])?.stdout)?;
     fs::write(&mine, plan.replace("weight = 1\n", "weight = 0\n"))?;
     let mine = mine.display().to_string();
-    refused(&up, &["tenant", "set", "acme", "--plan", &mine], 64, "weight of the plan must be")?;
+    refused(up, &["tenant", "set", "acme", "--plan", &mine], 64, "weight of the plan must be")
+}
 
-    let acme = Api::new(&base, &key);
-    let clip = media::clip(1, 320, 240)?;
-    let name = acme.upload("a.mp4", "video/mp4", clip.clone()).await?;
-    let job = acme.submit(&name).await?;
-    ensure!(acme.ended(&job, PATIENCE).await?["state"] == "completed");
-    ensure!(holds(&up.dir().join("store"), &clip), "the upload is in the store");
-
-    // A login for an hour, with one role, in a file that only its owner reads.
+/// A login for an hour, with one role, in a file that only its owner reads.
+async fn logins(scene: &Scene) -> Result<PathBuf> {
+    let up = &scene.up;
     let out = up.dir().join("dash.creds");
     let dash = out.display().to_string();
     let for_dash =
@@ -95,72 +148,59 @@ async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
     let made = up.json(&[&for_dash[..], &["--expires", "1h"]].concat())?;
     ensure!(made["tags"] == json!(["role:viewer"]), "{made}");
     ensure!(fs::metadata(&out)?.permissions().mode() & 0o777 == 0o600);
-    refused(&up, &[&for_dash[..], &["--expires", "14m"]].concat(), 2, "between 15m and 24h")?;
+    refused(up, &[&for_dash[..], &["--expires", "14m"]].concat(), 2, "between 15m and 24h")?;
     let operator = ["tenant", "creds", "acme", "--user", "x", "--role", "operator"];
-    refused(&up, &[&operator[..], &["--expires", "1h"]].concat(), 2, "operator")?;
-    let viewer = program(&nats, &out, "dash").await?;
-    ensure!(ask(&viewer, "api.get", &json!({ "id": job })).await? == 200);
-    ensure!(ask(&viewer, "api.submit", &request(&name)).await? == 403);
+    refused(up, &[&operator[..], &["--expires", "1h"]].concat(), 2, "operator")?;
+    let viewer = scene.program(&out, "dash").await?;
+    scene.is_read_by(&viewer).await?;
+    ensure!(ask(&viewer, "api.submit", &request(&scene.name)).await? == 403);
     let worker = up.json(&["worker", "creds", "w9", "--pool", "cpu", "--expires", "1h"])?;
     ensure!(worker["tags"] == json!(["pool:cpu"]) && worker["expires_at"].is_u64(), "{worker}");
+    Ok(out)
+}
 
-    access(&up, &key)?;
-
-    // Suspended: cut within a second, at both doors; resumed: as before.
-    let app = program(&nats, Path::new(&creds), "app").await?;
-    ensure!(ask(&app, "api.get", &json!({ "id": job })).await? == 200);
+/// Cut within a second, at both doors; resumed, it is as before.
+async fn suspended(scene: &Scene) -> Result<()> {
+    let (up, acme) = (&scene.up, &scene.acme);
+    let app = scene.program(&scene.app, "app").await?;
+    scene.is_read_by(&app).await?;
     up.json(&["tenant", "suspend", "acme"])?;
     let since = Instant::now();
     while app.connection_state() == async_nats::connection::State::Connected {
         ensure!(since.elapsed() < CUT_MAX, "a live connection is not cut");
     }
-    loop {
-        let (status, body) =
-            acme.call(Method::POST, "/v1/transcodes", Some(&request(&name))).await?;
-        if status == 403 {
-            break;
-        }
-        ensure!(since.elapsed() < 2 * CUT_MAX, "served after a suspension: {status} {body}");
-    }
-    ensure!(program(&nats, Path::new(&creds), "app").await.is_err(), "a connection is taken");
-    refused(&up, &["tenant", "creds", "acme", "--user", "y", "--expires", "1h"], 1, "suspended")?;
+    scene.is_refused(Method::POST, "/v1/transcodes").await?;
+    ensure!(scene.program(&scene.app, "app").await.is_err(), "a connection is taken");
+    refused(up, &["tenant", "creds", "acme", "--user", "y", "--expires", "1h"], 1, "suspended")?;
     up.json(&["tenant", "resume", "acme"])?;
     let until = Instant::now() + PATIENCE;
     let again = loop {
-        match acme.submit(&name).await {
+        match acme.submit(&scene.name).await {
             Ok(id) => break id,
             Err(error) => ensure!(Instant::now() < until, "{error}"),
         }
     };
     ensure!(acme.ended(&again, PATIENCE).await?["state"] == "completed");
-    let app = program(&nats, Path::new(&creds), "app").await?;
-    ensure!(ask(&app, "api.get", &json!({ "id": again })).await? == 200);
+    scene.is_read_by(&scene.program(&scene.app, "app").await?).await
+}
 
-    // Removed: nothing is served, nothing is stored, and the evidence is all there.
+/// Nothing is served, nothing is stored, and the evidence is all there.
+async fn removed(scene: &Scene, dash: &Path) -> Result<()> {
+    let up = &scene.up;
     let mistyped = up.cli(&["tenant", "remove", "acme"])?;
     ensure!(!mistyped.status.success(), "removed without a word");
     up.json(&["tenant", "remove", "acme", "--yes"])?;
-    let since = Instant::now();
-    loop {
-        let (status, _) = acme.call(Method::GET, &format!("/v1/transcodes/{job}"), None).await?;
-        if status == 401 || status == 403 {
-            break;
-        }
-        ensure!(since.elapsed() < 2 * CUT_MAX, "served after a removal: {status}");
-    }
-    ensure!(program(&nats, &out, "dash").await.is_err());
-    refused(&up, &["tenant", "add", "acme"], 1, "acme")?;
+    scene.is_refused(Method::GET, &format!("/v1/transcodes/{}", scene.job)).await?;
+    ensure!(scene.program(dash, "dash").await.is_err());
+    refused(up, &["tenant", "add", "acme"], 1, "acme")?;
     let until = Instant::now() + ERASED_MAX;
-    while holds(&up.dir().join("store"), &clip) {
+    while holds(&up.dir().join("store"), &scene.clip) {
         ensure!(Instant::now() < until, "the bytes are still in the store");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     ensure!(!up.dir().join("nats/keys/tenant-acme.nk").exists());
-    for id in [&job, &again] {
-        let verified = up.cli(&["audit", "verify", "--job", id])?;
-        ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
-    }
-    up.stop()?;
+    let verified = up.cli(&["audit", "verify", "--job", &scene.job])?;
+    ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     Ok(())
 }
 

@@ -125,7 +125,7 @@ async fn every_row_is_tried_by_one_who_may_and_one_who_may_not() {
     }
 }
 
-// BRK-10, and the first thing that a stranger meets.
+// BRK-10, ZT-01, BRK-13: the first thing that a stranger meets, also one with a wrong key.
 #[tokio::test]
 async fn without_a_login_there_is_no_connection() {
     let world = World::start().await;

@@ -67,6 +67,7 @@ async fn a_worker_is_served_and_named_by_the_broker() {
     assert_eq!(info["tags"][0], "pool:cpu");
 }
 
+// BRK-78: each tenant has an account of its own at the broker, and hears nothing of another's.
 #[tokio::test]
 async fn tenants_reach_the_api_as_themselves_and_hear_their_own_events() {
     let (server, admin) = provisioned().await;
