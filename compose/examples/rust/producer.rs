@@ -96,10 +96,9 @@ async fn ask(client: &Client, verb: &str, body: &Value, key: Option<&str>) -> Re
 
 /// Waits for the event that a job ended with. Each silence is a reason to ask: events are not stored.
 async fn ended(client: &Client, events: &mut Subscriber, id: &str) -> Result<(String, Value)> {
-    let subject = format!("events.{id}.terminal");
     loop {
         match timeout(Duration::from_secs(EVENT_SECS), events.next()).await {
-            Ok(Some(event)) if event.subject.as_str() == subject => {
+            Ok(Some(event)) if event.subject.split('.').eq(["events", id, "terminal"]) => {
                 let event: Value = serde_json::from_slice(&event.payload)?;
                 return Ok(("event".to_owned(), event.get("data").cloned().unwrap_or_default()));
             }
