@@ -139,6 +139,12 @@ impl Tenant {
         }
     }
 
+    /// The same by an access token of five minutes.
+    pub(crate) async fn with_token(&self) -> Result<Self> {
+        let token = self.post("/v1/token", &json!({})).await?;
+        Ok(Self { key: text(&token, "accessToken")?, ..self.clone() })
+    }
+
     /// Makes a webhook endpoint; its secret.
     pub(crate) async fn webhook(&self, url: &str) -> Result<String> {
         text(&self.post("/v1/webhooks", &json!({ "url": url })).await?, "secret")

@@ -30,6 +30,9 @@ const STOP_MAX: Duration = Duration::from_secs(90);
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What each tenant has.
+const PLAN: &str = include_str!("../plan.toml");
+
 /// Folder in which `hotcell up`, started as root, makes the worker's own.
 const WORKERS_DIR: &str = "/var/tmp";
 
@@ -68,7 +71,25 @@ impl Installation {
             let dir = program.parent()?.parent()?.to_owned();
             (dir.parent() == Some(Path::new(WORKERS_DIR))).then_some(dir)
         });
+        made.command(&["tenant", "set", &tenant(0), "--plan"])?;
         Ok(made)
+    }
+
+    /// Runs `hotcell`, with the file of the load's plan as the last argument; what it prints.
+    fn command(&self, args: &[&str]) -> Result<Value> {
+        let plan = self.data.path().join("load.toml");
+        fs::write(&plan, PLAN)?;
+        let ran = Command::new(self.programs.path("hotcell"))
+            .arg("--data")
+            .arg(self.data.path())
+            .arg("--json")
+            .args(args)
+            .arg(plan)
+            .output()?;
+        if !ran.status.success() {
+            bail!("hotcell {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        }
+        Ok(serde_json::from_slice(&ran.stdout)?)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -119,15 +140,7 @@ impl Installation {
             let found = paths.find(is).context("no secret of a second factor")?;
             return Ok((self.env("HOTCELL_KEY")?, fs::read_to_string(found)?));
         }
-        let ran = Command::new(self.programs.path("hotcell"))
-            .arg("--data")
-            .arg(self.data.path())
-            .args(["--json", "tenant", "add", &tenant(number)])
-            .output()?;
-        if !ran.status.success() {
-            bail!("hotcell tenant add: {}", String::from_utf8_lossy(&ran.stderr));
-        }
-        let made: Value = serde_json::from_slice(&ran.stdout)?;
+        let made = self.command(&["tenant", "add", &tenant(number), "--plan"])?;
         let text = |name: &str| made.get(name).and_then(Value::as_str).map(str::to_owned);
         let key = text("key").context("no key was printed")?;
         Ok((key, text("totp").context("no second factor was printed")?))

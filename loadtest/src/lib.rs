@@ -10,6 +10,7 @@ mod batch;
 mod cell;
 mod client;
 mod driver;
+mod edge;
 mod encode;
 mod flood;
 mod installation;

@@ -129,6 +129,9 @@ fn columns(kind: Kind) -> &'static [&'static str] {
         }
         Kind::Micro => &["loop", "per second", "us each"],
         Kind::Batch => &["batch", "wall s", "clips/s", "CPU s", "over xargs", "goal"],
+        Kind::Edge => {
+            &["request", "per second", "p50 ms", "p99 ms", "intake CPU us", "over /livez"]
+        }
         Kind::Flood => &["wait for a worker", "p50 ms", "p95 ms", "max ms", "p95 ratio", "goal"],
     }
 }
@@ -142,6 +145,7 @@ const fn title(kind: Kind) -> &'static str {
         Kind::Encode => "Encode: processor time in the cell, against the same program by itself",
         Kind::Micro => "Signatures: one thread, in process",
         Kind::Batch => "Batch: two-second clips, against xargs ffmpeg on local files",
+        Kind::Edge => "Edge: requests that one intake answers, with every check on",
         Kind::Flood => "Flood: how long a tenant's burst waits beside another's backlog",
     }
 }

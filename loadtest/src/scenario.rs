@@ -38,11 +38,13 @@ pub enum Kind {
     Batch,
     /// How long one tenant's jobs wait for a worker, alone and beside another's flood.
     Flood,
+    /// Requests per second of one intake, with every check on.
+    Edge,
 }
 
 impl Kind {
     /// Every kind, in the order of the report.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Throughput,
         Self::Latency,
         Self::Cell,
@@ -51,6 +53,7 @@ impl Kind {
         Self::Micro,
         Self::Batch,
         Self::Flood,
+        Self::Edge,
     ];
 
     /// Its name.
@@ -65,6 +68,7 @@ impl Kind {
             Self::Micro => "micro",
             Self::Batch => "batch",
             Self::Flood => "flood",
+            Self::Edge => "edge",
         }
     }
 
@@ -76,6 +80,9 @@ impl Kind {
             }
             Self::Latency => {
                 &["rate", "seconds", "encoders", "slots", "tenants", "durability", "cell"]
+            }
+            Self::Edge => {
+                &["in_flight", "seconds", "encoders", "slots", "tenants", "durability", "cell"]
             }
             Self::Cell | Self::Starts => &["jobs"],
             Self::Encode => &["jobs", "seconds"],
@@ -204,7 +211,7 @@ impl Scenario {
             Kind::Cell | Kind::Starts => 10,
             Kind::Batch => 2,
             Kind::Encode => 1,
-            Kind::Latency | Kind::Micro => 0,
+            Kind::Latency | Kind::Micro | Kind::Edge => 0,
         };
         self.jobs = self.jobs.min(jobs);
         self.in_flight = self.in_flight.min(8);
@@ -233,6 +240,7 @@ pub fn built_in() -> Result<Vec<Scenario>> {
         include_str!("../scenarios/micro.toml"),
         include_str!("../scenarios/batch.toml"),
         include_str!("../scenarios/flood.toml"),
+        include_str!("../scenarios/edge.toml"),
     ];
     texts.into_iter().map(Scenario::parse).collect()
 }

@@ -1,7 +1,7 @@
 //! The command line, and runs of scenarios one after another.
 
 use crate::{
-    batch, cell, encode, flood, latency,
+    batch, cell, edge, encode, flood, latency,
     machine::{self, Machine, Source},
     micro,
     programs::Programs,
@@ -60,6 +60,8 @@ enum Command {
     Batch,
     /// How long one tenant's jobs wait for a worker, alone and beside another's flood.
     Flood,
+    /// Requests per second of one intake, with every check on.
+    Edge,
     /// One scenario file.
     Run {
         /// The file.
@@ -82,6 +84,7 @@ impl Command {
             Self::Micro => of(Kind::Micro),
             Self::Batch => of(Kind::Batch),
             Self::Flood => of(Kind::Flood),
+            Self::Edge => of(Kind::Edge),
             Self::Run { file } => {
                 let text = fs::read_to_string(file);
                 let text = text.with_context(|| format!("cannot read {}", file.display()))?;
@@ -145,6 +148,7 @@ async fn one(
         Kind::Micro => micro::run(&scenario),
         Kind::Batch => batch::run(programs, &scenario, dir).await,
         Kind::Flood => flood::run(programs, &scenario, dir).await,
+        Kind::Edge => edge::run(programs, &scenario, dir).await,
     };
     let Measured { rows, notes, numbers } =
         measured.with_context(|| format!("scenario {}", scenario.name))?;
