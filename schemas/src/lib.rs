@@ -11,6 +11,7 @@ pub mod digest;
 pub mod docs;
 pub mod envelope;
 pub mod event;
+pub mod evidence;
 mod flow;
 pub mod hook;
 pub mod identity;

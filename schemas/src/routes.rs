@@ -100,6 +100,9 @@ pub const ROUTES: &[Route] = &[
     row!("usage.now", [lit("usage"), lit("intake"), lit("now")], "usage_request", [Intake] => [Signer], Request,
         "how a tenant's work stands: running, waiting, its share"),
 
+    row!("evidence.export", [lit("evidence"), lit("intake"), lit("export")], "evidence_request", [Intake] => [Auditor], Request,
+        "a tenant's own entries of the log, each proven to be under the signed checkpoint"),
+
     row!("next", [lit("next"), Pool, Worker], "next_request", [Encoder] => [Signer], WorkerRequest,
         "a worker asks for work in its pool"),
     row!("lease.inputs", [lit("lease"), Worker, lit("inputs")], "lease_request", [Encoder] => [Signer], WorkerRequest,

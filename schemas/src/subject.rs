@@ -174,6 +174,12 @@ impl Subject {
         Self("usage.intake.now".to_owned())
     }
 
+    /// `evidence.intake.export`.
+    #[must_use]
+    pub fn evidence_export() -> Self {
+        Self("evidence.intake.export".to_owned())
+    }
+
     /// `hooks.intake.create`.
     #[must_use]
     pub fn hooks_create() -> Self {

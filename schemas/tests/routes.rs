@@ -160,6 +160,7 @@ fn constructors_build_subjects_of_their_rows() {
         Subject::next(&pool, &worker),
         Subject::hooks_create(),
         Subject::usage_now(),
+        Subject::evidence_export(),
         Subject::terminal(samples::ACCOUNT, &job).unwrap(),
         Subject::hook_out(&tenant, &samples::endpoint_id(), &samples::delivery_id()),
     ];
@@ -242,6 +243,7 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "sign.download",
             "hooks.create",
             "usage.now",
+            "evidence.export",
         ],
     );
     check_publishes(

@@ -6,10 +6,11 @@ use super::{
 };
 use hotcell_schemas::{
     RejectCode, Role,
+    evidence::{EvidenceKind, EvidenceReply, EvidenceRequest, EvidenceRow, Who, WhoKind},
     hook::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
     },
-    identity::RoleName,
+    identity::{Action, Authority, Decided, Outcome, RoleName},
     job::{Actor, Grant},
     listing::{JobPage, ListRequest},
     plan::Sniffed,
@@ -63,6 +64,64 @@ pub(crate) fn each(eye: &mut impl See) {
     let queue_wait = Some(QueueWait { p50_ms: 40, p95_ms: 900, jobs: 20 });
     let now = UsageReply { running: 2, waiting, share_permille: 500, queue_wait };
     eye.see("now", "usage.now", &now);
+    evidence(eye);
+}
+
+fn evidence(eye: &mut impl See) {
+    let who = Who {
+        kind: WhoKind::User,
+        issuer: Some("https://idp.example".to_owned()),
+        id: "ana".to_owned(),
+    };
+    let request = EvidenceRequest {
+        tenant: tenant(),
+        from: Some(T0),
+        to: Some(T0.plus_ms(1)),
+        actor: Some(who),
+        cursor: Some(256),
+        limit: 100,
+    };
+    eye.see("any", "evidence.export", &request);
+    let row = EvidenceRow {
+        index: 256,
+        leaf: digest("leaf"),
+        seq: 300,
+        at: T0,
+        tenant: Some(tenant()),
+        kind: EvidenceKind::Audit,
+        event: "decision".to_owned(),
+        by: Some(Role::Intake),
+        actor: Some(Actor::ApiKey { id: key_id() }),
+        authority: Some(Authority::default()),
+        worker: Some(worker()),
+        decided: vec![Decided {
+            node: Role::Intake,
+            action: Action::ReadOutput,
+            outcome: Outcome::Allowed,
+            policies: vec!["role-submitter".to_owned()],
+            digest: digest("policies"),
+            at: T0,
+        }],
+        job: Some(job_id()),
+        target: Some("GET /v1/transcodes/{id}/download".to_owned()),
+        note: Some("a note".to_owned()),
+    };
+    let unbelieved = EvidenceRow {
+        kind: EvidenceKind::Unbelieved,
+        event: "completed".to_owned(),
+        by: None,
+        actor: None,
+        authority: None,
+        worker: None,
+        decided: Vec::new(),
+        job: None,
+        target: None,
+        note: None,
+        ..row.clone()
+    };
+    let (rows, checkpoint) = (vec![row, unbelieved], Some("log.example\n300\nroot\n".to_owned()));
+    eye.see("page", "evidence.export", &EvidenceReply::Page { rows, next: Some(258), checkpoint });
+    eye.see("unreadable", "evidence.export", &EvidenceReply::Unreadable {});
 }
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);

@@ -6,11 +6,13 @@
 //! Refuses: to sign a tree that does not extend the last signed one, to overwrite anything but the
 //! `checkpoint` object, and to believe a stored hash that was not recomputed to a signed root.
 //!
-//! Pure: `tree`, `tile`, `note`, `checkpoint`, `leaf`, `record`, `proof`, `order`.
-//! Effects: `store`, `head`, `log`, `verify`, `kv_head`, `sequencer`.
+//! Pure: `tree`, `tile`, `note`, `checkpoint`, `leaf`, `record`, `proof`, `order`, `row`.
+//! Effects: `store`, `head`, `log`, `verify`, `evidence`, `kv_head`, `sequencer`, `export`.
 
 pub mod checkpoint;
 pub mod config;
+pub mod evidence;
+pub mod export;
 pub mod head;
 pub mod kv_head;
 pub mod leaf;
@@ -19,6 +21,7 @@ pub mod note;
 pub mod order;
 pub mod proof;
 pub mod record;
+pub mod row;
 pub mod sequencer;
 pub mod store;
 pub mod tile;

@@ -1,5 +1,6 @@
 //! The auditor's loop: messages of the stream, in stream order, in batches, into the log; then the
-//! acknowledgements. It is not a `Stage`: it decides nothing and publishes nothing.
+//! acknowledgements. It is not a `Stage`: it decides nothing and publishes nothing. Beside it the
+//! same process answers who asks for evidence (`export`).
 //!
 //! Promises: a message is acknowledged only when a published checkpoint commits to it, and each
 //! sequence is in the log exactly once, whatever is killed when. A message whose envelope does not
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Checked, Config};
+use crate::export::Exports;
 use crate::kv_head::KvHead;
 use crate::log::{Log, LogError, Outcome};
 use crate::order::{Consumer, Offer, Window};
@@ -46,6 +48,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let bus = Bus::connect(Role::Auditor, &config.nats).await?;
     let log = open(&checked, &bus).await?;
     info!(size = log.size(), last_seq = log.last_seq(), "log opened and its right edge verified");
+    let exports = Exports { store: log.store().clone(), keys: log.keys().to_vec() };
     let sequencer = Sequencer {
         window: Window::after(log.last_seq()),
         log,
@@ -54,9 +57,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         batch_records: config.batch_records,
         batch: Duration::from_millis(config.batch_ms),
         unbelieved: 0,
-        bus,
+        bus: bus.clone(),
     };
-    sequencer.follow(&shutdown).await
+    let follow = async {
+        let ended = sequencer.follow(&shutdown).await;
+        shutdown.begin();
+        ended
+    };
+    let export = async {
+        let ended = exports.run(&bus, &shutdown).await;
+        shutdown.begin();
+        ended
+    };
+    let (followed, exported) = tokio::join!(follow, export);
+    followed.and(exported)
 }
 
 async fn open(checked: &Checked, bus: &Bus) -> Result<Log, ServiceError> {

@@ -235,6 +235,7 @@ async fn store(dir: &Path, tasks: &mut JoinSet<()>) -> S3Config {
     let config = hotcell_store::Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         listen_file: None,
+        tls: None,
         data_dir: dir.join("objects"),
         buckets: vec!["hotcell-audit".to_owned()],
         region: "us-east-1".to_owned(),

@@ -16,6 +16,7 @@ pub mod credential;
 pub mod decisions;
 pub mod dpop;
 pub mod events;
+pub mod evidence;
 pub mod ext_authz;
 pub mod gate;
 pub mod health;

@@ -3,7 +3,7 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, cancel, events, health, keys, list, policies,
+    approvals, cancel, events, evidence, health, keys, list, policies,
     problem::Problem,
     token, transcodes, uploads, usage, webhooks,
 };
@@ -151,6 +151,9 @@ pub static ROUTES: &[Route] = &[
     }),
     get("/v1/transcodes/{id}/audit", Action::ReadAudit, |app, who, call| {
         Box::pin(transcodes::audit(app, who, call))
+    }),
+    get("/v1/audit/export", Action::ExportAudit, |app, who, call| {
+        Box::pin(evidence::export(app, who, call))
     }),
     post("/v1/webhooks", Action::ManageWebhooks, |app, who, call| {
         Box::pin(webhooks::create(app, who, call))

@@ -18,6 +18,7 @@ use hotcell_intake::{
 use hotcell_nats_config::{Login, Terms, testing::NOW};
 use hotcell_schemas::{
     Role, Subject,
+    evidence::EvidenceReply,
     hook::HookReply,
     identity::{Action, RoleName},
     records::TenantRecord,
@@ -165,6 +166,7 @@ fn rows(file: &str) -> Vec<Row> {
         row("GET", "/v1/transcodes/{id}/events", none.clone(), 404),
         row("GET", "/v1/transcodes/{id}/download", none.clone(), 404),
         row("GET", "/v1/transcodes/{id}/audit", none.clone(), 404),
+        row("GET", "/v1/audit/export", none.clone(), 200),
         row("POST", "/v1/webhooks", json!({ "url": "https://hooks.example/in" }), 422),
         row("POST", "/v1/approvals", json!({ "action": "SubmitTranscode", "request": job }), 201),
         row("GET", "/v1/approvals", none.clone(), 200),
@@ -275,6 +277,24 @@ async fn webhook_service(world: &World, parts: &mut JoinSet<()>) {
     bus.flush().await;
 }
 
+/// An auditor whose log has nothing of the tenant; `tests/evidence.rs` has one that is real.
+async fn auditor(world: &World, parts: &mut JoinSet<()>) {
+    let bus = world.bus(Role::Auditor).await;
+    let serving = bus.clone();
+    parts.spawn(async move {
+        let empty = async |incoming: Incoming| {
+            let page = EvidenceReply::Page { rows: Vec::new(), next: None, checkpoint: None };
+            incoming.answer(&page).await;
+        };
+        let subject = Subject::evidence_export();
+        let served = serving.serve(subject.as_str(), "auditors", 8, Shutdown::new(), move |it| {
+            Box::pin(async move { empty(it).await })
+        });
+        served.await.unwrap();
+    });
+    bus.flush().await;
+}
+
 /// A plan whose limits on requests are no part of what is asked here.
 async fn unhurried(world: &World) {
     let tenants = world.bus(Role::Provisioner).await.bucket("tenants");
@@ -322,6 +342,7 @@ async fn iam_05_every_route_by_every_principal_in_every_role() {
     let world = World::start_with(&issuer.configuration()).await;
     let mut parts = JoinSet::new();
     webhook_service(&world, &mut parts).await;
+    auditor(&world, &mut parts).await;
     unhurried(&world).await;
     let file = world.upload("acme", "a.mp4", false).await;
     let rows = rows(&file);
