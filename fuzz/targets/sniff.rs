@@ -17,6 +17,8 @@ mod header;
 mod isobmff;
 #[path = "../../services/validator/src/playlist.rs"]
 mod playlist;
+#[path = "../../services/validator/src/protection.rs"]
+mod protection;
 #[path = "../../services/validator/src/scan.rs"]
 pub mod scan;
 #[path = "../../services/validator/src/seen.rs"]

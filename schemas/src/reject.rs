@@ -112,6 +112,9 @@ impl fmt::Display for RejectCode {
     }
 }
 
+/// The sentence for a tenant that may not give FFmpeg's own arguments.
+pub const RAW_FORBIDDEN: &str = "FFmpeg's own arguments are not permitted to this tenant";
+
 /// A code with one sentence about this case. The sentence holds no URL and no media bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

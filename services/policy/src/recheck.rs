@@ -18,16 +18,13 @@ use hotcell_schemas::{
     limits::REQUEST_AGE_MS_MAX,
     plan::Sniffed,
     records::{KeyRecord, TenantRecord},
-    reject::{Failure, RejectCode},
+    reject::{Failure, RAW_FORBIDDEN, RejectCode},
     tenancy::TenantState,
 };
 use hotcell_stage::{
     Bus, clock,
     kv::{Bucket, KvError},
 };
-
-/// The sentence for a tenant that may not give FFmpeg's own arguments.
-pub const RAW_FORBIDDEN: &str = "FFmpeg's own arguments are not permitted to this tenant";
 
 /// Why there is no answer now; another try may bring one. Nothing is permitted meanwhile.
 #[derive(Debug, thiserror::Error)]

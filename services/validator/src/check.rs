@@ -45,7 +45,7 @@ pub struct FieldError {
     pub rule: Cow<'static, str>,
 }
 
-pub use hotcell_policy::recheck::RAW_FORBIDDEN;
+pub use hotcell_schemas::reject::RAW_FORBIDDEN;
 
 /// The field of the sentence.
 pub const RAW_FIELD: &str = "outputs[0].ffmpegArgs";

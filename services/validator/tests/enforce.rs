@@ -8,7 +8,7 @@ mod clip;
 #[path = "support/rig.rs"]
 mod rig;
 
-use hotcell_policy::recheck::RAW_FORBIDDEN;
+use hotcell_schemas::reject::RAW_FORBIDDEN;
 use hotcell_schemas::{
     ApprovalId, BlobKey, Digest, EventKind, Job, KeyId, RejectCode, Role, UnixMs,
     approval::{ApprovalRecord, Voice, job_digest},
