@@ -55,7 +55,7 @@ when { context.output.video_codec == \"h265\" };
 fn iam_17_a_file_is_checked_offline_with_lines_and_rules() {
     let files = Files::new();
     let (code, out, _) = hotcell(&["policy", "check", &files.file("good", NO_H265)]);
-    assert_eq!((code, out.as_str()), (0, "valid: 1 policies\n"));
+    assert_eq!((code, out.as_str()), (0, "valid: 1 policy\n"));
     let bad = files.file("bad", &NO_H265.replace("codec", "codek"));
     let (code, out, err) = hotcell(&["policy", "check", &bad]);
     assert_eq!(code, 1);

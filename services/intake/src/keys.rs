@@ -8,7 +8,8 @@
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
-    gate, json,
+    gate::{self, Ask},
+    json,
     problem::{Kind, Problem},
     token::{WRITES_MAX, guesses_key},
     totp::{self, Guesses},
@@ -16,7 +17,7 @@ use crate::{
 use hotcell_policy::Facts;
 use hotcell_schemas::{
     Digest, KeyId, TenantId, UnixMs,
-    identity::RoleName,
+    identity::{Action, RoleName},
     network::Network,
     records::{KeyIndex, KeyRecord, TotpRecord},
 };
@@ -198,7 +199,7 @@ fn view(record: &KeyRecord, now: UnixMs) -> Value {
         "roles": record.roles,
         "networks": record.networks,
         "createdAt": record.created_at.rfc3339(),
-        "createdBy": record.created_by,
+        "createdBy": record.created_by.as_ref().map(crate::view::actor),
         "expiresAt": record.expires_at.map(UnixMs::rfc3339),
         "revokedAt": record.revoked_at.map(UnixMs::rfc3339),
         "rotatedFrom": record.rotated_from,
@@ -370,7 +371,14 @@ pub async fn rotate(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         totp: moved(&app, &old.value, &record.id)?,
         ..record
     };
+    // Whoever rotates gets the text of a key, so policy is told its roles, as of one to be made.
+    let granted_roles = record.roles.iter().copied().collect();
+    let approved = who.authority().approval.is_some();
+    let facts = Facts { granted_roles, approved, ..Facts::default() };
     let target = format!("{} to {}", old.value.id, record.id);
+    let ask = Ask { action: Action::ManageKeys, target: &target, facts: &facts };
+    let decided = gate::pass(&app, &who, &ask).await?;
+    let call = Call { decided: Some(decided), ..call };
     gate::change(&app, &who, &call, "key_rotated", &target).await?;
     store(&app, &record).await?;
     if !end(&app, old, now).await? {

@@ -108,7 +108,7 @@ async fn api_39_iam_04_keys_are_made_narrowed_listed_rotated_and_revoked() {
     assert!(key.starts_with(&format!("hck_{id}_")));
     assert_eq!(made.1["result"]["roles"], json!(["submitter"]));
     let own = key_id_of(&world.acme).unwrap();
-    assert_eq!(made.1["result"]["createdBy"], json!({ "kind": "api_key", "id": own }));
+    assert_eq!(made.1["result"]["createdBy"], json!({ "kind": "apiKey", "id": own }));
 
     // It does what its role is for, and nothing else.
     let job = "/v1/transcodes/0193a0f0c0de7000800000000000beef";

@@ -30,7 +30,10 @@ pub(super) fn run(file: &Path, platform: bool, as_json: bool) -> Result<(), Fail
         print::json(&json!({ "valid": found.is_ok(), "policies": policies, "faults": faults }));
     }
     match found {
-        Ok(count) if !as_json => print::line(format!("valid: {count} policies")),
+        Ok(count) if !as_json => {
+            let noun = if count == 1 { "policy" } else { "policies" };
+            print::line(format!("valid: {count} {noun}"));
+        }
         Ok(_) => {}
         Err(faults) => return Err(refused(file, &faults, as_json)),
     }
