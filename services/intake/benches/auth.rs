@@ -64,7 +64,8 @@ fn authenticate(bench: &mut Criterion) {
     let auth = Auth::new(&site.bus);
     let (key, token) = (headers(&site.key), headers(&runtime.block_on(token(&site))));
     let (method, uri) = (Method::GET, Uri::from_static("/v1/transcodes?limit=10"));
-    let seen = |headers| Seen { method: &method, uri: &uri, headers, network: None };
+    let seen =
+        |headers| Seen { method: &method, uri: &uri, headers, network: None, is_served: true };
     for (name, headers) in [("key, cached", &key), ("own token, cached", &token)] {
         let seen = seen(headers);
         bench.bench_function(name, |b| {

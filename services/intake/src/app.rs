@@ -90,6 +90,8 @@ pub struct Seen<'a> {
     pub headers: &'a HeaderMap,
     /// Whence it came, where that can be told.
     pub network: Option<IpAddr>,
+    /// Whether nobody else sees it after us: a proof of possession is then used up.
+    pub is_served: bool,
 }
 
 /// A request, whichever door it came through.

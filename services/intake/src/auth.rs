@@ -39,6 +39,8 @@ pub struct Principal {
     actor: Actor,
     authority: Authority,
     steps_up: bool,
+    /// When its token ends.
+    ends: Option<UnixMs>,
 }
 
 impl Principal {
@@ -203,7 +205,10 @@ pub(crate) fn judge_token(
     let held = |role: &RoleName| token::includes(&record.roles, *role);
     let roles: BTreeSet<RoleName> = claims.roles.iter().copied().filter(held).collect();
     let enrolled = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
-    let mfa = enrolled && claims.acr.as_deref() == Some(token::ACR_MFA);
+    // What a second factor opened that was replaced since stays shut when the new one is confirmed.
+    let since = record.totp.as_ref().map(|totp| totp.enrolled_at.0 / 1000);
+    let mfa =
+        enrolled && claims.acr.as_deref() == Some(token::ACR_MFA) && claims.auth_time >= since;
     let authority = Authority {
         roles,
         mfa,
@@ -213,13 +218,14 @@ pub(crate) fn judge_token(
         session: Some(claims.jti.clone()),
         ..Authority::default()
     };
-    Ok(principal_of(record, authority))
+    let ends = Some(UnixMs(claims.exp.saturating_mul(1000)));
+    Ok(Principal { ends, ..principal_of(record, authority) })
 }
 
 fn principal_of(record: &KeyRecord, authority: Authority) -> Principal {
     let actor = Actor::ApiKey { id: record.id.clone() };
     let steps_up = record.totp.as_ref().is_some_and(|totp| totp.confirmed);
-    Principal { tenant: record.tenant.clone(), actor, authority, steps_up }
+    Principal { tenant: record.tenant.clone(), actor, authority, steps_up, ends: None }
 }
 
 /// The records of identities, with what was read within the last half second.
@@ -283,7 +289,7 @@ impl Auth {
         seen: &Seen<'_>,
     ) -> Result<Principal, AuthError> {
         let issuers = self.issuers.as_ref().ok_or(AuthError::Denied(Denied::TokenIssuer))?;
-        let Identity { tenant, actor, authority } =
+        let Identity { tenant, actor, authority, ends } =
             issuers.identify(scheme, text, token, seen).await.map_err(|error| match error {
                 OidcError::Token(TokenFault::Issuer) => AuthError::Denied(Denied::TokenIssuer),
                 OidcError::Token(fault) => AuthError::Denied(Denied::Oidc(fault)),
@@ -296,7 +302,7 @@ impl Auth {
         let authority = Authority { network: seen.network, ..authority };
         // Which factors a person has, the issuer knows; a program has none.
         let steps_up = matches!(actor, Actor::User { .. });
-        Ok(Principal { tenant, actor, authority, steps_up })
+        Ok(Principal { tenant, actor, authority, steps_up, ends: Some(ends) })
     }
 
     /// The principal of an API key that is used from `network`.
@@ -340,12 +346,18 @@ impl Auth {
         Ok(record)
     }
 
-    /// Whether a principal that was believed some time ago would be now, as far as its key says: for
-    /// answers that go on for minutes. What cannot be read is no.
+    /// Whether a principal that was believed some time ago would be now, as far as its token and its
+    /// key say, and with all of its roles: for answers that go on for minutes. What cannot be read
+    /// is no.
     pub async fn still(&self, who: &Principal) -> bool {
+        let now = clock::now();
+        if who.ends.is_some_and(|end| end <= now) {
+            return false;
+        }
         let Actor::ApiKey { id } = &who.actor else { return true };
-        let record = self.record(id).await;
-        record.is_ok_and(|record| usable(&record, clock::now(), who.authority.network).is_ok())
+        let Ok(record) = self.record(id).await else { return false };
+        usable(&record, now, who.authority.network).is_ok()
+            && who.authority.roles.iter().all(|role| token::includes(&record.roles, *role))
     }
 
     /// Reads a key again at its next use here; the other replicas do within the cache's life.
@@ -370,7 +382,7 @@ impl Auth {
         let roles = info.tags.iter().filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.parse().ok());
         let authority = Authority { roles: roles.collect(), ..Authority::default() };
         let actor = Actor::NatsLogin { user: info.user, name };
-        Ok(Principal { tenant, actor, authority, steps_up: false })
+        Ok(Principal { tenant, actor, authority, steps_up: false, ends: None })
     }
 
     async fn tenant_of(&self, account: &str) -> Result<TenantId, AuthError> {

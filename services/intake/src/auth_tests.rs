@@ -154,6 +154,11 @@ fn iam_02_a_token_is_worth_what_its_key_is_worth_now() {
         let who = judged(&KeyRecord { totp, ..full.clone() }).unwrap();
         assert!(!who.authority().mfa && who.authority().acr.is_none() && !who.can_step_up());
     }
+    // Another second factor was enrolled since, and confirmed: what the old one opened stays shut.
+    let again = TotpRecord { enrolled_at: UnixMs(5999), ..enrolled(true) };
+    assert!(judged(&KeyRecord { totp: Some(again), ..full.clone() }).unwrap().authority().mfa);
+    let again = TotpRecord { enrolled_at: UnixMs(6000), ..enrolled(true) };
+    assert!(!judged(&KeyRecord { totp: Some(again), ..full.clone() }).unwrap().authority().mfa);
     let other = KeyRecord { tenant: "umbra".parse().unwrap(), ..full.clone() };
     assert_eq!(judged(&other), Err(Denied::TokenClaims));
     let revoked = KeyRecord { revoked_at: Some(UnixMs(2)), ..full.clone() };

@@ -140,7 +140,7 @@ async fn tenant(
     parts: &Parts,
     body: &mut Body,
 ) -> Result<Reply, Problem> {
-    let principal = authenticate(&app, parts, route.path).await?;
+    let principal = authenticate(&app, parts, route.path, true).await?;
     Span::current().record("tenant", principal.tenant().as_str());
     let record = gate::active(&app, &principal).await?;
     let who = (principal.tenant(), principal.actor());
@@ -207,7 +207,8 @@ async fn asked(app: &App, mut parts: Parts, body: &mut Body) -> Result<Reply, Pr
         return Err(too_large());
     }
     let name = route.map_or(ext_authz::PREFIX, |route| route.path);
-    let principal = authenticate(app, &parts, name).await?;
+    // A request for one of our own routes comes back to be served, with the same proof of possession.
+    let principal = authenticate(app, &parts, name, route.is_none()).await?;
     Span::current().record("tenant", principal.tenant().as_str());
     let record = gate::active(app, &principal).await?;
     let call = Call {
@@ -220,16 +221,22 @@ async fn asked(app: &App, mut parts: Parts, body: &mut Body) -> Result<Reply, Pr
         body: body_of(&parts.headers, body).await?,
         ..Call::default()
     };
+    let who = (principal.tenant(), principal.actor());
     if route.is_some() {
         // It is counted where it is served.
+        app.rates.ask(who, Instant::now())?;
         return ext_authz::check(app, principal, call).await;
     }
-    let who = (principal.tenant(), principal.actor());
     let fields = app.rates.take(who, &record.quotas, false, Instant::now())?;
     fields.on(ext_authz::check(app, principal, call).await)
 }
 
-async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal, Problem> {
+async fn authenticate(
+    app: &App,
+    parts: &Parts,
+    route: &str,
+    is_served: bool,
+) -> Result<Principal, Problem> {
     let what = || format!("{} {route}", parts.method);
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
     let seen = Seen {
@@ -237,6 +244,7 @@ async fn authenticate(app: &App, parts: &Parts, route: &str) -> Result<Principal
         uri: &parts.uri,
         headers: &parts.headers,
         network: origin(peer, &parts.headers, &app.config.trusted_proxies),
+        is_served,
     };
     app.rates.admits(seen.network, Instant::now())?;
     // What no credential can be is said also while the broker is away.
@@ -346,7 +354,7 @@ async fn lost(app: Arc<App>, request: Request, kind: Kind) -> Response {
     let (parts, mut body) = request.into_parts();
     async {
         let known = if parts.uri.path().starts_with("/v1") {
-            authenticate(&app, &parts, "none").await.map(|_| ())
+            authenticate(&app, &parts, "none", true).await.map(|_| ())
         } else {
             Ok(())
         };

@@ -17,7 +17,7 @@ use crate::{
     jwt::{Algorithm, JwtError, Unverified},
     problem::{Kind, Problem},
 };
-use hotcell_schemas::{TenantId, identity::Authority, job::Actor};
+use hotcell_schemas::{TenantId, UnixMs, identity::Authority, job::Actor};
 use hotcell_stage::{
     Bus,
     blob::install_tls,
@@ -212,6 +212,8 @@ pub struct Identity {
     pub actor: Actor,
     /// By the token.
     pub authority: Authority,
+    /// When the token ends.
+    pub ends: UnixMs,
 }
 
 #[derive(Debug)]
@@ -302,6 +304,9 @@ impl Oidc {
         };
         let proof = dpop::header(seen.headers).and_then(|proof| dpop::check(proof, expect));
         let proof = proof.map_err(OidcError::Proof)?;
+        if !seen.is_served {
+            return Ok(true);
+        }
         let taken = dpop::remember(&self.proofs, &proof, now).await.map_err(OidcError::Records)?;
         taken.map_err(OidcError::Proof)?;
         Ok(true)
@@ -376,16 +381,17 @@ impl Issuer {
         let client = is_service.then_some(token.client.as_str());
         let (tenant, roles) = rules.map(&token.claims, client).map_err(OidcError::Unmapped)?;
         let (issuer, session) = (self.profile.issuer.clone(), Some(token.session));
+        let ends = token.ends;
         let authority = Authority { roles, session, bound, ..Authority::default() };
         if is_service {
             // Whatever it says of factors: no person has shown them.
             let actor = Actor::Service { issuer, client: token.client };
-            return Ok(Identity { tenant, actor, authority });
+            return Ok(Identity { tenant, actor, authority, ends });
         }
         let (acr, auth_time, mfa) = (token.acr, token.auth_time, token.mfa);
         let authority = Authority { acr, auth_time, mfa, ..authority };
         let actor = Actor::User { issuer, subject: token.subject };
-        Ok(Identity { tenant, actor, authority })
+        Ok(Identity { tenant, actor, authority, ends })
     }
 }
 

@@ -3,7 +3,7 @@
 //! believe that header from anyone else; what is malformed is no address, never a guess.
 
 use hotcell_schemas::network::Network;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use std::net::{IpAddr, SocketAddr};
 
 /// The socket's other end; put into each request by the listener.
@@ -25,12 +25,12 @@ pub fn origin(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Network]) ->
     if !known(peer) {
         return Some(peer);
     }
-    let mut hops = Vec::new();
-    for value in headers.get_all(FORWARDED_FOR) {
-        hops.extend(value.to_str().ok()?.split(','));
-    }
+    let values = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let hops: Vec<_> = values.flat_map(|value| value.split(|byte| *byte == b',')).collect();
     let mut last = peer;
     for hop in hops.iter().rev().take(HOPS_MAX) {
+        // Only hops that are looked at must read: before them a client writes what it likes.
+        let hop = std::str::from_utf8(hop).ok()?;
         last = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
         if !known(last) {
             return Some(last);
@@ -70,6 +70,22 @@ mod tests {
         check("10.1.2.3", &[&"10.9.9.9,".repeat(HOPS_MAX + 1)], None);
         let long = format!("{}10.9.9.9", "10.9.9.9,".repeat(HOPS_MAX));
         check("10.1.2.3", &[&long], None);
+    }
+
+    /// What a client writes before its proxy cannot hide its address from policies and limits.
+    #[test]
+    fn step_11_a_client_cannot_hide_behind_an_unreadable_header() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let address = |text: &str| Some(text.parse().unwrap());
+        for (value, expect) in [
+            (&b"\xff\xfe, 203.0.113.9"[..], address("203.0.113.9")),
+            (b"\xff, 203.0.113.9, 10.9.9.9", address("203.0.113.9")),
+            (b"203.0.113.9, \xff", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(value).unwrap());
+            assert_eq!(origin(address("10.1.2.3"), &headers, &trusted), expect, "{value:?}");
+        }
     }
 
     #[test]

@@ -272,6 +272,19 @@ impl Rates {
         }
     }
 
+    /// One question of a gateway about a request that is counted where it is served. Whoever asks it
+    /// by itself must not have decisions without end; what passes a gateway is not counted twice.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn ask(&self, (tenant, actor): (&TenantId, &Actor), now: Instant) -> Result<(), Problem> {
+        let limit = self.part(self.config.principal_requests_per_sec);
+        let quota = Quota { name: "principal", limit, window: Duration::from_secs(1) };
+        let key = (tenant.clone(), format!("gateway {}", key_of(actor)));
+        let said = self.principals.take(key, quota, now);
+        if said.refuses() { Err(exceeded(&[said])) } else { Ok(()) }
+    }
+
     /// One request of a principal; `is_job` when it asks for a job.
     ///
     /// # Errors

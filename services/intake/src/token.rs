@@ -65,7 +65,8 @@ pub struct Claims {
     /// The token's id: the session.
     pub jti: String,
     iat: u64,
-    exp: u64,
+    /// When it ends.
+    pub exp: u64,
     /// What was shown beside the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acr: Option<String>,

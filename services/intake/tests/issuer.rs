@@ -14,7 +14,13 @@ use hotcell_stage::{
     tls::{Acceptor, ServerTls, open},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -140,4 +146,24 @@ async fn an_issuer_cannot_send_intake_elsewhere_or_drown_it() {
         assert_eq!(known(&format!("{issuer}{path}"), None, None).await, good, "metadata of {path}");
     }
     assert!(known(&issuer, Some(&other), None).await, "where the redirect leads there are keys");
+}
+
+/// ZT-03: an issuer that publishes no key any more has withdrawn them all; that is an answer.
+#[tokio::test]
+async fn zt_03_an_issuer_withdraws_its_last_key() {
+    let mut parts = JoinSet::new();
+    let withdrawn = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&withdrawn);
+    let respond: Respond = Arc::new(move |_, _| match seen.load(Ordering::Relaxed) {
+        true => ok(r#"{"keys":[]}"#),
+        false => ok(KEYS),
+    });
+    let issuer = serve(None, respond, &mut parts).await;
+    let client = client(&config(&issuer, None)).unwrap();
+    let keys = Keys::new(&issuer, Some(issuer.parse().unwrap()), client);
+    assert!(matches!(keys.get(Some("a"), Algorithm::EdDsa).await, Lookup::Known(_)));
+    withdrawn.store(true, Ordering::Relaxed);
+    // A stranger's token makes it ask; an age of five minutes would, too.
+    assert_eq!(keys.get(Some("x"), Algorithm::EdDsa).await, Lookup::Unknown);
+    assert_eq!(keys.get(Some("a"), Algorithm::EdDsa).await, Lookup::Unknown);
 }

@@ -104,6 +104,19 @@ enum RenewalError {
     /// The key has no private half.
     #[error("the key cannot sign")]
     Sign,
+    /// What the broker wants signed is more than a challenge.
+    #[error("the broker's challenge is none")]
+    Challenge,
+}
+
+/// Longest challenge of a broker that is signed, in bytes: nats-server sends 15.
+const NONCE_BYTES_MAX: usize = 64;
+
+/// Whether `nonce` can be a challenge and nothing else that this key signs: a token has dots, and a
+/// sealed message begins with a zero byte.
+fn is_challenge(nonce: &[u8]) -> bool {
+    let safe = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=NONCE_BYTES_MAX).contains(&nonce.len()) && nonce.iter().all(safe)
 }
 
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
@@ -127,6 +140,9 @@ fn signed_in(path: &Path, own: &KeyPair, nonce: &[u8]) -> Result<Auth, RenewalEr
     let login = read_login(path).ok_or(RenewalError::Unreadable)?;
     if login.key.public_key() != own.public_key() {
         return Err(RenewalError::OtherKey);
+    }
+    if !is_challenge(nonce) {
+        return Err(RenewalError::Challenge);
     }
     let mut auth = Auth::new();
     auth.jwt = Some(login.jwt);

@@ -58,9 +58,6 @@ pub enum FetchError {
     /// The metadata name an address that is neither HTTPS nor, for an issuer there, on loopback.
     #[error("the issuer's keys are at an address that is not allowed")]
     Address,
-    /// No key that can verify.
-    #[error("the issuer has no usable key")]
-    NoKey,
 }
 
 /// What is known of a key.
@@ -221,15 +218,15 @@ impl Keys {
         let document = self.document(jwks).await?;
         let keys = document.0.get("keys").and_then(Value::as_array);
         let keys = keys.ok_or(FetchError::Malformed)?;
-        // Keys of other kinds, and for other uses, are not ours to judge.
+        // Keys of other kinds, and for other uses, are not ours to judge. None left is an answer: the
+        // issuer has withdrawn them all.
         let usable = keys.iter().take(KEYS_MAX).filter_map(|jwk| {
             let jwk = jwk.as_object()?;
             let key = Arc::new(PublicKey::from_jwk(jwk).ok()?);
             let kid = jwk.get("kid").and_then(Value::as_str).map(str::to_owned);
             Some(Named { kid, key })
         });
-        let usable: Vec<_> = usable.collect();
-        if usable.is_empty() { Err(FetchError::NoKey) } else { Ok(usable) }
+        Ok(usable.collect())
     }
 
     /// Where the issuer says that its keys are (OpenID Connect Discovery §4).

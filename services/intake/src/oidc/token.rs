@@ -41,6 +41,8 @@ pub struct AccessToken {
     pub client: String,
     /// `jti`.
     pub session: String,
+    /// `exp`, and by how much clocks may differ.
+    pub ends: UnixMs,
     /// `acr`.
     pub acr: Option<String>,
     /// `auth_time`.
@@ -68,7 +70,7 @@ impl Profile {
         if !self.is_for_us(&claims) {
             return Err(TokenFault::Audience);
         }
-        self.check_times(&claims, now.0 / 1000)?;
+        let ends = self.check_times(&claims, now.0 / 1000)?;
         let (subject, client) = (name(&claims, "sub")?, name(&claims, "client_id")?);
         let acr = optional(&claims, "acr", Value::as_str)?.map(str::to_owned);
         let auth_time = optional(&claims, "auth_time", Value::as_u64)?;
@@ -85,6 +87,7 @@ impl Profile {
             subject,
             client,
             session: name(&claims, "jti")?,
+            ends,
             acr,
             auth_time: auth_time.map(|secs| UnixMs(secs.saturating_mul(1000))),
             mfa,
@@ -101,7 +104,8 @@ impl Profile {
         }
     }
 
-    fn check_times(&self, claims: &Object, now: u64) -> Result<(), TokenFault> {
+    /// When the token ends.
+    fn check_times(&self, claims: &Object, now: u64) -> Result<UnixMs, TokenFault> {
         let soon = now.saturating_add(self.clock_skew_secs);
         let required = |name| claims.number(name).ok_or(TokenFault::Malformed);
         let (exp, iat) = (required("exp")?, required("iat")?);
@@ -117,7 +121,8 @@ impl Profile {
         if exp.saturating_sub(iat) > self.lifetime_secs_max {
             return Err(TokenFault::Lifetime);
         }
-        Ok(())
+        let ends = exp.saturating_add(self.clock_skew_secs);
+        Ok(UnixMs(ends.saturating_mul(1000)))
     }
 }
 

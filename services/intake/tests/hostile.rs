@@ -1,0 +1,155 @@
+//! Attacks by whoever holds a key, a token or a session that has ended, against intake's own program.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/life.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod life;
+#[path = "support/people.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod people;
+#[path = "support/world.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod world;
+
+use hotcell_e2e::idp::{AUDIENCE, Idp, Login, ProofKey};
+use hotcell_intake::{jwt::encoded, token};
+use hotcell_nats_config::key_id_of;
+use hotcell_schemas::{JobId, Role, identity::RoleName, records::KeyRecord};
+use hotcell_stage::clock;
+use life::job_of;
+use reqwest::{Method, Response};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use world::{DEADLINE, World, answer, until};
+
+/// How long a stream goes on from now, at most [`DEADLINE`].
+async fn goes_on(mut stream: Response) -> Duration {
+    let began = Instant::now();
+    let end = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    timeout(DEADLINE, end).await.ok();
+    began.elapsed()
+}
+
+/// API-08, IAM-04: what is revoked hears nothing a second later, also where it listens already; nor
+/// does a key that has lost a role, or a token at its end.
+#[tokio::test]
+async fn api_08_a_stream_ends_with_the_credential_that_opened_it() {
+    let world = World::start().await;
+    let (job, _) = job_of(&world, "acme", 1).await;
+    let path = format!("/v1/transcodes/{}/events", job.id);
+    let open = async |bearer: &str| {
+        let mut stream = world.send(Method::GET, &path, Some(bearer), None).await;
+        assert_eq!(stream.status(), 200);
+        assert!(timeout(DEADLINE, stream.chunk()).await.unwrap().unwrap().is_some());
+        stream
+    };
+    let store = world.bus(Role::Provisioner).await.bucket("keys");
+    let change = async |key: &str, change: fn(&mut KeyRecord)| {
+        let id = key_id_of(key).unwrap();
+        let mut entry = store.get::<KeyRecord>(id.as_str()).await.unwrap().unwrap();
+        change(&mut entry.value);
+        store.update(id.as_str(), &entry.value, entry.revision).await.unwrap();
+        entry.value
+    };
+    let soon = Duration::from_secs(3);
+
+    let revoked = world.key("acme", &[RoleName::Viewer]).await;
+    let (own, token) = (open(&revoked).await, open(&world.token(&revoked).await).await);
+    change(&revoked, |key| key.revoked_at = Some(clock::now())).await;
+    let (own, token) = tokio::join!(goes_on(own), goes_on(token));
+    assert!(own < soon && token < soon, "a revoked key listened on for {own:?}, {token:?}");
+
+    let lessened = world.key("acme", &[RoleName::Viewer]).await;
+    let stream = open(&lessened).await;
+    change(&lessened, |key| key.roles = [RoleName::WebhookAdmin].into()).await;
+    let went_on = goes_on(stream).await;
+    assert!(went_on < soon, "a key without its role listened on for {went_on:?}");
+
+    let record = change(&world.key("acme", &[RoleName::Viewer]).await, |_| ()).await;
+    let bus = world.bus(Role::Intake).await;
+    let life = (clock::now(), 3);
+    let claims = token::claims(&record, record.roles.clone(), false, life, [1; 16]);
+    let text = token::unsigned(&bus.public_key(), &claims);
+    let text = format!("{text}.{}", encoded(&bus.sign_token(&text).unwrap()));
+    let went_on = goes_on(open(&text).await).await;
+    assert!(went_on < 2 * soon, "a token of 3 s listened on for {went_on:?}");
+}
+
+/// IAM-05, STEP-16: a tenant's own policy on what is granted holds for a key's successor, whose text
+/// the caller gets, as for a new key.
+#[tokio::test]
+async fn step_16_rotation_gives_no_role_that_policy_forbids_to_give() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let make = async |role: &str| {
+        let (status, made) = world.post("/v1/keys", &strong, &json!({ "roles": [role] })).await;
+        (status, made["result"]["id"].as_str().unwrap_or_default().to_owned(), made)
+    };
+    let (_, publisher, _) = make("publisher").await;
+    let (_, viewer, _) = make("viewer").await;
+    let text = "@id(\"no-publishers\")\n@allows(\"any role but publisher\")\nforbid (principal, \
+                action == Hotcell::Action::\"ManageKeys\", resource)\n\
+                when { context.granted_roles.contains(\"publisher\") };";
+    let body = json!({ "text": text }).to_string();
+    let put = world.send(Method::PUT, "/v1/policy", Some(&strong), Some(&body)).await;
+    assert_eq!(put.status(), 200);
+    until(async || (make("publisher").await.0 == 403).then_some(())).await;
+    let rotate =
+        async |id: &str| world.post(&format!("/v1/keys/{id}/rotate"), &strong, &json!({})).await;
+    let (status, problem) = rotate(&publisher).await;
+    assert_eq!((status, &problem["policies"]), (403, &json!(["acme/no-publishers"])), "{problem}");
+    assert_eq!(rotate(&viewer).await.0, 201);
+}
+
+/// BRK-13: whoever asks the gateway's endpoint by itself is bounded as everywhere.
+#[tokio::test]
+async fn brk_13_decisions_for_gateways_are_counted() {
+    let rate = "rate = { replicas = 1, principal_requests_per_sec = 5, failures_per_min = 60 }\n";
+    let world = World::start_with(rate).await;
+    let viewer = world.key("acme", &[RoleName::Viewer]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..100 {
+        let (status, _) = world.get("/ext-authz/v1/transcodes", &viewer).await;
+        statuses.push(status);
+    }
+    assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
+}
+
+const EXTERNAL: &str = "https://api.hotcell.test";
+
+const RULES: &str = "[[rule]]\nclaim = \"groups\"\ncontains = \"video-editors\"\n\
+                     tenant = \"acme\"\nroles = [\"viewer\"]\n";
+
+/// ZT-03, STEP-18: a proof is used up where its request is served. The gateway's question before it
+/// is no use of it; a request that is served elsewhere has no other place than the question.
+#[tokio::test]
+async fn zt_03_a_proof_passes_a_gateway_and_is_still_used_once() {
+    let (idp, dir) = (Idp::start().unwrap(), tempfile::tempdir().unwrap());
+    let rules = dir.path().join("rules.toml");
+    std::fs::write(&rules, RULES).unwrap();
+    let world = World::start_with(&format!(
+        "external_urls = [{EXTERNAL:?}]\n\
+         ext_authz = {{ rules = [{{ prefix = \"/studio/\", method = \"GET\", action = \"ReadJob\" }}] }}\n\
+         oidc = [{{ issuer = {:?}, audience = {AUDIENCE:?}, rules = {rules:?} }}]",
+        idp.issuer
+    ))
+    .await;
+    let key = ProofKey::new();
+    let login = Login { user: "ana", key: Some(&key), ..Login::default() };
+    let access = idp.browser().sign_in(&login).await.unwrap().access;
+    let send = async |path: &str, proof: &str| {
+        let request = world.request(Method::GET, path).header("dpop", proof);
+        let request = request.header("authorization", format!("DPoP {access}"));
+        answer(request.send().await.unwrap()).await.0
+    };
+    let job = format!("/v1/transcodes/{}", JobId::new(1, [1; 10]));
+    let proof = key.proof("GET", &format!("{EXTERNAL}{job}"), Some(&access));
+    assert_eq!(send(&format!("/ext-authz{job}"), &proof).await, 200);
+    assert_eq!(send(&job, &proof).await, 404, "served: it may, and there is no such job");
+    assert_eq!(send(&job, &proof).await, 401, "used");
+    let proof = key.proof("GET", &format!("{EXTERNAL}/studio/a"), Some(&access));
+    assert_eq!(send("/ext-authz/studio/a", &proof).await, 200);
+    assert_eq!(send("/ext-authz/studio/a", &proof).await, 401, "used");
+}
