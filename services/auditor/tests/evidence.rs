@@ -60,7 +60,7 @@ fn decision(seq: u64, target: &str) -> (Option<TenantId>, AuditAct) {
         digest: Digest::of(b"set"),
         at: UnixMs(T0),
     };
-    let actor = person(if seq % 2 == 0 { "ana" } else { "bob" });
+    let actor = person(if seq.is_multiple_of(2) { "ana" } else { "bob" });
     let authority = Authority { mfa: true, ..Authority::default() };
     (whose, AuditAct::Decision { actor, authority, target: target.to_owned(), decided })
 }

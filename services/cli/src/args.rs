@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::{
-    access, audit, breach, client, creds_agent, doctor, fail::Fail, key, nats, poison, policy,
-    replay, tenant, tls, token, up, usage, worker,
+    access, audit, breach, client, creds_agent, doctor, export, fail::Fail, key, nats, poison,
+    policy, replay, tenant, tls, token, up, usage, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -170,6 +170,9 @@ pub(crate) struct UpArgs {
     /// Seconds between delivery attempts of webhooks, instead of 60,300,1800.
     #[arg(long, value_delimiter = ',', value_name = "SECS")]
     pub(crate) webhook_retry: Vec<u64>,
+    /// Seconds between two looks for bytes to remove, instead of 60.
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) reap_secs: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -258,6 +261,8 @@ pub(crate) enum AuditCommand {
         #[arg(long)]
         job: Option<hotcell_schemas::JobId>,
     },
+    /// Write entries as lines for compliance, or check an earlier export.
+    Export(export::ExportArgs),
     /// Run a recorded job again from its record, in a fresh cell, and compare the hashes.
     Replay {
         /// The job.
@@ -334,6 +339,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Audit(AuditCommand::Verify { log, job }) => {
             audit::verify(&data, log.as_deref(), job.as_ref(), json).await
         }
+        Command::Audit(AuditCommand::Export(args)) => export::run(&data, &args, json).await,
         Command::Audit(AuditCommand::Replay { job, input }) => {
             replay::run(&data, &job, &input, json).await
         }

@@ -13,7 +13,39 @@ use hotcell_auditor::{
 };
 use hotcell_schemas::{Envelope, EventKind, JobId, Trust};
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A log, and what it is checked with.
+pub(crate) struct Source {
+    /// Its folder.
+    pub(crate) dir: PathBuf,
+    /// The text of its verifier key.
+    pub(crate) vkey: String,
+    /// The key.
+    pub(crate) keys: [VerifierKey; 1],
+    /// Whose signatures its records have.
+    pub(crate) trust: Trust,
+    /// Its objects.
+    pub(crate) store: LogStore,
+}
+
+impl Source {
+    /// The installation's log, or the one in `log`.
+    pub(crate) fn open(data: &Path, log: Option<&Path>) -> Result<Self, Fail> {
+        let layout = Layout::open(data)?;
+        let dir = log.map_or_else(|| layout.audit_log(), Path::to_owned);
+        let vkey = fs::read_to_string(layout.audit_vkey()).or_fail("cannot read audit.vkey")?;
+        let vkey = vkey.trim().to_owned();
+        let keys = [VerifierKey::parse(&vkey).or_fail("audit.vkey is malformed")?];
+        let trust = fs::read(layout.trust()).or_fail("cannot read trust.json")?;
+        let trust = serde_json::from_slice(&trust).or_fail("trust.json is malformed")?;
+        let store = LogStore::new(folder(&dir).or_fail("cannot open the log")?, "");
+        Ok(Self { dir, vkey, keys, trust, store })
+    }
+}
 
 /// `hotcell audit verify`.
 pub(crate) async fn verify(
@@ -22,14 +54,7 @@ pub(crate) async fn verify(
     job: Option<&JobId>,
     as_json: bool,
 ) -> Result<(), Fail> {
-    let layout = Layout::open(data)?;
-    let dir = log.map_or_else(|| layout.audit_log(), Path::to_owned);
-    let vkey = fs::read_to_string(layout.audit_vkey()).or_fail("cannot read audit.vkey")?;
-    let key = VerifierKey::parse(vkey.trim()).or_fail("audit.vkey is malformed")?;
-    let keys = [key];
-    let trust = fs::read(layout.trust()).or_fail("cannot read trust.json")?;
-    let trust: Trust = serde_json::from_slice(&trust).or_fail("trust.json is malformed")?;
-    let store = LogStore::new(folder(&dir).or_fail("cannot open the log")?, "");
+    let Source { dir, vkey, keys, trust, store } = Source::open(data, log)?;
     let report = verify_log(&store, &keys, |record| signature(record, &trust)).await;
     let report = report.or_fail("the log cannot be read")?;
     let proofs = match job {
@@ -54,7 +79,7 @@ pub(crate) async fn verify(
         }));
     } else {
         print::line(format!("log        {}\nentries    {size}\nroot       {root}", dir.display()));
-        print::line(format!("checkpoint signed by {}", vkey.trim()));
+        print::line(format!("checkpoint signed by {vkey}"));
         for leaf in &proofs {
             print::line(format!("proven     entry {} {}", leaf.proof.index, leaf.leaf.kind));
         }

@@ -61,7 +61,8 @@ fn string(value: &Value, name: &str) -> Result<String, Fail> {
     text.map(str::to_owned).ok_or_else(|| Fail::failed(format!("the API's answer has no {name}")))
 }
 
-fn bar(length: u64, doing: &'static str) -> ProgressBar {
+/// How far long work is; nothing where nobody looks.
+pub(crate) fn bar(length: u64, doing: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:<12} {bar:32} {percent:>3}%  {elapsed}");
     let bar = ProgressBar::new(length).with_message(doing);
     bar.set_style(style.expect("the template is a constant").progress_chars("━━╌"));

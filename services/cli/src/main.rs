@@ -8,6 +8,7 @@ mod breach;
 mod client;
 mod creds_agent;
 mod doctor;
+mod export;
 mod fail;
 mod key;
 mod layout;

@@ -23,6 +23,7 @@ use hotcell_schemas::{Digest, EventKind, JobId, Role, identity::RoleName};
 use hotcell_stage::{NatsConfig, ServiceError, Shutdown, TelemetryConfig, config::LogFormat};
 use life::{job_of, moved};
 use serde_json::Value;
+use std::slice::from_ref;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use world::{World, until};
@@ -134,7 +135,7 @@ async fn step_19_the_export_of_a_job_is_what_the_log_proves_and_of_no_other_tena
 
     let log = auditor.log();
     for job in [&jobs[0].id, ours] {
-        let proven = verify_job(&log, &[auditor.key.clone()], job.as_str()).await.unwrap();
+        let proven = verify_job(&log, from_ref(&auditor.key), job.as_str()).await.unwrap();
         let proven: Vec<(u64, String, String)> = proven
             .iter()
             .map(|found| {
@@ -217,7 +218,7 @@ async fn step_15_a_key_alone_exports_nothing_and_without_an_auditor_nobody_does(
     }
     let auditor = Auditor::start(&world);
     until(async || (world.get("/v1/audit/export", &strong).await.0 == 200).then_some(())).await;
-    let signed = until(async || auditor.log().checkpoint(&[auditor.key.clone()]).await.unwrap());
+    let signed = until(async || auditor.log().checkpoint(from_ref(&auditor.key)).await.unwrap());
     assert!(signed.await.0.size > 0);
     // What the log does not prove is not shown.
     let entries = auditor.dir.path().join("log/tile/entries");
