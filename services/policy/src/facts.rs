@@ -2,7 +2,8 @@
 //!
 //! Promises: read from the tree that becomes the command line, so a policy speaks of what FFmpeg
 //! will do. What nobody knows yet is 0 before the input was read; what is still not known after
-//! that is the most that it can be, so a ceiling refuses it.
+//! that is the most that it can be, so a ceiling refuses it. What follows from the input's header is
+//! held against the file that was made.
 
 use crate::question::{Facts, OutputFacts};
 use hotcell_schemas::{
@@ -13,11 +14,16 @@ use hotcell_schemas::{
         filter::{Side, VideoFilter},
         value::FrameRate,
     },
+    report::Probe,
     request::{AudioCodec, Format, VideoCodec},
 };
 
 /// Lines of the tallest picture that any tree can name.
 const HEIGHT_MAX: i64 = 8192;
+
+/// Seconds by which a file may be longer than what is known of its input: codecs pad their ends, and
+/// headers round.
+const LONGER_SECS: i64 = 2;
 
 /// The name of the tenant's own prefix as a destination.
 pub const STORE: &str = "store";
@@ -33,6 +39,27 @@ impl Facts {
             protected_source: sniffed.is_some_and(|sniffed| sniffed.protected),
             ..Self::default()
         }
+    }
+
+    /// Whether the file that was made is taller or longer than these facts say; then they say so
+    /// afterwards. An input's header is its sender's word: FFmpeg goes by the stream, which may be
+    /// larger, longer or turned.
+    #[must_use]
+    pub fn outgrown(&mut self, made: &Probe) -> bool {
+        let pictures = made.streams.iter().filter(|it| it.kind == "video" && !it.attached);
+        let height = pictures.filter_map(|it| it.height).max().map_or(0, i64::from);
+        let secs = made.duration_ms.unwrap_or(0).div_ceil(1000);
+        let secs = i64::try_from(secs).unwrap_or(i64::MAX);
+        let mut outgrown = false;
+        for output in &mut self.outputs {
+            if height > output.height {
+                (output.height, outgrown) = (height, true);
+            }
+            if secs > output.duration_secs.saturating_add(LONGER_SECS) {
+                (output.duration_secs, outgrown) = (secs, true);
+            }
+        }
+        outgrown
     }
 }
 

@@ -19,6 +19,7 @@ use hotcell_schemas::{
     plan::Sniffed,
     records::{KeyRecord, TenantRecord},
     reject::{Failure, RAW_FORBIDDEN, RejectCode},
+    report::Probe,
     tenancy::TenantState,
 };
 use hotcell_stage::{
@@ -61,6 +62,8 @@ pub struct Case<'a> {
     pub plan: &'a Plan,
     /// What the input was found to be, by the validator's own look.
     pub sniffed: Option<&'a Sniffed>,
+    /// What was made of it, once it is.
+    pub made: Option<&'a Probe>,
     /// When it was submitted: see [`submitted_at`].
     pub submitted_at: UnixMs,
 }
@@ -136,7 +139,8 @@ impl Recheck {
         Ok(held.map_err(|reason| Failure::new(RejectCode::PolicyDenied, reason)))
     }
 
-    /// Asks policy for each of `actions`; what it said of all of them when it permits.
+    /// Asks policy for each of `actions`; what it said of all of them when it permits. Where more was
+    /// made than the input's header promised, the job itself is asked about again.
     ///
     /// # Errors
     /// [`RecheckError`]; a refusal is the inner result.
@@ -149,9 +153,11 @@ impl Recheck {
             Ok(approved) => approved,
             Err(failure) => return Ok(Err(failure.into())),
         };
-        let facts = facts(case, approved);
-        let (job, mut decided) = (case.job, Vec::with_capacity(actions.len()));
-        for action in actions {
+        let mut facts = facts(case, approved);
+        let outgrown = case.made.is_some_and(|made| facts.outgrown(made));
+        let again = outgrown.then_some(&Action::SubmitTranscode);
+        let (job, mut decided) = (case.job, Vec::with_capacity(actions.len() + 1));
+        for action in again.into_iter().chain(actions) {
             let question = Question {
                 who: Who { tenant: &job.tenant, actor: &job.actor, authority: &job.authority },
                 action: *action,
@@ -242,7 +248,13 @@ fn granted(tenant: &TenantRecord, job: &Job) -> Result<(), Failure> {
         }
         TenantState::Removed => return denied("the tenant is removed"),
     }
-    if job.request.has_raw_arguments() && !tenant.raw_arguments {
+    // The edge chose the pool, and a validator the plan: neither is taken at its word.
+    if !tenant.pools.contains(&job.pool) {
+        return denied("the job's pool of workers is not open to its tenant");
+    }
+    let mut planned = job.plan.iter().flat_map(|plan| &plan.outputs);
+    let raw = job.request.has_raw_arguments() || planned.any(|output| output.raw.is_some());
+    if raw && !tenant.raw_arguments {
         return Err(Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN));
     }
     let most = tenant.quotas.input_bytes_max;

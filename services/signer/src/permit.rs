@@ -13,6 +13,7 @@ use hotcell_schemas::{
     job::Input,
     records::Refusal,
     reject::{Failure, RejectCode},
+    report::Probe,
     tenancy::TenantState,
 };
 use hotcell_stage::{clock, read::ReadError, service::describe};
@@ -87,7 +88,7 @@ impl Signer {
         if let Err(failure) = self.recheck.principal(job, tenant.as_ref(), at).await? {
             return Ok(Checked::Refused(failure.into()));
         }
-        Ok(match self.asked(job, at, &TO_ASSIGN).await? {
+        Ok(match self.asked(job, None, at, &TO_ASSIGN).await? {
             Ok(decided) => Checked::Permitted(decided),
             Err(refused) => Checked::Refused(refused),
         })
@@ -114,6 +115,7 @@ impl Signer {
     async fn asked(
         &self,
         job: &Job,
+        made: Option<&Probe>,
         submitted_at: UnixMs,
         actions: &[Action],
     ) -> Result<Result<Vec<Decided>, Refused>, RecheckError> {
@@ -122,17 +124,23 @@ impl Signer {
             return Ok(Err(failure.into()));
         };
         let sniffed = job.inputs.first().and_then(|input| input.sniffed.as_ref());
-        self.recheck.decide(Case { job, plan, sniffed, submitted_at }, actions).await
+        let case = Case { job, plan, sniffed, made, submitted_at };
+        self.recheck.decide(case, actions).await
     }
 
-    /// Whether the outputs of a lease's job may be stored. What the job says of its submission was
-    /// compared when it was assigned, and its last event is this signer's own.
+    /// Whether the outputs of a lease's job may be stored; once they are `made`, whether they count.
+    /// What the job says of its submission was compared when it was assigned, and its last event is
+    /// this signer's own.
     ///
     /// # Errors
     /// `None`: nobody can tell now.
-    pub(crate) async fn may_store(&self, held: &Held) -> Option<Result<Vec<Decided>, Refused>> {
+    pub(crate) async fn may_store(
+        &self,
+        held: &Held,
+        made: Option<&Probe>,
+    ) -> Option<Result<Vec<Decided>, Refused>> {
         let at = held.job.stamps.first().map_or_else(clock::now, |stamp| stamp.at);
-        let asked = self.asked(&held.job, at, &TO_STORE).await;
+        let asked = self.asked(&held.job, made, at, &TO_STORE).await;
         let told = asked.inspect_err(|error| {
             warn!(job = %held.job.id, error = %describe(error), "rights of the job not read");
         });

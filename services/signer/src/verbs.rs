@@ -105,7 +105,7 @@ impl Signer {
             return Err(Stop::NotPlanned.into());
         }
         if !request.files.is_empty() {
-            let permitted = self.may_store(&held).await.ok_or(NotHeld::Unread)?;
+            let permitted = self.may_store(&held, None).await.ok_or(NotHeld::Unread)?;
             if let Err(refused) = permitted {
                 return Err(self.forbid(held, refused).await);
             }
@@ -173,7 +173,7 @@ impl Signer {
             warn!(error, job = %request.job, "report not counted; the worker will repeat it");
         });
         let quarantined = charged.ok()?;
-        let permitted = self.may_store(&held).await?;
+        let permitted = self.may_store(&held, request.report.output.as_ref()).await?;
         let next = transitions::reported(held.job, request.report.clone(), seal, quarantined, now);
         let next = match permitted {
             _ if next.state != EventKind::Encoded => next,

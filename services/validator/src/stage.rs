@@ -121,7 +121,7 @@ impl Validator {
             Ok((sniffed, plan)) => (sniffed, within(plan, self.wall_secs_max)),
             Err(failure) => return Ok(Err(failure.into())),
         };
-        let case = Case { job, plan: &plan, sniffed: Some(&sniffed), submitted_at };
+        let case = Case { job, plan: &plan, sniffed: Some(&sniffed), made: None, submitted_at };
         let decided = self.recheck.decide(case, &ACTIONS).await;
         let decided = decided.map_err(|error| unread(job, &error))?;
         Ok(decided.map(|decided| (sniffed, plan, decided)))

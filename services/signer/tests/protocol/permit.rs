@@ -12,8 +12,10 @@ use hotcell_schemas::{
     Digest, EventKind, Job, RejectCode, Role, UnixMs,
     identity::{Action, Outcome, RoleName},
     job::Actor,
+    plan::{Container, Sniffed},
     policy::PolicyRecord,
     records::{KeyRecord, Refusal, TenantRecord},
+    report::{Probe, ProbedStream, Report},
     request::Format,
     tenancy::TenantState,
     work::{DoneReply, Stop, UrlsReply, WorkOrder},
@@ -55,10 +57,14 @@ impl Rig {
     }
 
     async fn tenant_state(&self, state: TenantState) {
+        self.tenant_record(|record| record.state = state).await;
+    }
+
+    async fn tenant_record(&self, change: impl FnOnce(&mut TenantRecord)) {
         let tenants = self.service(Role::Provisioner).await.bucket("tenants");
-        let entry = tenants.get::<TenantRecord>("acme").await.unwrap().unwrap();
-        let record = TenantRecord { state, ..entry.value };
-        tenants.update("acme", &record, entry.revision).await.unwrap();
+        let mut entry = tenants.get::<TenantRecord>("acme").await.unwrap().unwrap();
+        change(&mut entry.value);
+        tenants.update("acme", &entry.value, entry.revision).await.unwrap();
     }
 }
 
@@ -243,6 +249,105 @@ async fn policy_that_changes_meets_a_job_at_each_step() {
         let states = rig.states(&job).await;
         assert!(!states.contains(&EventKind::Encoded), "{step}: {states:?}");
     }
+}
+
+/// What FFmpeg's prober says of a file of one picture track.
+fn probe(height: u32, duration_ms: u64) -> Probe {
+    let picture = ProbedStream {
+        kind: "video".to_owned(),
+        codec: "h264".to_owned(),
+        width: Some(320),
+        height: Some(height),
+        sample_rate: None,
+        channels: None,
+        duration_ms: Some(duration_ms),
+        frames: None,
+        attached: false,
+    };
+    let format = "mov,mp4,m4a,3gp,3g2,mj2".to_owned();
+    let duration_ms = Some(duration_ms);
+    Probe { format, duration_ms, start_ms: None, bit_rate: None, streams: vec![picture] }
+}
+
+/// IAM-08: headers that understate the picture and its length, or that have it turned. By them the
+/// job is within the ceilings; what came of it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iam_08_what_an_inputs_header_hid_does_not_count_once_it_is_made() {
+    let rig = Rig::start().await;
+    let worker = rig.worker("w1", "cpu").await;
+    let mut taker = Taker::start(&worker);
+    let ceiling = |id: &str, fact: &str, most: u32| {
+        let head = "forbid (principal, action == Hotcell::Action::\"SubmitTranscode\", resource)";
+        let when = format!("when {{ context.output.{fact} > {most} }}");
+        format!("@id(\"{id}\") @about(\"x\") {head} {when};\n")
+    };
+    let ceilings = ceiling("height", "height", 480) + &ceiling("length", "duration_s", 10);
+    for (made, policies, refused) in [
+        // The attack works without the ceilings, and an honest header passes them.
+        (probe(640, 60_000), "", None),
+        (probe(240, 3_000), ceilings.as_str(), None),
+        (probe(640, 1_000), &ceilings, Some("acme/height")),
+        (probe(240, 60_000), &ceilings, Some("acme/length")),
+    ] {
+        rig.policies(policies).await;
+        tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
+        let (mut job, seq) = rig.submit("acme", "cpu").await;
+        job.inputs[0].sniffed = Some(sniffed());
+        let job = rig.as_validated(job, seq).await;
+        let order = taker.order().await;
+        worker.planned_urls(&order.lease).await;
+        let report = Report { output: Some(made), ..report("a") };
+        assert_eq!(worker.done(&order, report).await, DoneReply::Accepted);
+        let last = rig.state(&job).await;
+        let Some(policy) = refused else {
+            assert_eq!(last.state, EventKind::Encoded, "{:?}", last.failure);
+            continue;
+        };
+        assert_eq!(last.state, EventKind::Failed, "{policy}");
+        assert!(last.outputs.is_empty() && last.failure.unwrap().message.contains(policy));
+        let said = last.decisions.last().unwrap();
+        assert_eq!((said.node, said.action), (Role::Signer, Action::SubmitTranscode));
+        assert_eq!((said.outcome, &said.policies[..]), (Outcome::Denied, &[policy.to_owned()][..]));
+    }
+}
+
+/// 240 lines and a second, as the header says.
+fn sniffed() -> Sniffed {
+    Sniffed {
+        container: Container::Mp4,
+        content_type: "video/mp4".to_owned(),
+        width: Some(320),
+        height: Some(240),
+        has_video: Some(true),
+        has_audio: Some(false),
+        duration_ms: Some(1_000),
+        protected: false,
+    }
+}
+
+/// IAM-06: arguments of its own, or workers, that the tenant was never given: by a validator that
+/// plans what nobody asked for, and by an edge that sends it to another pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iam_06_what_the_tenant_was_not_given_is_not_planned_for_it() {
+    let rig = Rig::start().await;
+    let mut taker = Taker::start(&rig.worker("b1", "gpu").await);
+    let mut own = plan();
+    own.outputs[0].raw = Some(own.outputs[0].tree());
+    let planned = async || {
+        let mut first = submitted("acme", "gpu");
+        (first.authority.mfa, first.authority.auth_time) = (true, Some(clock::now()));
+        let then = Job { plan: Some(own.clone()), ..first.clone() };
+        rig.as_signed(&first, then).await
+    };
+    // The attack works for a tenant that may.
+    let job = planned().await;
+    assert_eq!(taker.order().await.job, job.id);
+    rig.tenant_record(|record| record.raw_arguments = false).await;
+    let failure = rig.ended(&planned().await).await.failure.unwrap();
+    assert_eq!(failure.code, RejectCode::RequestForbidden, "{failure:?}");
+    rig.tenant_record(|record| record.pools = vec!["cpu".parse().unwrap()]).await;
+    let job = rig.validated("acme", "gpu").await;
+    taker.refused(&rig, &job, "pool of workers").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
