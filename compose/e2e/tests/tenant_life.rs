@@ -19,8 +19,8 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The signer looks for bytes to erase each minute.
-const ERASED_MAX: Duration = Duration::from_secs(150);
+/// The signer looks for bytes to erase each second here.
+const ERASED_MAX: Duration = Duration::from_secs(30);
 
 /// What issue 4 asks of a suspension.
 const CUT_MAX: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Result<Self> {
-        let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
+        let up = Up::start(&["--encoders", "1", "--cell", "noop", "--reap-secs", "1"])?;
         let added = up.json(&["tenant", "add", "acme", "--plan", "starter"])?;
         let acme = Api::new(up.env("HOTCELL_API"), &text(&added, "key")?);
         let clip = media::clip(1, 320, 240)?;

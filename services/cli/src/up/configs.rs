@@ -139,7 +139,7 @@ impl Plan<'_> {
     }
 
     fn signer(&self) -> Value {
-        json!({
+        let config = json!({
             "lease_key": self.layout.secret("lease.key"),
             "images": [self.cells.image],
             "nats": self.nats(Role::Signer),
@@ -151,7 +151,8 @@ impl Plan<'_> {
                 "secret": self.layout.secret("storage-signer.secret"),
             },
             "telemetry": self.telemetry(),
-        })
+        });
+        with(config, "reap_secs", self.args.reap_secs.map(Value::from))
     }
 
     fn auditor(&self) -> Value {
