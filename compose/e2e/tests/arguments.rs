@@ -25,15 +25,15 @@ const GOOD: &str = "-ss 0.5 -i {in0} -c:v libx264 -preset veryfast -crf 30 \
     -vf crop=200:200,scale=100:-2,transpose=clock,fps=10 -c:a aac -ac 1 \
     -metadata title=Fenster -movflags +faststart {out0}";
 
-/// NEW-07, IAM-11: argv and filters are in the record, and the output is what was asked for.
+/// NEW-07, IAM-11, STEP-05: they ask for a second factor; argv and filters are in the record, and the output is what was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_07_own_arguments_from_the_request_to_the_file() -> Result<()> {
     let up = Up::start(&["--encoders", "1"])?;
     let base = up.env("HOTCELL_API").to_owned();
-    let with = up.json(&["tenant", "add", "with", "--raw-arguments"])?;
+    let added = up.json(&["tenant", "add", "with", "--raw-arguments"])?;
     let without = up.json(&["tenant", "add", "without"])?;
     let api = |added: &Value| Api::new(&base, added["key"].as_str().unwrap());
-    let (with, without) = (api(&with), api(&without));
+    let (with, without) = (api(&added), api(&without));
     let path = "/v1/transcodes";
 
     let name = without.upload("a.mp4", "video/mp4", media::clip(2, 320, 240)?).await?;
@@ -46,6 +46,10 @@ async fn new_07_own_arguments_from_the_request_to_the_file() -> Result<()> {
     ensure!(status == 422, "{status} {problem}");
     ensure!(problem["errors"][0]["field"] == "outputs[0].ffmpegArgs[11]", "{problem}");
 
+    let (status, problem) = with.call(Method::POST, path, Some(&body(&name, GOOD))).await?;
+    ensure!(status == 401, "{status} {problem}");
+    ensure!(problem["policy"] == json!(["step-up-raw-arguments"]), "{problem}");
+    let with = with.stepped_up(&text(&added, "totp")?).await?;
     let answer = with.post(path, &body(&name, GOOD)).await?;
     let id = text(answer.get("result").unwrap_or(&answer), "id")?;
     let job = with.ended(&id, PATIENCE).await?;

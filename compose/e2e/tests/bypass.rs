@@ -37,9 +37,9 @@ when { context.output.video_codec != "h264" };
 @id("rate") @about("a ceiling of the rate") @allows("at most 4000000 bits a second")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
 when { context.output.video_bitrate > 4000000 };
-@id("height") @about("a ceiling of the height") @allows("at most 480 lines")
+@id("height") @about("a ceiling of the height") @allows("at most 720 lines")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
-when { context.output.height > 480 };
+when { context.output.height > 720 };
 @id("filters") @about("no mirrors") @allows("any filter but hflip")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
 when { context.output.filters.contains("hflip") };
