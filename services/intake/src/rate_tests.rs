@@ -55,7 +55,7 @@ fn api_10_the_fields_are_those_of_the_draft() {
 }
 
 #[test]
-fn api_10_a_429_names_the_policy_and_the_wait() {
+fn api_10_step_12_a_429_names_the_policy_and_the_wait() {
     let (rates, now) = (Rates::new(CONFIG), Instant::now());
     let (acme, one, quotas) = (tenant("acme"), actor(1), quotas(200, 2));
     for _ in 0..2 {
