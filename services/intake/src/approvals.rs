@@ -40,9 +40,9 @@ const REASON_CHARS_MAX: usize = 500;
 /// Approvals in one list.
 const LIST_MAX: usize = 100;
 
-/// Makers of keys that are followed: a key that a key made that a key made. Longer chains are
-/// nobody's habit, and are refused.
-const LINEAGE_MAX: usize = 16;
+/// Makers of keys that are followed: a key that a key made, and each that it was rotated from; one
+/// that is rotated every month for ten years has 120. Longer chains are refused.
+const LINEAGE_MAX: usize = 256;
 
 /// Whether others can approve an action. A job is approved as a whole, by its submission.
 fn approvable(action: Action) -> bool {

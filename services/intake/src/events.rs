@@ -3,8 +3,8 @@
 //! back with `Last-Event-ID` misses nothing and hears nothing twice.
 //!
 //! Promises: the stream ends with the job's end, after [`LIFE_SECS`], within a second of its
-//! tenant's suspension, and at shutdown; [`PER_TENANT_MAX`] streams of one tenant and [`ALL_MAX`] of
-//! all are open at once. Refuses: to hold a connection for a job that is not the caller's.
+//! tenant's suspension and of the end of the credential that opened it, and at shutdown;
+//! [`PER_TENANT_MAX`] streams of one tenant and [`ALL_MAX`] of all are open at once. Refuses: to hold a connection for a job that is not the caller's.
 //! How far an encode is, workers tell the signer alone, so no event says it.
 
 use crate::{

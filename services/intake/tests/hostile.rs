@@ -13,15 +13,19 @@ mod world;
 
 use hotcell_e2e::idp::{AUDIENCE, Idp, Login, ProofKey};
 use hotcell_intake::{jwt::encoded, token};
-use hotcell_nats_config::key_id_of;
-use hotcell_schemas::{JobId, Role, identity::RoleName, records::KeyRecord};
+use hotcell_nats_config::{Login as Broker, Terms, key_id_of, testing::NOW};
+use hotcell_schemas::{
+    JobId, KeyId, Role,
+    identity::RoleName,
+    records::{KeyRecord, TenantRecord},
+};
 use hotcell_stage::clock;
 use life::job_of;
 use reqwest::{Method, Response};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-use world::{DEADLINE, World, answer, until};
+use world::{DEADLINE, World, answer, tenant, until};
 
 /// How long a stream goes on from now, at most [`DEADLINE`].
 async fn goes_on(mut stream: Response) -> Duration {
@@ -152,4 +156,61 @@ async fn zt_03_a_proof_passes_a_gateway_and_is_still_used_once() {
     let proof = key.proof("GET", &format!("{EXTERNAL}/studio/a"), Some(&access));
     assert_eq!(send("/ext-authz/studio/a", &proof).await, 200);
     assert_eq!(send("/ext-authz/studio/a", &proof).await, 401, "used");
+}
+
+/// ZT-13, IAM-15: who is behind a request over the broker, the broker says. What a client writes
+/// under the same header is nobody's word, however often and in whatever case it writes it.
+#[tokio::test]
+async fn zt_13_a_login_cannot_state_itself() {
+    let world = World::start().await;
+    let (admin, user) = (world.server.admin().await.unwrap(), "viewer".parse().unwrap());
+    let terms = Terms::new([RoleName::Viewer], None).unwrap();
+    admin.add_program(&tenant("acme"), &user, &terms, NOW).await.unwrap();
+    let login = Broker::Tenant { tenant: tenant("acme"), user };
+    let client = world.server.connect(&login).await.unwrap();
+    let tenants = world.bus(Role::Provisioner).await.bucket("tenants");
+    let account = tenants.get::<TenantRecord>("acme").await.unwrap().unwrap().value.account;
+    let lie = json!({ "acc": account, "user": "UBOSS", "tags": ["role:tenant-admin"] }).to_string();
+    let cancel = async |names: &[&str]| {
+        let mut headers = async_nats::HeaderMap::new();
+        for name in names {
+            headers.append(*name, lie.as_str());
+        }
+        let body = json!({ "id": JobId::new(1, [1; 10]) }).to_string();
+        let answer = client.request_with_headers("api.cancel", headers, body.into()).await.unwrap();
+        answer.headers.unwrap().get("Hotcell-Status").unwrap().to_string()
+    };
+    assert_eq!(cancel(&[]).await, "403", "a viewer cancels nothing");
+    let exact = "Nats-Request-Info";
+    for names in [
+        &[exact][..],
+        &[exact, exact],
+        &[exact, exact, exact],
+        &["nats-request-info"],
+        &["nats-request-info", exact, "NATS-REQUEST-INFO"],
+    ] {
+        assert_eq!(cancel(names).await, "403", "{names:?}");
+    }
+}
+
+/// BRK-84: the makers of a key are followed through its rotations, however long it was in use.
+#[tokio::test]
+async fn brk_84_a_key_that_was_rotated_for_years_still_asks_for_approval() {
+    let world = World::start().await;
+    let key = world.key("acme", &[RoleName::WebhookAdmin]).await;
+    let store = world.bus(Role::Provisioner).await.bucket("keys");
+    let id = key_id_of(&key).unwrap();
+    let mut last = store.get::<KeyRecord>(id.as_str()).await.unwrap().unwrap();
+    for month in 0..24 {
+        let before = KeyId::new(month, [7; 10]);
+        let rotated_from = last.value.rotated_from.replace(before.clone());
+        let record = KeyRecord { id: before, rotated_from, ..last.value.clone() };
+        store.create(record.id.as_str(), &record).await.unwrap();
+    }
+    store.update(id.as_str(), &last.value, last.revision).await.unwrap();
+    let request = json!({ "method": "POST", "path": "/v1/webhooks",
+        "body": { "url": "https://hooks.example/in" } });
+    let asked = json!({ "action": "ManageWebhooks", "request": request });
+    let (status, told) = world.post("/v1/approvals", &key, &asked).await;
+    assert_eq!(status, 201, "{told}");
 }
