@@ -95,7 +95,8 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
 
     // The victim's film is in cells of the same workers all the while.
     let began = Instant::now();
-    let (ends, films) = tokio::join!(take_all(&api, &entries), others(&victim, &film, &entries));
+    let (ends, films) =
+        tokio::join!(take_all(&api, &totp, &entries), others(&victim, &film, &entries));
     let (ends, films) = (ends?, films?);
     let took = began.elapsed();
     let mut faults = Vec::new();
@@ -120,7 +121,7 @@ async fn every_hostile_file_ends_and_shows_nothing_of_others() -> Result<()> {
     nothing_is_told(&up, &api, &jobs).await?;
 
     // The next good job completes, and the workers are as they were.
-    let next = take_all(&api, &good).await?;
+    let next = take_all(&api, &totp, &good).await?;
     ensure!(next[0].state == "completed", "{next:?}");
     for home in &homes {
         left::only(home, &["lock", "film.mp4", "secret.txt"])?;
