@@ -12,6 +12,7 @@ use crate::{
     gate, json,
     problem::{Kind, Problem},
     routes::{ROUTES, Route},
+    token::WRITES_MAX,
     view,
 };
 use hotcell_schemas::{
@@ -28,6 +29,7 @@ use hotcell_schemas::{
 };
 use hotcell_stage::{clock, kv::Bucket, kv::Entry, kv::KvError};
 use hotcell_validator::check_request;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -39,6 +41,14 @@ const REASON_CHARS_MAX: usize = 500;
 
 /// Approvals in one list.
 const LIST_MAX: usize = 100;
+
+/// The last approvals that were asked for, the oldest first; key `<tenant>.index`. A list reads what
+/// it shows, however many there are.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lately {
+    ids: Vec<ApprovalId>,
+}
 
 /// Makers of keys that are followed: a key that a key made, and each that it was rotated from; one
 /// that is rotated every month for ten years has 120. Longer chains are refused.
@@ -185,6 +195,30 @@ async fn lineage(app: &App, actor: &Actor) -> Result<Vec<Actor>, Problem> {
     Ok(all)
 }
 
+fn lately_key(tenant: &TenantId) -> String {
+    format!("{tenant}.index")
+}
+
+/// Puts an approval into its tenant's list, before there is one: what the list names in vain is
+/// passed over.
+async fn enlist(app: &App, tenant: &TenantId, id: &ApprovalId) -> Result<(), Problem> {
+    let key = lately_key(tenant);
+    for _ in 0..WRITES_MAX {
+        let found = bucket(app).look::<Lately>(&key).await;
+        let (entry, revision) = found.map_err(|e| store_problem(&e))?;
+        let mut lately = entry.map(|entry| entry.value).unwrap_or_default();
+        lately.ids.push(id.clone());
+        let surplus = lately.ids.len().saturating_sub(LIST_MAX);
+        lately.ids.drain(..surplus);
+        match bucket(app).update(&key, &lately, revision).await {
+            Ok(_) => return Ok(()),
+            Err(KvError::Conflict) => {}
+            Err(error) => return Err(store_problem(&error)),
+        }
+    }
+    Err(store_problem(&KvError::Conflict))
+}
+
 /// The one form of a request, and its digest.
 fn canonical(asked: &ApprovalRequest) -> Result<(Value, Digest), Problem> {
     let refuse = |field: &str, rule: &str| Problem::field(Kind::Unprocessable, field, rule);
@@ -253,6 +287,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         used_for: None,
     };
     gate::change(&app, &who, &call, "approval_requested", record.id.as_str()).await?;
+    enlist(&app, &record.tenant, &record.id).await?;
     let created = bucket(&app).create(&key(&record.tenant, &record.id), &record).await;
     created.map_err(|e| store_problem(&e))?;
     let location = format!("/v1/approvals/{}", record.id);
@@ -308,13 +343,14 @@ pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
 /// # Errors
 /// 503.
 pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Problem> {
-    let entries = bucket(&app).scan::<ApprovalRecord>(&format!("{}.", who.tenant())).await;
-    let mut records: Vec<_> =
-        entries.map_err(|e| store_problem(&e))?.into_iter().map(|entry| entry.value).collect();
-    records.sort_by(|a, b| b.id.as_str().cmp(a.id.as_str()));
-    records.truncate(LIST_MAX);
-    let now = clock::now();
-    let shown: Vec<_> = records.iter().map(|record| show(record, now)).collect();
+    let lately = bucket(&app).get::<Lately>(&lately_key(who.tenant())).await;
+    let lately = lately.map_err(|e| store_problem(&e))?.map(|entry| entry.value);
+    let (now, mut shown) = (clock::now(), Vec::new());
+    for id in lately.unwrap_or_default().ids.iter().rev() {
+        let found = bucket(&app).get::<ApprovalRecord>(&key(who.tenant(), id)).await;
+        let found = found.map_err(|e| store_problem(&e))?;
+        shown.extend(found.map(|entry| show(&entry.value, now)));
+    }
     Ok(Reply::new(200, json!({ "approvals": shown })))
 }
 

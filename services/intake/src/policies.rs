@@ -14,7 +14,7 @@ use crate::{
 };
 use hotcell_policy::{
     Facts, Fault, OutputFacts, PolicyError, Question, Rule, StepUp, Verdict, Who,
-    put::{Put, PutError, check},
+    put::{Put, PutError, checked},
 };
 use hotcell_schemas::{
     Digest,
@@ -26,9 +26,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 use tracing::error;
-
-/// Versions in one list.
-const LIST_MAX: usize = 100;
 
 /// `PUT /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +135,7 @@ pub async fn sensitive(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, 
 pub async fn put(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: PolicyRequest = json::parse(&call.body)?;
     let tenant = Some(who.tenant());
-    check(&request.text, tenant).map_err(|faults| faulty(&faults.0))?;
+    checked(&request.text, tenant).await.map_err(|faults| faulty(&faults.0))?;
     let digest = Digest::of(request.text.as_bytes());
     gate::change(&app, &who, &call, "policy_put", &digest.to_string()).await?;
     let put = Put {
@@ -173,7 +170,7 @@ fn faulty(faults: &[Fault]) -> Problem {
 /// 503.
 pub async fn versions(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Problem> {
     let all = app.policies.history(Some(who.tenant())).await.map_err(|e| store_problem(&e))?;
-    let list: Vec<_> = all.iter().take(LIST_MAX).map(version).collect();
+    let list: Vec<_> = all.iter().map(version).collect();
     Ok(Reply::new(200, json!({ "versions": list })))
 }
 
@@ -184,9 +181,9 @@ pub async fn versions(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, P
 pub async fn one_version(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let none = || Problem::not_found("there is no version of this number");
     let number: u32 = call.id.parse().map_err(|_| none())?;
-    let all = app.policies.history(Some(who.tenant())).await.map_err(|e| store_problem(&e))?;
-    let found = all.iter().find(|record| record.version == number).ok_or_else(none)?;
-    let mut shown = version(found);
+    let found = app.policies.version(Some(who.tenant()), number).await;
+    let found = found.map_err(|e| store_problem(&e))?.ok_or_else(none)?;
+    let mut shown = version(&found);
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("text".to_owned(), json!(found.text));
     }

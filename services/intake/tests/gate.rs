@@ -367,6 +367,32 @@ async fn step_16_a_tenant_s_own_policy_is_checked_stored_and_obeyed() {
     assert_eq!(world.audited("acme", "change").await, 3, "each that was tried after its check");
 }
 
+/// A tenant's program asks as often as it likes; a list reads no more than it shows, so that nobody
+/// fills intake's memory with it.
+#[tokio::test]
+async fn new_08_a_list_of_approvals_reads_the_last_hundred_only() {
+    let world = World::start().await;
+    let machine = world.key("acme", &[RoleName::Submitter]).await;
+    let asked = |n: usize| {
+        json!({ "action": "SubmitTranscode", "request": transcode(&format!("{n}-a.mp4")) })
+    };
+    let mut ids = Vec::new();
+    for n in 0..101 {
+        ids.push(world.ask_approval(&machine, &asked(n)).await);
+    }
+    // One more that no list needs to read: it is not even a record.
+    let bucket = world.bus(Role::Intake).await.bucket("approvals");
+    bucket.create("acme.0", &"x").await.unwrap();
+    let (status, listed) = world.get("/v1/approvals", &machine).await;
+    assert_eq!(status, 200, "{listed}");
+    let listed: Vec<_> = listed["result"]["approvals"].as_array().unwrap().iter().collect();
+    let listed: Vec<_> = listed.iter().map(|one| one["id"].as_str().unwrap()).collect();
+    let expect: Vec<_> = ids[1..].iter().rev().map(String::as_str).collect();
+    assert_eq!(listed, expect);
+    // The one that fell out of the list is still there.
+    assert_eq!(world.get(&format!("/v1/approvals/{}", ids[0]), &machine).await.0, 200);
+}
+
 /// STEP-01: the sensitive list is data.
 #[tokio::test]
 async fn step_01_the_sensitive_operations_are_one_list() {

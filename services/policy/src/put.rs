@@ -15,6 +15,9 @@ use hotcell_stage::kv::{Bucket, KvError};
 /// Versions that one set may have: one an hour for a year. Each is kept.
 pub const VERSIONS_MAX: u32 = 10_000;
 
+/// Versions that are read at once: some megabytes, whoever asks however often.
+pub const HISTORY_MAX: usize = 100;
+
 /// A set to be stored.
 #[derive(Debug, Clone)]
 pub struct Put<'a> {
@@ -61,6 +64,17 @@ pub fn check(text: &str, tenant: Option<&TenantId>) -> Result<usize, Faults> {
     }
 }
 
+/// The same, not on a thread that serves others: it takes milliseconds of one core, or more of them
+/// where somebody tries.
+///
+/// # Errors
+/// As [`check`].
+pub async fn checked(text: &str, tenant: Option<&TenantId>) -> Result<usize, Faults> {
+    let (text, tenant) = (text.to_owned(), tenant.cloned());
+    let checked = tokio::task::spawn_blocking(move || check(&text, tenant.as_ref())).await;
+    checked.unwrap_or_else(|_| Err(Faults::unchecked()))
+}
+
 impl PolicyStore {
     fn place<'a>(&'a self, tenant: Option<&'a TenantId>) -> (&'a Bucket, &'a str) {
         match tenant {
@@ -74,10 +88,7 @@ impl PolicyStore {
     /// # Errors
     /// [`PutError`]; nothing is changed.
     pub async fn put(&self, put: Put<'_>) -> Result<PolicyRecord, PutError> {
-        let (text, tenant) = (put.text.to_owned(), put.tenant.cloned());
-        // Milliseconds of one core: not on a thread that serves others.
-        let checked = tokio::task::spawn_blocking(move || check(&text, tenant.as_ref())).await;
-        checked.unwrap_or_else(|_| Err(Faults::unchecked())).map_err(PutError::Invalid)?;
+        checked(put.text, put.tenant).await.map_err(PutError::Invalid)?;
         let (bucket, key) = self.place(put.tenant);
         let (held, revision) = bucket.look::<PolicyRecord>(key).await.map_err(PutError::Records)?;
         let held = held.map(|entry| entry.value);
@@ -121,17 +132,36 @@ impl PolicyStore {
         Ok(bucket.get(key).await?.map(|entry| entry.value))
     }
 
-    /// Every version, the last first.
+    /// One version; none where there is none of this number.
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub async fn version(
+        &self,
+        tenant: Option<&TenantId>,
+        number: u32,
+    ) -> Result<Option<PolicyRecord>, KvError> {
+        let held = self.current(tenant).await?;
+        if held.as_ref().is_some_and(|held| held.version == number) {
+            return Ok(held);
+        }
+        let (bucket, key) = self.place(tenant);
+        Ok(bucket.get(&format!("{key}.{number}")).await?.map(|entry| entry.value))
+    }
+
+    /// The last versions, the last first; at most [`HISTORY_MAX`].
     ///
     /// # Errors
     /// [`KvError`].
     pub async fn history(&self, tenant: Option<&TenantId>) -> Result<Vec<PolicyRecord>, KvError> {
+        let Some(held) = self.current(tenant).await? else { return Ok(Vec::new()) };
         let (bucket, key) = self.place(tenant);
-        let kept = bucket.scan::<PolicyRecord>(&format!("{key}.")).await?;
-        let mut all: Vec<_> = kept.into_iter().map(|entry| entry.value).collect();
-        all.extend(self.current(tenant).await?);
-        all.sort_by_key(|record| std::cmp::Reverse(record.version));
-        all.dedup_by_key(|record| record.version);
+        let earlier = (1..held.version).rev().take(HISTORY_MAX - 1);
+        let mut all = vec![held];
+        for number in earlier {
+            let kept = bucket.get(&format!("{key}.{number}")).await?;
+            all.extend(kept.map(|entry| entry.value));
+        }
         Ok(all)
     }
 }

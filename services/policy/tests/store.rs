@@ -11,7 +11,7 @@ use hotcell_nats_config::{
 };
 use hotcell_policy::{Decision, PolicyError, PolicyStore, Put, PutError};
 use hotcell_schemas::{
-    Role, TenantId,
+    Digest, Role, TenantId,
     identity::{Action::*, RoleName::*},
     policy::PolicyRecord,
 };
@@ -143,6 +143,32 @@ async fn every_version_is_kept_and_of_two_writers_one_is_told() {
     let error = rig.intake.put(put(Some(&acme), "permit (principal);")).await.unwrap_err();
     assert!(matches!(error, PutError::Invalid(_)), "{error}");
     assert_eq!(rig.operator.history(Some(&acme)).await.unwrap().len(), versions);
+}
+
+/// Thousands of versions are kept, and a reader who asks for them does not have them all read.
+#[tokio::test]
+async fn of_many_versions_the_last_are_listed_and_each_can_be_had() {
+    let rig = Rig::start().await;
+    let acme = tenant("acme");
+    let bucket = rig.bus.bucket("policies");
+    let of = |version: u32| {
+        let text = no(&format!("v{version}"), "ReadJob");
+        let digest = Digest::of(text.as_bytes());
+        PolicyRecord { version, text, digest, by: None, at: NOW }
+    };
+    for version in 1..=250 {
+        bucket.create(&format!("acme.{version}"), &of(version)).await.unwrap();
+    }
+    bucket.create("acme", &of(251)).await.unwrap();
+    let listed = rig.intake.history(Some(&acme)).await.unwrap();
+    let expect: Vec<u32> = (152..=251).rev().collect();
+    assert_eq!(listed.iter().map(|record| record.version).collect::<Vec<_>>(), expect);
+    for version in [1, 100, 251] {
+        assert_eq!(rig.intake.version(Some(&acme), version).await.unwrap(), Some(of(version)));
+    }
+    for version in [0, 252] {
+        assert_eq!(rig.intake.version(Some(&acme), version).await.unwrap(), None);
+    }
 }
 
 #[tokio::test]
