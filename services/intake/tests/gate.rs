@@ -373,12 +373,11 @@ async fn step_16_a_tenant_s_own_policy_is_checked_stored_and_obeyed() {
 async fn new_08_a_list_of_approvals_reads_the_last_hundred_only() {
     let world = World::start().await;
     let machine = world.key("acme", &[RoleName::Submitter]).await;
-    let asked = |n: usize| {
-        json!({ "action": "SubmitTranscode", "request": transcode(&format!("{n}-a.mp4")) })
-    };
     let mut ids = Vec::new();
     for n in 0..101 {
-        ids.push(world.ask_approval(&machine, &asked(n)).await);
+        let request = transcode(&format!("{n}-a.mp4"));
+        let body = json!({ "action": "SubmitTranscode", "request": request });
+        ids.push(world.ask_approval(&machine, &body).await);
     }
     // One more that no list needs to read: it is not even a record.
     let bucket = world.bus(Role::Intake).await.bucket("approvals");

@@ -167,9 +167,17 @@ impl Recheck {
             };
             let decision = match self.policies.decide(&question).await {
                 Ok(decision) => decision,
-                Err(error @ PolicyError::Records(_)) => return Err(RecheckError::Policies(error)),
+                // A set that does not compile here is the operator's to repair, or a newer program's
+                // to read: it is no fault of the job, which waits.
+                Err(
+                    error @ (PolicyError::Records(_) | PolicyError::Set(_) | PolicyError::Platform),
+                ) => return Err(RecheckError::Policies(error)),
                 // Nothing that is tried again gets better, and what cannot be judged is refused.
-                Err(error) => {
+                Err(
+                    error @ (PolicyError::Evaluation { .. }
+                    | PolicyError::Question
+                    | PolicyError::NoOutputs),
+                ) => {
                     let message = format!("{action} cannot be decided: {error}");
                     let failure = Failure::new(RejectCode::PolicyDenied, message);
                     return Ok(Err(Refused { failure, decided }));

@@ -8,6 +8,7 @@ mod clip;
 #[path = "support/rig.rs"]
 mod rig;
 
+use hotcell_policy::store::LIFE_MS;
 use hotcell_schemas::reject::RAW_FORBIDDEN;
 use hotcell_schemas::{
     ApprovalId, BlobKey, Digest, EventKind, Job, KeyId, RejectCode, Role, UnixMs,
@@ -15,6 +16,7 @@ use hotcell_schemas::{
     identity::{Action, Authority, Outcome, RoleName},
     job::Actor,
     plan::Container,
+    policy::PolicyRecord,
     records::{KeyRecord, TenantRecord},
     tenancy::TenantState,
 };
@@ -24,8 +26,9 @@ use rig::{broker, config, job, nats, settled, signer, store, tenant};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -249,6 +252,53 @@ async fn iam_06_the_validator_believes_records_and_policy_not_intake() {
             assert_ne!(decided.outcome, Outcome::Allowed, "{name}");
         }
     }
+    shutdown.begin();
+    validator.join_next().await.unwrap().unwrap().unwrap();
+}
+
+/// A set that does not compile, as between two versions of hotcell, permits nothing and rejects
+/// nothing: the job waits for one that does. One that fails on the job itself refuses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_06_policies_that_do_not_compile_keep_a_job_waiting() {
+    let dir = clip::dir("enforce-broken");
+    let server = broker().await;
+    tenant(&server, "acme", false).await;
+    let clip = clip::sample(&dir, Container::Mp4);
+    let intake = Bus::connect(Role::Intake, &nats(&server, Role::Intake)).await.unwrap();
+    let (shutdown, mut tasks) = (Shutdown::new(), JoinSet::new());
+    let jobs = [job(1, &clip, "video/mp4"), job(2, &clip, "video/mp4")];
+    let objects = jobs.iter().map(|job| (format!("/{}", job.inputs[0].key), clip.clone()));
+    let url = store(Arc::new(objects.collect()), &mut tasks).await;
+    let asked = signer(&server, url, shutdown.clone(), &mut tasks).await;
+    let policies = intake.bucket("policies");
+    let put = async |text: &str| {
+        let (_, revision) = policies.look::<PolicyRecord>("acme").await.unwrap();
+        let (text, digest) = (text.to_owned(), Digest::of(text.as_bytes()));
+        let record = PolicyRecord { version: 1, text, digest, by: None, at: clock::now() };
+        policies.update("acme", &record, revision).await.unwrap();
+    };
+    put("forbid (principal, action, resource) when { context.colour };").await;
+    let mut validator = JoinSet::new();
+    validator.spawn(run(config(&server, &dir), shutdown.clone()));
+    intake.publish(&Outgoing::job(jobs[0].clone(), 0)).await.unwrap();
+    let until = Instant::now() + rig::DEADLINE;
+    // The second time it is tried again.
+    while asked.lock().unwrap().get(&jobs[0].inputs[0].key).is_none_or(|count| *count < 2) {
+        assert!(Instant::now() < until, "it was not tried again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let waits = intake.job(&jobs[0].tenant, &jobs[0].id).await.unwrap().unwrap();
+    assert_eq!(waits.message.get().state, EventKind::Submitted);
+    put("").await;
+    assert_eq!(settled(&intake, &jobs[0]).await.state, EventKind::Validated);
+    put("@id(\"large\") @about(\"x\") forbid (principal, action, resource)
+        when { (context.source.bytes + 1) * 9223372036854775807 > 1 };")
+    .await;
+    tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
+    intake.publish(&Outgoing::job(jobs[1].clone(), 0)).await.unwrap();
+    let refused = settled(&intake, &jobs[1]).await;
+    assert_eq!(refused.state, EventKind::Rejected);
+    assert!(refused.failure.unwrap().message.contains("acme/large"));
     shutdown.begin();
     validator.join_next().await.unwrap().unwrap().unwrap();
 }
