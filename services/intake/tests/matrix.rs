@@ -17,7 +17,7 @@ use hotcell_intake::{
 };
 use hotcell_nats_config::{Login, Terms, testing::NOW};
 use hotcell_schemas::{
-    Role, Subject,
+    Message, Role, Subject,
     evidence::EvidenceReply,
     hook::HookReply,
     identity::{Action, RoleName},
@@ -27,6 +27,7 @@ use hotcell_stage::{Incoming, Shutdown, clock};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tokio::task::JoinSet;
 use world::{World, answer, tenant, until};
 
@@ -259,40 +260,34 @@ fn given() -> impl Iterator<Item = RoleName> {
     RoleName::ALL.into_iter().filter(|role| *role != RoleName::Operator)
 }
 
-/// Webhooks are refused by who owns their rules, so that nothing is left behind.
-async fn webhook_service(world: &World, parts: &mut JoinSet<()>) {
-    let bus = world.bus(Role::Webhook).await;
+/// A neighbour that gives one answer to everything.
+async fn neighbour<A>(world: &World, parts: &mut JoinSet<()>, of: (Role, Subject), answer: A)
+where
+    A: Message + Send + Sync + 'static,
+{
+    let ((role, subject), answer) = (of, Arc::new(answer));
+    let bus = world.bus(role).await;
     let serving = bus.clone();
     parts.spawn(async move {
-        let refuse = async |incoming: Incoming| {
-            let (field, rule) = ("url".to_owned(), "refused by the test".to_owned());
-            incoming.answer(&HookReply::Refused { field, rule }).await;
+        let handle = move |incoming: Incoming| {
+            let answer = Arc::clone(&answer);
+            async move { incoming.answer(answer.as_ref()).await }
         };
-        let subject = Subject::hooks_create();
-        let served = serving.serve(subject.as_str(), "webhooks", 8, Shutdown::new(), move |it| {
-            Box::pin(async move { refuse(it).await })
-        });
-        served.await.unwrap();
+        serving.serve(subject.as_str(), "all", 8, Shutdown::new(), handle).await.unwrap();
     });
     bus.flush().await;
 }
 
+/// Webhooks are refused by who owns their rules, so that nothing is left behind.
+async fn webhook_service(world: &World, parts: &mut JoinSet<()>) {
+    let refused = HookReply::Refused { field: "url".to_owned(), rule: "refused".to_owned() };
+    neighbour(world, parts, (Role::Webhook, Subject::hooks_create()), refused).await;
+}
+
 /// An auditor whose log has nothing of the tenant; `tests/evidence.rs` has one that is real.
 async fn auditor(world: &World, parts: &mut JoinSet<()>) {
-    let bus = world.bus(Role::Auditor).await;
-    let serving = bus.clone();
-    parts.spawn(async move {
-        let empty = async |incoming: Incoming| {
-            let page = EvidenceReply::Page { rows: Vec::new(), next: None, checkpoint: None };
-            incoming.answer(&page).await;
-        };
-        let subject = Subject::evidence_export();
-        let served = serving.serve(subject.as_str(), "auditors", 8, Shutdown::new(), move |it| {
-            Box::pin(async move { empty(it).await })
-        });
-        served.await.unwrap();
-    });
-    bus.flush().await;
+    let page = EvidenceReply::Page { rows: Vec::new(), next: None, checkpoint: None };
+    neighbour(world, parts, (Role::Auditor, Subject::evidence_export()), page).await;
 }
 
 /// A plan whose limits on requests are no part of what is asked here.
