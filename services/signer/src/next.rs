@@ -36,7 +36,7 @@ pub(crate) const PROBE_LIMITS: CellLimits = CellLimits {
 };
 
 /// A job of a suspended tenant is looked at again after this long, in milliseconds.
-const SUSPENDED_RETRY_MS: u64 = 5000;
+const SUSPENDED_RETRY_MS: u64 = 1000;
 
 /// 16 bytes in hex.
 const NONCE_CHARS: usize = 32;
@@ -61,6 +61,7 @@ pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
         // From here on the work belongs to the job's trace, not to the worker's question.
         let span = info_span!("assign", tenant = %task.tenant, job = %task.job);
         telemetry::follow(&span, task.message.headers.as_ref());
+        let (tenant, job) = (task.tenant.clone(), task.job.clone());
         let assigned = async {
             let Some(order) = signer.assign(&spoken, &pool, task).await else { return false };
             incoming.answer(&NextReply::Order { order: Box::new(order) }).await;
@@ -69,6 +70,7 @@ pub(crate) async fn handle(signer: Arc<Signer>, incoming: Incoming) {
         if assigned.instrument(span).await {
             return;
         }
+        signer.queues.unneeded(&pool, tenant, job);
     }
 }
 
@@ -106,7 +108,11 @@ impl Signer {
         let id = task.job;
         let stored = match self.bus.job(&task.tenant, &id).await {
             Ok(Some(stored)) => stored,
-            Ok(None) => return None,
+            // It was delivered, so it is there: a replica of the stream that is late answered.
+            Ok(None) => {
+                settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
+                return None;
+            }
             Err(error @ ReadError::Unanswered(_)) => {
                 warn!(%error, job = %id, "job not read; it will be offered again");
                 settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
@@ -184,10 +190,15 @@ impl Signer {
     }
 
     async fn give_up(&self, job: Job, after: u64, ack: &str) {
-        match self.bus.publish(&Outgoing::job(job, after)).await {
-            Ok(_) => settle(&self.bus, Some(ack), Settle::Done).await,
-            Err(error) => warn!(%error, "job not failed; it will be offered again"),
-        }
+        let how = match self.bus.publish(&Outgoing::job(job, after)).await {
+            Ok(_) => Settle::Done,
+            // It would keep its place under the cap, and come back only after a whole lease.
+            Err(error) => {
+                warn!(%error, "job not failed; it will be offered again");
+                Settle::RetryMs(ATTEMPT_RETRY_MS)
+            }
+        };
+        settle(&self.bus, Some(ack), how).await;
     }
 
     async fn order(

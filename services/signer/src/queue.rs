@@ -14,7 +14,7 @@ use hotcell_schemas::{
     routes::{self, StreamId},
     tenancy::{Priority, UsageRecord},
 };
-use hotcell_stage::{Bus, ServiceError, Shutdown, clock, publish::envelope_of};
+use hotcell_stage::{Bus, ServiceError, Shutdown, clock, kv::Entry, publish::envelope_of};
 use serde::Deserialize;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -35,15 +35,15 @@ use standing::Standings;
 /// Waiting workers and heard events that may queue for one dispatcher.
 const INBOX_MAX: usize = 4096;
 
-/// The list of tenants is read this often, in seconds.
-const TENANTS_SECS: u64 = 5;
+/// Whether the list of tenants has changed is asked this often, in milliseconds: one read.
+const TENANTS_MS: u64 = 750;
 
 /// And at once for a tenant that is not on it, but no more often than this, in milliseconds.
 const TENANTS_MS_MIN: u64 = 250;
 
 /// A tenant that is not active is asked again after this long, in milliseconds; the list of tenants
 /// says so by then.
-const INACTIVE_MS: u64 = 5000;
+const INACTIVE_MS: u64 = TENANTS_MS + TENANTS_MS_MIN;
 
 /// A tenant at its cap is asked again when one of its attempts ends, or after this long, in
 /// milliseconds, with up to as much again by chance: of two replicas that gave each other way, one
@@ -87,6 +87,8 @@ enum Ask {
     Work(oneshot::Sender<Task>, Instant),
     /// The job was not given out, and its tenant is not to be asked for so many milliseconds.
     Back(TenantId, Priority, JobId, u64),
+    /// The job was taken, and then needed no worker.
+    Unneeded(TenantId, JobId),
 }
 
 /// What a dispatcher is told.
@@ -182,6 +184,11 @@ impl Queues {
         }
     }
 
+    /// What was taken made no order, so it costs its tenant nothing.
+    pub(crate) fn unneeded(&self, pool: &PoolId, tenant: TenantId, job: JobId) {
+        self.ask.try_send((pool.clone(), Ask::Unneeded(tenant, job))).ok();
+    }
+
     async fn wait(&self, pool: &PoolId, until: Instant) -> Option<Task> {
         let (give, mut given) = oneshot::channel();
         self.ask.try_send((pool.clone(), Ask::Work(give, until))).ok()?;
@@ -273,6 +280,14 @@ impl Dispatcher {
                     let Some(event) = event else { break };
                     self.hear(&event, &shutdown);
                 }
+                // Without it a pool, or the list of tenants, would stand still for ever.
+                Some(_) = self.tasks.join_next() => {
+                    if shutdown.has_begun() {
+                        break;
+                    }
+                    let why = "a dispatcher of work ended: start the signer again";
+                    return Err(ServiceError::Unreachable(why.to_owned()));
+                }
                 () = shutdown.begun() => break,
             }
         }
@@ -328,33 +343,47 @@ enum Listed {
     Other(serde::de::IgnoredAny),
 }
 
-/// Reads the list of tenants again and again, until nobody wants it.
+/// Reads the list of tenants whenever one of them was changed, until nobody wants it.
 async fn list_tenants(bus: Bus, list: watch::Sender<Arc<Vec<Row>>>, reread: Arc<Notify>) {
-    let mut means = HashMap::new();
+    let (bucket, mut means, mut listed) = (bus.bucket("tenants"), HashMap::new(), None);
     loop {
-        match bus.bucket("tenants").scan::<Listed>("").await {
-            Ok(entries) => {
-                let mut rows = Vec::new();
-                for entry in entries {
-                    let Listed::Tenant(record) = entry.value else { continue };
-                    if !means.contains_key(&record.id) {
-                        means.insert(record.id.clone(), mean_ms(&bus, &record.id).await);
-                    }
-                    let weight = if record.state.is_active() { record.quotas.weight } else { 0 };
-                    let mean_ms = means.get(&record.id).copied().flatten();
-                    rows.push(Row { id: record.id, weight, pools: record.pools, mean_ms });
+        // Before the list: what changes while it is read is seen the next time.
+        let newest = bucket.newest::<serde::de::IgnoredAny>("").await;
+        let newest = newest.map(|entry| entry.map(|entry| entry.revision));
+        if !newest.as_ref().is_ok_and(|newest| newest.is_some() && *newest == listed) {
+            match bucket.scan::<Listed>("").await {
+                Ok(entries) => {
+                    list.send_replace(Arc::new(rows(&bus, entries, &mut means).await));
+                    listed = newest.ok().flatten();
                 }
-                list.send_replace(Arc::new(rows));
+                Err(error) => warn!(%error, "tenants not listed"),
             }
-            Err(error) => warn!(%error, "tenants not listed"),
         }
         sleep(Duration::from_millis(TENANTS_MS_MIN)).await;
         tokio::select! {
             () = list.closed() => return,
             () = reread.notified() => {}
-            () = sleep(Duration::from_secs(TENANTS_SECS)) => {}
+            () = sleep(Duration::from_millis(TENANTS_MS)) => {}
         }
     }
+}
+
+async fn rows(
+    bus: &Bus,
+    entries: Vec<Entry<Listed>>,
+    means: &mut HashMap<TenantId, Option<u64>>,
+) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for entry in entries {
+        let Listed::Tenant(record) = entry.value else { continue };
+        if !means.contains_key(&record.id) {
+            means.insert(record.id.clone(), mean_ms(bus, &record.id).await);
+        }
+        let weight = if record.state.is_active() { record.quotas.weight } else { 0 };
+        let mean_ms = means.get(&record.id).copied().flatten();
+        rows.push(Row { id: record.id, weight, pools: record.pools, mean_ms });
+    }
+    rows
 }
 
 /// What a tenant's attempts cost this month on the average, in milliseconds: where a replica that

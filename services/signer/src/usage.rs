@@ -3,8 +3,10 @@
 //! Promises: every attempt with a report is counted exactly once, whichever replica gets its event
 //! and however often: events come one at a time and in order, a record holds the sequence of the
 //! last event that is in it, and it is written by compare-and-set before the event is acked. What a
-//! lost lease costs has no report and is not the tenant's. Refuses to believe a worker beyond what
-//! the plan's limits let a cell use.
+//! lost lease costs has no report and is not the tenant's. A job that is cancelled while it runs has
+//! none either, but its tenant ended it: the time for which it held its worker takes the place of
+//! CPU time, or whoever cancels in time would use the pool for nothing. Refuses to believe a worker
+//! beyond what the plan's limits let a cell use.
 
 use crate::next::PROBE_LIMITS;
 use hotcell_schemas::{EventKind, Job, limits::DURATION_SECS_MAX, tenancy::UsageRecord};
@@ -45,50 +47,65 @@ fn before_last(job: &Job) -> Option<EventKind> {
     job.stamps.iter().rev().nth(1).map(|stamp| stamp.event)
 }
 
-/// CPU time of the last attempt's cells by its report, in milliseconds.
-fn reported_cpu_ms(job: &Job) -> Option<u64> {
-    let report = job.attempts.last()?.report.as_ref()?;
-    // A worker that was taken over cannot bill its tenants for more than its cells could use.
+/// CPU time that the plan lets the cells of one attempt use, in milliseconds.
+fn cpu_ms_max(job: &Job) -> Option<u64> {
     let plan = job.plan.as_ref()?;
     let probes = u64::try_from(plan.outputs.len()).unwrap_or(u64::MAX).saturating_add(1);
     let secs = probes.saturating_mul(u64::from(PROBE_LIMITS.cpu_secs));
-    let limit = secs.saturating_add(u64::from(plan.limits.cpu_secs)).saturating_mul(1000);
-    Some(report.cpu_ms().min(limit))
+    Some(secs.saturating_add(u64::from(plan.limits.cpu_secs)).saturating_mul(1000))
 }
 
-/// What the attempt cost that this very event closed; nothing when it closed none, or one without a
-/// report.
+/// CPU time of the last attempt's cells by its report, in milliseconds. A worker that was taken over
+/// cannot bill its tenants for more than its cells could use.
+fn reported_cpu_ms(job: &Job) -> Option<u64> {
+    let report = job.attempts.last()?.report.as_ref()?;
+    Some(report.cpu_ms().min(cpu_ms_max(job)?))
+}
+
+/// For how long the attempt that a cancellation ended had its worker, in milliseconds.
+fn held_ms(job: &Job) -> Option<u64> {
+    let (attempt, end) = (job.attempts.last()?, job.stamps.last()?.at);
+    Some(end.since_ms(attempt.assigned_at).min(cpu_ms_max(job)?))
+}
+
+/// What the attempt cost that this very event closed; nothing when it closed none, or one whose
+/// lease was lost.
 pub(crate) fn closed_cpu_ms(job: &Job) -> Option<u64> {
-    let closes = match job.state {
-        EventKind::Encoded | EventKind::AttemptFailed => true,
-        EventKind::Failed => before_last(job) == Some(EventKind::Assigned),
+    let was_assigned = before_last(job) == Some(EventKind::Assigned);
+    match job.state {
+        EventKind::Encoded | EventKind::AttemptFailed => reported_cpu_ms(job),
+        EventKind::Failed if was_assigned => reported_cpu_ms(job),
+        EventKind::Cancelled if was_assigned => held_ms(job),
         EventKind::Submitted
         | EventKind::Validated
         | EventKind::Rejected
         | EventKind::Assigned
         | EventKind::Completed
+        | EventKind::Failed
         | EventKind::Cancelled
-        | EventKind::Expired => false,
-    };
-    closes.then(|| reported_cpu_ms(job)).flatten()
+        | EventKind::Expired => None,
+    }
 }
 
 /// What this event adds to its tenant's month. An attempt is counted by the event after its report:
 /// the failure itself, or what became of its outputs.
 pub(crate) fn counted(job: &Job) -> Option<Used> {
     let before = before_last(job);
-    let counts = match job.state {
-        EventKind::AttemptFailed | EventKind::Completed => true,
-        EventKind::Failed => matches!(before, Some(EventKind::Assigned | EventKind::Encoded)),
-        EventKind::Cancelled => before == Some(EventKind::Encoded),
+    let was_assigned = before == Some(EventKind::Assigned);
+    let was_running = was_assigned || before == Some(EventKind::Encoded);
+    let cpu_ms = match job.state {
+        EventKind::AttemptFailed | EventKind::Completed => reported_cpu_ms(job),
+        EventKind::Cancelled if was_assigned => held_ms(job),
+        EventKind::Failed | EventKind::Cancelled if was_running => reported_cpu_ms(job),
         EventKind::Submitted
         | EventKind::Validated
         | EventKind::Rejected
         | EventKind::Assigned
         | EventKind::Encoded
-        | EventKind::Expired => false,
-    };
-    let cpu_ms = counts.then(|| reported_cpu_ms(job)).flatten()?;
+        | EventKind::Failed
+        | EventKind::Cancelled
+        | EventKind::Expired => None,
+    }?;
     let completed = job.state == EventKind::Completed;
     let output_ms = if completed { output_ms(job) } else { 0 };
     Some(Used { cpu_ms, output_ms, completed })

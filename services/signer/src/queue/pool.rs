@@ -1,9 +1,9 @@
 //! The dispatcher of one pool.
 //!
 //! A tenant is worth asking (`hot`) in a class when one of its events was heard or its last answer
-//! said that more waits; every other one (`cold`) is asked once a second. Nobody waits for an answer:
-//! a tenant without work, or at its cap, is silent until its pull expires, and costs the others
-//! little. Which hot tenant is asked the shares say; of its classes always the first hot one, so
+//! said that more waits; every other one (`cold`) is asked once a second, and a class before its hot
+//! ones as well: what comes back by itself says nothing. Nobody waits for an answer: a tenant without
+//! work, or at its cap, is silent until its pull expires, and costs the others little. Which hot tenant is asked the shares say; of its classes always the first hot one, so
 //! `low` waits for as long as there is anything else. Work for a worker that has gone is given back
 //! at once.
 
@@ -19,7 +19,8 @@ use hotcell_schemas::{
 use hotcell_stage::{Bus, Shutdown, clock};
 use serde_json::json;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    iter, mem,
     sync::Arc,
     time::Duration,
 };
@@ -117,15 +118,23 @@ fn of<T>(classes: &mut [T; Priority::ALL.len()], class: Priority) -> &mut T {
 }
 
 impl Lane {
-    fn is_idle(&self) -> bool {
-        self.pulls.is_empty() && self.hot == Classes::default()
+    /// Whether nothing asks for the class or for one before it, and nothing is about to: only a sweep
+    /// does.
+    fn is_cold(&self, class: Priority) -> bool {
+        let is_out = self.pulls.iter().any(|pull| pull.class == class);
+        !is_out && first(&self.hot).is_none_or(|hot| hot > class)
+    }
+
+    /// Its questions that are out because it is worth asking.
+    fn asked(&self) -> impl Iterator<Item = &Pull> {
+        self.pulls.iter().filter(|pull| !pull.is_cold)
     }
 
     /// The class to ask it for now: the first that is worth it. A class that is silent has its
-    /// question out already.
+    /// question out already. A sweep's question holds no other one up.
     fn next_class(&self, now: Instant) -> Option<Priority> {
         let pulls_max = if self.is_doubtful { 1 } else { PULLS_MAX };
-        if self.pulls.len() >= pulls_max {
+        if self.asked().count() >= pulls_max {
             return None;
         }
         let mut hot = self.hot;
@@ -140,7 +149,7 @@ impl Lane {
 
     /// Jobs that its answers may bring.
     fn promised(&self) -> usize {
-        self.pulls.iter().map(|pull| pull.left).sum()
+        self.asked().map(|pull| pull.left).sum()
     }
 
     fn stir(&mut self, class: Priority) {
@@ -284,7 +293,12 @@ impl Pool {
         if cold >= COLD_MAX {
             return None;
         }
-        self.cold.pop_front().map(|(tenant, class)| (tenant, class, 1, true))
+        let is_cold = |(tenant, class): &(TenantId, Priority)| {
+            let lane = self.lanes.get(tenant);
+            self.shares.weight(tenant) > 0 && lane.is_none_or(|lane| lane.is_cold(*class))
+        };
+        let next = iter::from_fn(|| self.cold.pop_front()).find(is_cold);
+        next.map(|(tenant, class)| (tenant, class, 1, true))
     }
 
     fn note(&mut self, told: Told) {
@@ -297,6 +311,7 @@ impl Pool {
                 *of(&mut lane.held, class) =
                     (ms > 0).then(|| Instant::now() + Duration::from_millis(ms));
             }
+            Told::Asked(Ask::Unneeded(tenant, job)) => self.shares.ended(&tenant, &job, None),
             Told::Stirs(tenant, class) => {
                 let weight = self.shares.weight(&tenant);
                 if weight == 0 {
@@ -304,7 +319,6 @@ impl Pool {
                     self.reread.notify_one();
                 }
                 self.standings.busy(&tenant, weight);
-                self.cold.retain(|(other, _)| *other != tenant);
                 self.lanes.entry(tenant).or_default().stir(class);
             }
             Told::Ends(tenant, job, cost_ms) => {
@@ -319,13 +333,19 @@ impl Pool {
         }
     }
 
-    /// Every tenant that is not to be asked anyway is to be asked once, in every class.
+    /// Every tenant is to be asked once, class by class until one that is asked anyway. Those whose
+    /// turn has not come since the last time keep their places: with many tenants a round takes
+    /// longer than [`SWEEP_MS`], and the last of them is not to be left out.
     fn sweep(&mut self) {
         let rows = self.tenants.borrow().clone();
-        let mine = |row: &&Row| row.weight > 0 && row.pools.contains(&self.pool);
-        let idle = |row: &&Row| self.lanes.get(&row.id).is_none_or(Lane::is_idle);
-        let rows = rows.iter().filter(mine).filter(idle);
-        self.cold = rows.map(|row| (row.id.clone(), Priority::ALL[0])).collect();
+        let queued: HashSet<TenantId> = self.cold.iter().map(|(tenant, _)| tenant.clone()).collect();
+        let is_due = |row: &&Row| {
+            let is_asked = |lane: &Lane| lane.pulls.iter().any(|pull| pull.is_cold);
+            let is_mine = row.weight > 0 && row.pools.contains(&self.pool);
+            is_mine && !queued.contains(&row.id) && !self.lanes.get(&row.id).is_some_and(is_asked)
+        };
+        let due = rows.iter().filter(is_due);
+        self.cold.extend(due.map(|row| (row.id.clone(), Priority::ALL[0])));
     }
 
     /// Asks one tenant's consumer.
@@ -348,12 +368,12 @@ impl Pool {
         let sent =
             self.bus.client().publish_with_reply(subject, reply, ask.to_string().into()).await;
         if let Err(error) = sent {
+            // It counts as asked until its time is over, or it would be asked again at once.
             warn!(%error, "pull not sent");
-            return;
         }
         let (turn, asked) = (self.turn, Instant::now());
         let lane = self.lanes.entry(tenant.clone()).or_default();
-        let (stirs, has_room) = (lane.stirs, std::mem::take(&mut lane.has_room));
+        let (stirs, has_room) = (lane.stirs, !is_cold && mem::take(&mut lane.has_room));
         lane.pulls.push(Pull { turn, class, asked, left: share, is_cold, stirs, has_room });
         self.turns.insert(turn, tenant);
     }
@@ -378,7 +398,7 @@ impl Pool {
         let Some(lane) = self.lanes.get_mut(tenant) else { return };
         let Some(index) = lane.pulls.iter().position(|pull| pull.turn == turn) else { return };
         let pull = lane.pulls.swap_remove(index);
-        lane.is_doubtful = true;
+        lane.is_doubtful |= !pull.is_cold;
         if lane.stirs == pull.stirs {
             *of(&mut lane.hot, pull.class) = false;
             if pull.has_room {
@@ -386,7 +406,7 @@ impl Pool {
             }
         }
         let next = Priority::ALL.into_iter().find(|class| *class > pull.class);
-        if let Some(next) = next.filter(|_| pull.is_cold && lane.is_idle()) {
+        if let Some(next) = next.filter(|_| pull.is_cold) {
             self.cold.push_front((tenant.clone(), next));
         }
     }

@@ -1,17 +1,17 @@
 //! Turns, shares, classes, caps, replicas, and deliveries that come twice.
 
 use crate::{
-    job::{failed, plan, report, submitted},
+    job::{plan, report, submitted},
     rig::{Rig, eventually},
     worker::{Worker, request},
 };
 use futures::future::join_all;
 use hotcell_nats_config::{TenantSpec, testing::NOW};
 use hotcell_schemas::{
-    EventKind::{self, Assigned, Encoded, Submitted, Validated},
-    Job, JobId, RejectCode, Report, Role, UnixMs,
+    EventKind::{Assigned, Encoded, Submitted, Validated},
+    Job, JobId, Report,
     report::{CellEnd, CellUse},
-    tenancy::{Priority, Quotas, UsageRecord},
+    tenancy::{Priority, Quotas},
     usage::{UsageReply, UsageRequest, Waiting},
     work::{DoneReply, NextReply},
 };
@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
-async fn many(rig: &Rig, tenant: &str, count: usize) -> Vec<Job> {
+pub(crate) async fn many(rig: &Rig, tenant: &str, count: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for _ in 0..count {
         jobs.push(rig.validated(tenant, "cpu").await);
@@ -151,7 +151,7 @@ async fn idle_tenants_do_not_delay_work() {
 }
 
 /// A job of a class that is ready for a worker.
-async fn ready(rig: &Rig, tenant: &str, pool: &str, class: Priority) -> Job {
+pub(crate) async fn ready(rig: &Rig, tenant: &str, pool: &str, class: Priority) -> Job {
     let mut job = submitted(tenant, pool);
     job.request.priority = class;
     let seq = rig.intake.publish(&Outgoing::job(job.clone(), 0)).await.unwrap().seq;
@@ -162,7 +162,7 @@ async fn ready(rig: &Rig, tenant: &str, pool: &str, class: Priority) -> Job {
 }
 
 /// A report of cells that used so much CPU together.
-fn costly(report: Report, cpu_ms: u64) -> Report {
+pub(crate) fn costly(report: Report, cpu_ms: u64) -> Report {
     let cell = |cpu_ms| Some(CellUse { cpu_ms, ..CellUse::nothing(CellEnd::Exited(0)) });
     let probes = cpu_ms / 10;
     Report {
@@ -174,7 +174,7 @@ fn costly(report: Report, cpu_ms: u64) -> Report {
 }
 
 /// A tenant of a weight.
-async fn weighted(rig: &Rig, tenant: &str, weight: u32) {
+pub(crate) async fn weighted(rig: &Rig, tenant: &str, weight: u32) {
     let pools = ["cpu", "gpu"].map(|pool| pool.parse().unwrap()).to_vec();
     let quotas = Quotas { weight, ..Quotas::default() };
     let spec =
@@ -250,7 +250,11 @@ async fn brk_80_a_flood_of_one_tenant_is_not_the_other_s_wait() {
 }
 
 /// How many of `count` jobs were of each tenant, when each costs what `cpu_ms` says of it.
-async fn served(rig: &Rig, count: usize, cpu_ms: impl Fn(&str) -> u64) -> BTreeMap<String, usize> {
+pub(crate) async fn served(
+    rig: &Rig,
+    count: usize,
+    cpu_ms: impl Fn(&str) -> u64,
+) -> BTreeMap<String, usize> {
     let worker = rig.worker("w1", "cpu").await;
     let mut served: BTreeMap<String, usize> = BTreeMap::new();
     let states = rig.intake.clone();
@@ -405,79 +409,6 @@ async fn brk_14_a_thousand_jobs_stay_in_their_pools() {
     }
     assert!(attempts >= JOBS);
     assert_eq!(crew.len(), 5, "a worker got what is not its own");
-}
-
-async fn usage(rig: &Rig, tenant: &str) -> UsageRecord {
-    let key = UsageRecord::key(&tenant.parse().unwrap(), clock::now());
-    let bucket = rig.intake.bucket("usage");
-    bucket.get::<UsageRecord>(&key).await.unwrap().map(|entry| entry.value).unwrap_or_default()
-}
-
-/// Moves an encoded job on, as the hasher would.
-async fn complete(rig: &Rig, job: &Job) {
-    let hasher = rig.service(Role::Hasher).await;
-    let stored = rig.intake.job(&job.tenant, &job.id).await.unwrap().unwrap();
-    let (seq, job) = (stored.seq, stored.message.into_inner());
-    let job = job.moved(EventKind::Completed, clock::now());
-    hasher.publish(&Outgoing::job(job, seq)).await.unwrap();
-}
-
-// NEW-14: every attempt with a report is counted once, by two replicas, also when every event is
-// delivered again; a lease that was lost costs nothing.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_14_what_attempts_cost_is_counted_once() {
-    let mut rig = Rig::start().await;
-    rig.signer();
-    let worker = rig.worker("w1", "cpu").await;
-    let (mut cpu_ms, mut attempts, mut completed) = (0, 0, 0);
-    for round in 0..12_u64 {
-        let job = rig.validated("acme", "cpu").await;
-        let order = worker.order().await;
-        let cost = 100 + round;
-        let said = if round % 3 == 0 { failed(RejectCode::EncodeFailed) } else { report("ok") };
-        assert_eq!(worker.done(&order, costly(said, cost)).await, DoneReply::Accepted);
-        if round % 3 != 0 {
-            complete(&rig, &job).await;
-            completed += 1;
-        }
-        (cpu_ms, attempts) = (cpu_ms + cost, attempts + 1);
-    }
-    // An attempt that is made again costs what both used.
-    let job = rig.validated("acme", "cpu").await;
-    let order = worker.order().await;
-    let again = costly(failed(RejectCode::DownloadFailed), 1_000);
-    assert_eq!(worker.done(&order, again).await, DoneReply::Accepted);
-    let order = worker.order().await;
-    assert_eq!(order.job, job.id);
-    assert_eq!(worker.done(&order, costly(report("ok"), 2_000)).await, DoneReply::Accepted);
-    complete(&rig, &job).await;
-    (cpu_ms, attempts, completed) = (cpu_ms + 3_000, attempts + 2, completed + 1);
-    // A worker that lies is believed up to what the plan lets its cells use.
-    let job = rig.validated("acme", "cpu").await;
-    let order = worker.order().await;
-    assert_eq!(worker.done(&order, costly(report("ok"), u64::MAX / 4)).await, DoneReply::Accepted);
-    complete(&rig, &job).await;
-    (cpu_ms, attempts, completed) = (cpu_ms + 80_000, attempts + 1, completed + 1);
-
-    let whole = |it: &UsageRecord| (it.cpu_ms, it.attempts, it.completed);
-    let expect = (cpu_ms, attempts, completed);
-    let counted = eventually(|| async {
-        let now = usage(&rig, "acme").await;
-        (whole(&now) >= expect).then_some(now)
-    });
-    let counted = counted.await;
-    assert_eq!(whole(&counted), expect);
-    assert!(counted.at > UnixMs(0));
-
-    // Everything again, to either of the two.
-    let (from, marker) = (rig.deliver_again("meter").await, rig.validated("bolt", "cpu").await);
-    let order = worker.order().await;
-    assert_eq!(worker.done(&order, costly(report("ok"), 7)).await, DoneReply::Accepted);
-    complete(&rig, &marker).await;
-    // Events come in order, so when the last one is counted all before it were looked at.
-    eventually(|| async { (usage(&rig, "bolt").await.completed == 1).then_some(()) }).await;
-    assert!(rig.seen("meter").await >= from, "nothing was delivered again");
-    assert_eq!(usage(&rig, "acme").await, counted);
 }
 
 // What `GET /v1/usage` asks.

@@ -5,6 +5,7 @@
 #![allow(clippy::large_futures, reason = "a test's future holds its whole rig, once")]
 
 mod attempts;
+mod costs;
 mod fair;
 mod job;
 mod lease;
