@@ -3,7 +3,9 @@
 //!
 //! Promises: at least one attempt, all under one id; the record is written before the message is
 //! acknowledged, so a restart goes on where the schedule was; an end is in the audit log. Refuses:
-//! a message that does not verify, and more attempts at once than an endpoint's or tenant's lane.
+//! a message that does not verify, more attempts at once than an endpoint's or tenant's lane, and to
+//! speak to an endpoint of a tenant that is not served: what is for a suspended one waits, what is
+//! for a removed one ends.
 //!
 //! May run twice for one message: the second run reads the record, and at worst, when a process
 //! died between the attempt and its record, the receiver sees one id twice.
@@ -21,7 +23,8 @@ use hotcell_schemas::{
     EndpointId, TenantId, Verified,
     envelope::OpenError,
     hook::{Delivery, DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord},
-    records::AuditAct,
+    records::{AuditAct, TenantRecord},
+    tenancy::TenantState,
 };
 use hotcell_stage::{
     Bus, Outgoing, PublishError, ServiceError, Shutdown, clock,
@@ -48,6 +51,8 @@ const LANE_WAIT_MS: u64 = 1000;
 pub(crate) const LANE_WAITERS_MAX: usize = 64;
 /// A message is offered again after this long when the broker failed, in milliseconds.
 const RETRY_MS: u64 = 1000;
+/// A delivery of a suspended tenant is looked at again after this long, in seconds.
+const SUSPENDED_SECS: u64 = 10;
 /// A delivery whose secret cannot be opened waits for an operator this long, in seconds.
 const NO_SECRET_SECS: u64 = 60;
 
@@ -67,6 +72,7 @@ pub(crate) struct Deliverer {
     pub(crate) vault: Arc<Vault>,
     pub(crate) deliveries: Bucket,
     pub(crate) endpoints: Bucket,
+    pub(crate) tenants: Bucket,
     pub(crate) retry_secs: Vec<u64>,
     pub(crate) by_tenant: Arc<Lanes<TenantId>>,
     pub(crate) by_endpoint: Arc<Lanes<EndpointId>>,
@@ -196,10 +202,17 @@ impl Deliverer {
             // The end may not have been recorded before the message was offered again.
             Turn::Over => return self.end(delivery, &record).await,
         }
+        let owner = self.tenants.get::<TenantRecord>(tenant.as_str()).await;
+        let owner = owner.map_err(DeliverError::Bucket)?.map(|entry| entry.value.state);
+        if owner == Some(TenantState::Suspended) {
+            return Ok(nak_ms(SUSPENDED_SECS * 1000));
+        }
+        let is_served = owner == Some(TenantState::Active);
         let endpoint = format!("{tenant}.{}", delivery.endpoint);
         let endpoint = self.endpoints.get::<EndpointRecord>(&endpoint).await;
         let endpoint = endpoint.map_err(DeliverError::Bucket)?.map(|entry| entry.value);
-        let record = match endpoint.filter(|endpoint| endpoint.disabled_at.is_none()) {
+        let is_open = |endpoint: &EndpointRecord| is_served && endpoint.disabled_at.is_none();
+        let record = match endpoint.filter(is_open) {
             None => schedule::given_up(record),
             Some(endpoint) => {
                 let number = record.attempts.len() + 1;

@@ -57,6 +57,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
         vault,
         deliveries: bus.bucket("deliveries"),
         endpoints: bus.bucket("endpoints"),
+        tenants: bus.bucket("tenants"),
         retry_secs: config.retry_secs.clone(),
         by_tenant: Lanes::new(config.tenant_attempts_max),
         by_endpoint: Lanes::new(config.endpoint_attempts_max),

@@ -230,6 +230,29 @@ async fn brk_52_a_spent_schedule_is_kept_and_recorded() {
     assert_eq!(receiver.seen().len(), 2);
 }
 
+// Issue 4, item 1: whoever is not served hears nothing, also of what ended before: a delivery of a
+// suspended tenant waits, and ends when the tenant is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_not_served_is_told_nothing() {
+    let rig = Rig::start(&[1, 1]).await;
+    let receiver = Receiver::start(vec![200]).await;
+    rig.create(&receiver.url("/hook")).await;
+    let admin = rig.server.admin().await.unwrap();
+    admin.suspend_tenant(&tenant(), NOW).await.unwrap();
+    rig.end_job(1).await;
+    // Its delivery was looked at, and is still the broker's to give.
+    let jetstream = async_nats::jetstream::new(rig.bus().await.client().clone());
+    until("the delivery is held", || async {
+        let hooks = jetstream.get_stream_no_info("HOOKS").await.unwrap();
+        let consumer = hooks.consumer_info("deliverer").await;
+        consumer.is_ok_and(|info| info.num_ack_pending == 1)
+    })
+    .await;
+    admin.remove_tenant(&tenant(), NOW).await.unwrap();
+    assert_eq!(rig.audited_end().await, (DeliveryState::Exhausted, 0, None));
+    assert_eq!(receiver.seen().len(), 0, "a tenant that is not served was told");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn brk_54_an_endpoint_that_hangs_holds_up_no_other() {
     let mut rig = Rig::start(&[1, 1, 1]).await;
