@@ -7,7 +7,7 @@ use crate::admin::{Admin, AdminError, Entry, random};
 use hotcell_schemas::{
     Digest, KeyId, TenantId, UnixMs,
     identity::RoleName,
-    records::{KeyIndex, KeyRecord, TenantRecord, TotpRecord},
+    records::{KeyIndex, KeyRecord, TotpRecord},
 };
 use std::{collections::BTreeSet, fmt};
 
@@ -48,17 +48,14 @@ impl Admin {
     /// Makes an API key of `tenant` with these roles. Its text is returned once and stored nowhere.
     ///
     /// # Errors
-    /// `UnknownTenant`; else as the broker says.
+    /// `UnknownTenant`, `Removed`; else as the broker says.
     pub async fn add_key(
         &self,
         tenant: &TenantId,
         roles: &[RoleName],
         now: UnixMs,
     ) -> Result<ApiKey, AdminError> {
-        let known: Entry<TenantRecord> = self.get("tenants", tenant.as_str()).await?;
-        if known.value.is_none() {
-            return Err(AdminError::UnknownTenant(tenant.clone()));
-        }
+        self.is_not_removed(&self.tenant(tenant).await?)?;
         let id = KeyId::new(now.0, random()?);
         let text = format!("hck_{id}_{}", secret()?);
         let record = KeyRecord {

@@ -37,7 +37,7 @@ pub use binary::{BinaryError, find_nats_server};
 pub use diff::Difference;
 pub use init::{InitError, InitOptions, Installation, RenderedAccount, comparable, init};
 pub use login::{Login, LoginName, LoginNameError};
-pub use logins::FoundLogin;
+pub use logins::{FoundLogin, Renewals};
 pub use permissions::{Permissions, allowed};
 pub use plan::{Plan, PlanError};
 pub use provision::{AddedTenant, TenantSpec};

@@ -1,5 +1,6 @@
 //! The logins that an installation holds: listed, renewed, forgotten. Promises: whose a login is
-//! follows from the account in its signed token, never from the name of its file.
+//! follows from the account in its signed token, never from the name of its file; a login that
+//! cannot be renewed keeps no other from it.
 
 use crate::{
     claims::UserBody,
@@ -30,6 +31,25 @@ pub struct FoundLogin {
     pub path: PathBuf,
     /// What was signed.
     pub claims: Claims<UserBody>,
+}
+
+/// What a look at all logins did.
+#[derive(Debug)]
+pub struct Renewals {
+    /// Signed just now.
+    pub renewed: Vec<FoundLogin>,
+    /// Why others were not, or could not be read.
+    pub failed: Vec<InitError>,
+}
+
+impl Renewals {
+    /// The renewed ones, if none failed.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn all(mut self) -> Result<Vec<FoundLogin>, InitError> {
+        if self.failed.is_empty() { Ok(self.renewed) } else { Err(self.failed.swap_remove(0)) }
+    }
 }
 
 impl Installation {
@@ -63,37 +83,59 @@ impl Installation {
     /// # Errors
     /// `File`, `Creds`, `Key`.
     pub fn logins(&self) -> Result<Vec<FoundLogin>, InitError> {
-        let tenants = self.tenants_with_keys()?;
+        let (found, mut failed) = self.readable_logins()?;
+        if failed.is_empty() { Ok(found) } else { Err(failed.swap_remove(0)) }
+    }
+
+    /// Those that can be read, and why others cannot.
+    fn readable_logins(&self) -> Result<(Vec<FoundLogin>, Vec<InitError>), InitError> {
+        let (tenants, mut failed) = self.tenants_with_keys()?;
         let mut found = Vec::new();
         for path in listed(&self.dir().join("creds"))? {
             if path.extension().is_none_or(|extension| extension != "creds") {
                 continue;
             }
-            let claims = creds::read(&path).map_err(InitError::Creds)?.claims;
-            found.push(FoundLogin { login: self.login_of(&claims, &tenants), path, claims });
+            match creds::read(&path) {
+                Ok(Creds { claims, .. }) => {
+                    found.push(FoundLogin {
+                        login: self.login_of(&claims, &tenants),
+                        path,
+                        claims,
+                    });
+                }
+                Err(error) => failed.push(InitError::Creds(error)),
+            }
         }
-        Ok(found)
+        Ok((found, failed))
     }
 
-    /// Renews those of `logins` that are due for `life`, and returns their files.
+    /// Renews those of the logins that are wanted and due for `life`. One that fails stops no other:
+    /// a stray file must not end every service within a day.
     ///
     /// # Errors
-    /// `File`, `Creds`, `Key`.
+    /// `File`, when a folder does not read.
     pub fn renew_due(
         &self,
         life: Life,
         now: UnixMs,
         wanted: impl Fn(&Login) -> bool,
-    ) -> Result<Vec<FoundLogin>, InitError> {
-        let mut renewed = Vec::new();
-        for mut found in self.logins()? {
+    ) -> Result<Renewals, InitError> {
+        let (logins, failed) = self.readable_logins()?;
+        let mut renewals = Renewals { renewed: Vec::new(), failed };
+        for mut found in logins {
             let Some(login) = found.login.as_ref().filter(|login| wanted(login)) else { continue };
-            if creds::is_due(&found.claims, life, now) {
-                found.claims = self.renew(login, life, now)?.claims;
-                renewed.push(found);
+            if !creds::is_due(&found.claims, life, now) {
+                continue;
+            }
+            match self.renew(login, life, now) {
+                Ok(Creds { claims, .. }) => {
+                    found.claims = claims;
+                    renewals.renewed.push(found);
+                }
+                Err(error) => renewals.failed.push(error),
             }
         }
-        Ok(renewed)
+        Ok(renewals)
     }
 
     /// Renews the operator's own two logins, if they end and are due: whoever calls this holds the
@@ -140,19 +182,21 @@ impl Installation {
         Ok(())
     }
 
-    /// The tenants whose keys are here, by their account's public key.
-    fn tenants_with_keys(&self) -> Result<BTreeMap<String, TenantId>, InitError> {
-        let mut tenants = BTreeMap::new();
+    /// The tenants whose keys are here, by their account's public key, and why others do not read.
+    fn tenants_with_keys(&self) -> Result<(BTreeMap<String, TenantId>, Vec<InitError>), InitError> {
+        let (mut tenants, mut failed) = (BTreeMap::new(), Vec::new());
         for path in listed(&self.dir().join("keys"))? {
             let stem = path.file_name().and_then(|name| name.to_str());
             let slug = stem.and_then(|name| name.strip_prefix("tenant-")?.strip_suffix(".nk"));
             let Some(tenant) = slug.and_then(|slug| slug.parse::<TenantId>().ok()) else {
                 continue;
             };
-            let keys = self.tenant_keys(&tenant, Missing::Refuse)?;
-            tenants.insert(keys.account.public_key(), tenant);
+            match self.tenant_keys(&tenant, Missing::Refuse) {
+                Ok(keys) => _ = tenants.insert(keys.account.public_key(), tenant),
+                Err(error) => failed.push(error),
+            }
         }
-        Ok(tenants)
+        Ok((tenants, failed))
     }
 
     fn login_of(

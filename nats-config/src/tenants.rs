@@ -270,7 +270,7 @@ impl Admin {
         }
     }
 
-    fn is_not_removed(&self, record: &TenantRecord) -> Result<(), AdminError> {
+    pub(crate) fn is_not_removed(&self, record: &TenantRecord) -> Result<(), AdminError> {
         match record.state {
             TenantState::Removed => Err(AdminError::Removed(record.id.clone())),
             TenantState::Active | TenantState::Suspended => Ok(()),

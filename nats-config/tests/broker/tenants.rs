@@ -190,6 +190,8 @@ async fn a_removed_tenant_leaves_its_evidence_and_nothing_else() {
     // The name is not given again, and nothing with which a login could be made is left.
     let again = admin.add_tenant(&tenant("acme"), &"app".parse().unwrap(), NOW).await;
     assert!(matches!(again, Err(AdminError::Removed(_))), "{again:?}");
+    let key_again = admin.add_key(&acme(), &[RoleName::TenantAdmin], NOW).await;
+    assert!(matches!(key_again, Err(AdminError::Removed(_))), "{key_again:?}");
     let resumed = admin.resume_tenant(&acme(), NOW).await;
     assert!(matches!(resumed, Err(AdminError::Removed(_))), "{resumed:?}");
     for folder in ["keys", "creds", "accounts"] {
@@ -285,7 +287,7 @@ fn a_login_is_signed_again_under_its_own_key() {
     assert!(creds::renew(&installation.creds_path(&login), other, life, later).is_err());
 
     // Every login of the installation, known by its account.
-    let renewed = installation.renew_due(life, later, |_| true).unwrap();
+    let renewed = installation.renew_due(life, later, |_| true).unwrap().all().unwrap();
     let all = installation.logins().unwrap();
     assert_eq!(renewed.len() + 1, all.len());
     assert!(all.iter().all(|found| found.login.is_some()), "{all:?}");
@@ -293,5 +295,5 @@ fn a_login_is_signed_again_under_its_own_key() {
         trust.role_of(&installation.creds(&Login::Service(Role::Signer)).unwrap().claims.sub)
             == Some(Role::Signer)
     }));
-    assert!(installation.renew_due(life, later, |_| true).unwrap().is_empty());
+    assert!(installation.renew_due(life, later, |_| true).unwrap().all().unwrap().is_empty());
 }

@@ -7,7 +7,7 @@ use crate::{
     print,
 };
 use hotcell_nats_config::{
-    Admin, Durability, InitOptions, Installation, Replicas, ServerOptions, init,
+    Admin, Durability, InitOptions, Installation, Renewals, Replicas, ServerOptions, init,
 };
 use hotcell_schemas::{PoolId, WorkerId, ids::IdError};
 use hotcell_stage::clock;
@@ -75,7 +75,8 @@ fn make(args: &InitArgs, as_json: bool) -> Result<(), Fail> {
         InitOptions { now: clock::now(), workers: workers.collect(), ..InitOptions::default() };
     let installation = init(&args.dir, &options).or_fail("not written")?;
     if let Some(life) = args.expires {
-        installation.renew_due(life, clock::now(), |_| true).or_fail("the logins")?;
+        let renewals = installation.renew_due(life, clock::now(), |_| true);
+        renewals.and_then(Renewals::all).or_fail("the logins")?;
     }
     let dir = args.dir.canonicalize().or_fail("the folder")?;
     let config = installation.server_config(&ServerOptions {

@@ -31,7 +31,10 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let admin = manage::admin(data).await?;
     let known = admin.tenants().await.or_fail("cannot list tenants")?;
     if known.iter().any(|record| record.id == *name) {
-        return Err(Fail::failed(format!("tenant {name} exists already")));
+        return Err(Fail::failed(format!(
+            "tenant {name} exists already. If its `tenant add` was interrupted, `hotcell key recover \
+             {name}` makes its key, and `hotcell tenant creds {name} --user {FIRST_LOGIN}` its login"
+        )));
     }
     let mut spec = TenantSpec { raw_arguments: args.raw_arguments, ..plan.spec(name.clone()) };
     if !args.pools.is_empty() {

@@ -34,11 +34,11 @@ pub(crate) fn renew(layout: &Layout, installation: &Installation) -> Result<(), 
         Login::Worker { name, .. } => worker_creds(&cells, name).exists(),
         Login::Tenant { user, .. } => *user == tenant::login(),
     };
-    let renewed = installation.renew_due(Life::DAY, clock::now(), ours);
-    for found in renewed.or_fail("cannot renew the logins")? {
-        hand_over(&cells, &found)?;
-    }
-    Ok(())
+    let doing = "cannot renew all logins";
+    let renewals = installation.renew_due(Life::DAY, clock::now(), ours).or_fail(doing)?;
+    let handed: Vec<_> = renewals.renewed.iter().map(|found| hand_over(&cells, found)).collect();
+    handed.into_iter().collect::<Result<(), Fail>>()?;
+    renewals.all().or_fail(doing).map(|_| ())
 }
 
 /// Renews for as long as it is polled. What fails is said, and tried again at the next look.
@@ -122,7 +122,14 @@ mod tests {
         renew(&layout, &installation).unwrap();
         assert_eq!(texts(), now);
         let later = UnixMs(clock::now().0 + Life::DAY.secs() * 1000 * 2 / 3);
-        assert!(!installation.renew_due(Life::DAY, later, |_| true).unwrap().is_empty());
+        // A stray file is said, and keeps no login from its renewal.
+        fs::write(layout.nats().join("creds/a-stray.creds"), "no login").unwrap();
+        assert!(renew(&layout, &installation).is_err());
+        let renewals = installation.renew_due(Life::DAY, later, |_| true).unwrap();
+        assert_eq!(renewals.failed.len(), 1);
+        let is_service = |found: &FoundLogin| matches!(found.login, Some(Login::Service(_)));
+        assert!(renewals.renewed.iter().any(is_service));
+        assert!(renewals.all().is_err());
         fs::remove_dir_all(Cells::dir(&layout)).unwrap();
     }
 }
