@@ -33,6 +33,7 @@ fn cancelled(job: &Job) -> Reply {
 /// 404 for an unknown id and for another tenant's; 409 with the state of a job that has ended; 503.
 pub async fn cancel(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let id: JobId = call.id.parse().map_err(|_| none())?;
+    let mut recorded = false;
     for _ in 0..TRIES_MAX {
         let (job, after) = read_at(&app, &who, &id).await?.ok_or_else(none)?;
         if job.state == EventKind::Cancelled {
@@ -43,7 +44,11 @@ pub async fn cancel(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
             let problem = Problem::new(Kind::Conflict, detail);
             return Err(problem.with("state", job.state.as_str()));
         }
-        gate::change(&app, &who, &call, "job_cancelled", id.as_str()).await?;
+        // One request is one record, however many races it loses.
+        if !recorded {
+            gate::change(&app, &who, &call, "job_cancelled", id.as_str()).await?;
+            recorded = true;
+        }
         let mut next = job.moved(EventKind::Cancelled, clock::now());
         next.decisions.extend(call.decided.clone());
         let out = Outgoing::job(next.clone(), after);
