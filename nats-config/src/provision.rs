@@ -106,11 +106,7 @@ impl Admin {
             if record.state == TenantState::Removed {
                 continue;
             }
-            let account = self
-                .installation()
-                .render_tenant_as(&record.id, record.state, now)
-                .map_err(AdminError::Installation)?;
-            changed.extend(self.ensure_account(&account).await?);
+            changed.extend(self.follow_record(&record.id, now).await?);
             changed.extend(self.ensure_work(&record).await?);
         }
         // The first time there is no log before this, so the record follows the act.
@@ -205,7 +201,10 @@ impl Admin {
             if slug.value.as_ref() != Some(&spec.id) {
                 self.put("tenants", &by_account, slug.sequence, &spec.id).await?;
             }
-            self.put("tenants", spec.id.as_str(), stored.sequence, &record).await?;
+            let put = self.put("tenants", spec.id.as_str(), stored.sequence, &record).await;
+            let followed = self.follow_record(&spec.id, now).await;
+            put?;
+            followed?;
         }
         Ok(record)
     }

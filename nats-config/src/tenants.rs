@@ -28,6 +28,10 @@ const CANCEL_ROUNDS_MIN: usize = 5;
 /// At most.
 const CANCEL_ROUNDS_MAX: usize = 20;
 
+/// Changes of one record that are followed while its account is shown to the broker: each is another
+/// command that ran at the same moment.
+const FOLLOWS_MAX: usize = 8;
+
 /// Between two looks.
 const CANCEL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -104,7 +108,10 @@ impl Admin {
         record.state = TenantState::Active;
         self.ensure_state(&record, now).await?;
         if before != TenantState::Active {
-            self.put("tenants", tenant.as_str(), sequence, &record).await?;
+            let put = self.put("tenants", tenant.as_str(), sequence, &record).await;
+            let followed = self.follow_record(tenant, now).await;
+            put?;
+            followed?;
         }
         Ok(record)
     }
@@ -284,6 +291,34 @@ impl Admin {
             .map_err(AdminError::Installation)?;
         self.ensure_account(&account).await?;
         Ok(())
+    }
+
+    /// Makes the broker's account of a tenant what its record says, and looks again: a record that was
+    /// changed meanwhile is followed, so that no command takes back a suspension or a removal that
+    /// it did not see. Returns what was changed.
+    pub(crate) async fn follow_record(
+        &self,
+        tenant: &TenantId,
+        now: UnixMs,
+    ) -> Result<Option<String>, AdminError> {
+        let (mut changed, mut seen) = (None, None);
+        for _ in 0..FOLLOWS_MAX {
+            let (sequence, record) = self.stored_tenant(tenant).await?;
+            if seen == Some(sequence) {
+                break;
+            }
+            seen = Some(sequence);
+            if record.state == TenantState::Removed {
+                self.delete_account(&record, now).await?;
+                continue;
+            }
+            let account = self
+                .installation()
+                .render_tenant_as(&record.id, record.state, now)
+                .map_err(AdminError::Installation)?;
+            changed = self.ensure_account(&account).await?.or(changed);
+        }
+        Ok(changed)
     }
 
     /// First every login is revoked, which cuts the live connections, then the account goes.

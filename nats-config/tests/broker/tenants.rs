@@ -89,6 +89,31 @@ async fn a_suspended_tenant_is_cut_at_once_and_served_again_when_resumed() {
     server.connect(&login).await.unwrap();
 }
 
+// Of a suspension and another command at the same moment the record's word stays: whoever read the
+// record before it does not give the account back.
+#[tokio::test]
+async fn a_suspension_is_not_taken_back_by_what_began_before_it() {
+    let (server, admin) = with_acme().await;
+    let (other, name) = (server.admin().await.unwrap(), "zed".parse().unwrap());
+    for tenant_name in ["bolt", "core", "dome", "echo", "fern", "gale", "zed"] {
+        admin.add_tenant(&tenant(tenant_name), &"app".parse().unwrap(), NOW).await.unwrap();
+    }
+    for round in 0..20_u64 {
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(round * 2)).await;
+            admin.suspend_tenant(&name, NOW).await
+        };
+        // What `hotcell up` does each time.
+        let (suspended, done) = tokio::join!(late, other.provision(Replicas::One, NOW));
+        suspended.unwrap();
+        done.unwrap();
+        assert!(server.connect(&program("zed")).await.is_err(), "taken back in round {round}");
+        no_difference(&admin).await;
+        admin.resume_tenant(&name, NOW).await.unwrap();
+        server.connect(&program("zed")).await.unwrap();
+    }
+}
+
 // Other tenants, and the services, keep their connections while one tenant is cut.
 #[tokio::test]
 async fn a_suspension_is_one_tenant_s_own() {
