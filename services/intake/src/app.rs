@@ -8,8 +8,8 @@ use crate::{
     decisions::Decisions,
     events::{Follow, Streams},
     listing::Listing,
-    opa::Opa,
     oidc::Oidc,
+    opa::Opa,
     problem::{Kind, Problem},
     quota::Book,
     rate::Rates,
@@ -313,7 +313,13 @@ fn denied(reason: Denied) -> Problem {
         | Denied::WrongSecret
         | Denied::Revoked
         | Denied::Expired
- | Denied::Token(_) | Denied::TokenIssuer | Denied::TokenType | Denied::TokenKey | Denied::TokenClaims | Denied::WrongCode | Denied::TooManyCodes
+        | Denied::Token(_)
+        | Denied::TokenIssuer
+        | Denied::TokenType
+        | Denied::TokenKey
+        | Denied::TokenClaims
+        | Denied::WrongCode
+        | Denied::TooManyCodes
         | Denied::Oidc(_)
         | Denied::Proof(_)
         | Denied::Unmapped(_)

@@ -1,10 +1,8 @@
 //! Configuration of intake. It holds no secret: the login is a file, and keys of tenants are hashes
 //! in the broker.
 
-use crate::{
-    ext_authz::ExtAuthzConfig, opa::OpaConfig, rate::RateConfig, token::TOKEN_SECS_MAX,
-};
 use crate::oidc::IssuerConfig;
+use crate::{ext_authz::ExtAuthzConfig, opa::OpaConfig, rate::RateConfig, token::TOKEN_SECS_MAX};
 use hotcell_schemas::{limits::APPROVERS_MAX, network::Network};
 use hotcell_stage::{
     NatsConfig, TelemetryConfig,
@@ -97,11 +95,7 @@ impl Config {
         check_listen(self.listen, self.tls.as_ref())?;
         let bounds = [
             ("connections_max", self.connections_max, CONNECTIONS_MAX),
-            (
-                "connections_per_address_max",
-                self.connections_per_address_max,
-                CONNECTIONS_MAX,
-            ),
+            ("connections_per_address_max", self.connections_per_address_max, CONNECTIONS_MAX),
             ("confirms_max", self.confirms_max, CONCURRENCY_MAX),
             ("broker_requests_max", self.broker_requests_max, CONCURRENCY_MAX),
         ];

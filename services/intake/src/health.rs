@@ -14,7 +14,13 @@ const PROBE_SECS: u64 = 1;
 const NO_TENANT: &str = "_readyz";
 
 fn reply(status: u16, value: &serde_json::Value) -> Reply {
-    Reply { status, location: None, headers: Vec::new(), body: value.to_string().into_bytes(), follow: None }
+    Reply {
+        status,
+        location: None,
+        headers: Vec::new(),
+        body: value.to_string().into_bytes(),
+        follow: None,
+    }
 }
 
 /// `GET /livez`: always 200.

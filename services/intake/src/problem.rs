@@ -164,13 +164,7 @@ impl Problem {
     /// A problem with one sentence for people.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            errors: Vec::new(),
-            code: None,
-            more: Box::default(),
-        }
+        Self { kind, detail: detail.into(), errors: Vec::new(), code: None, more: Box::default() }
     }
 
     /// A problem with one field of the request.
