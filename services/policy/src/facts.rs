@@ -11,7 +11,7 @@ use hotcell_schemas::{
     limits::DURATION_SECS_MAX,
     plan::{
         OutputPlan, Sniffed, Tree,
-        filter::{Side, VideoFilter},
+        filter::{Fields, Side, VideoFilter},
         value::FrameRate,
     },
     report::Probe,
@@ -129,16 +129,17 @@ fn named_height(tree: &Tree) -> Option<i64> {
 }
 
 fn fps(tree: &Tree) -> i64 {
-    let mut filters = tree.video.iter().flat_map(|video| &video.filters).rev();
-    // Television's rates are rounded up: 30000/1001 is 30.
-    let last = filters.find_map(|filter| {
-        let VideoFilter::Fps { rate: FrameRate::Whole(rate) | FrameRate::Ntsc(rate) } = filter
-        else {
-            return None;
-        };
-        Some(rate)
-    });
-    last.map_or(0, |rate| i64::from(rate.get()))
+    let mut fps = 0;
+    for filter in tree.video.iter().flat_map(|video| &video.filters) {
+        // Television's rates are rounded up: 30000/1001 is 30.
+        if let VideoFilter::Fps { rate: FrameRate::Whole(rate) | FrameRate::Ntsc(rate) } = filter {
+            fps = i64::from(rate.get());
+        } else if let VideoFilter::Yadif { fields: Some(Fields::Field), .. } = filter {
+            // A frame of each field.
+            fps *= 2;
+        }
+    }
+    fps
 }
 
 /// Seconds, rounded up.

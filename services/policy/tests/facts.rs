@@ -117,3 +117,20 @@ fn of_own_arguments_the_tree_speaks() {
     let protected = Sniffed { protected: true, ..sniffed(None, None) };
     assert!(Facts::of_plan(&plan(json!({}), json!({})), Some(&protected)).protected_source);
 }
+
+/// IAM-08: the rate that a filter sets is not the last word when one behind it doubles it.
+#[test]
+fn a_frame_of_each_field_counts_as_one() {
+    let of = |fields: Value| {
+        let fps = json!({"fps": {"rate": {"whole": 30}}});
+        let yadif = json!({"yadif": {"fields": fields, "parity": null, "frames": null}});
+        let rate = |filters: [&Value; 2]| {
+            let video = json!({"encoder": {"h264": {}}, "picture": {}, "filters": filters});
+            of(&plan(json!({}), json!({"video": video})), None).fps
+        };
+        (rate([&fps, &yadif]), rate([&yadif, &fps]))
+    };
+    assert_eq!(of(json!("send_field")), (60, 30));
+    assert_eq!(of(json!("send_frame")), (30, 30));
+    assert_eq!(of(Value::Null), (30, 30));
+}
