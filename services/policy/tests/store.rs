@@ -195,14 +195,14 @@ async fn what_cannot_be_read_or_compiled_decides_nothing() {
     let mut record = PolicyRecord {
         version: 1,
         text: "permit (principal, action, resource);".to_owned(),
-        digest: hotcell_schemas::Digest::of(b"other"),
+        digest: Digest::of(b"other"),
         by: None,
         at: NOW,
     };
     bucket.create("acme", &record).await.unwrap();
     let refused = rig.intake.decide(&read.question()).await.unwrap_err();
     assert!(matches!(&refused, PolicyError::Set(tenant) if *tenant == acme), "{refused}");
-    record.digest = hotcell_schemas::Digest::of(record.text.as_bytes());
+    record.digest = Digest::of(record.text.as_bytes());
     let (_, revision) = bucket.look::<PolicyRecord>("acme").await.unwrap();
     bucket.update("acme", &record, revision).await.unwrap();
     let refused = rig.intake.decide(&read.question()).await.unwrap_err();
