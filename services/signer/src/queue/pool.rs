@@ -338,7 +338,8 @@ impl Pool {
     /// longer than [`SWEEP_MS`], and the last of them is not to be left out.
     fn sweep(&mut self) {
         let rows = self.tenants.borrow().clone();
-        let queued: HashSet<TenantId> = self.cold.iter().map(|(tenant, _)| tenant.clone()).collect();
+        let queued: HashSet<TenantId> =
+            self.cold.iter().map(|(tenant, _)| tenant.clone()).collect();
         let is_due = |row: &&Row| {
             let is_asked = |lane: &Lane| lane.pulls.iter().any(|pull| pull.is_cold);
             let is_mine = row.weight > 0 && row.pools.contains(&self.pool);

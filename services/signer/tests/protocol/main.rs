@@ -14,6 +14,7 @@ mod permit;
 mod poison;
 mod pools;
 mod reap;
+mod returns;
 mod rig;
 mod sign;
 mod transitions;

@@ -5,7 +5,7 @@
 use crate::{
     job::{made, plan, report, submitted},
     rig::{Rig, eventually},
-    worker::Worker,
+    worker::{Worker, request},
 };
 use hotcell_policy::store::LIFE_MS;
 use hotcell_schemas::{
@@ -18,7 +18,7 @@ use hotcell_schemas::{
     report::{Probe, ProbedStream, Report},
     request::Format,
     tenancy::TenantState,
-    work::{DoneReply, Stop, UrlsReply, WorkOrder},
+    work::{DoneReply, NextReply, Stop, UrlsReply, WorkOrder},
 };
 use hotcell_stage::{Outgoing, clock};
 use std::time::Duration;
@@ -88,15 +88,28 @@ fn key_record(id: &str, roles: &[RoleName], revoked_at: Option<UnixMs>) -> KeyRe
 /// A worker that takes every order that it is given.
 struct Taker {
     orders: mpsc::Receiver<WorkOrder>,
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl Taker {
     fn start(worker: &Worker) -> Self {
         let (give, orders) = mpsc::channel(16);
         let (worker, mut task) = (worker.clone(), JoinSet::new());
-        task.spawn(async move { while give.send(worker.order().await).await.is_ok() {} });
-        Self { orders, _task: task }
+        task.spawn(async move {
+            // However long the test takes: a worker that gave up would look like a signer that did.
+            loop {
+                match worker.next(&request()).await {
+                    NextReply::Order { order } => {
+                        if give.send(*order).await.is_err() {
+                            return;
+                        }
+                    }
+                    NextReply::Empty { .. } => {}
+                    refused @ NextReply::Refused { .. } => panic!("{refused:?}"),
+                }
+            }
+        });
+        Self { orders, task }
     }
 
     async fn order(&mut self) -> WorkOrder {
@@ -105,7 +118,10 @@ impl Taker {
 
     /// That the job ends by policy while a worker waits for work, and gets none.
     async fn refused(&mut self, rig: &Rig, job: &Job, words: &str) -> Job {
-        let ended = rig.ended(job).await;
+        let ended = tokio::select! {
+            ended = rig.ended(job) => ended,
+            gone = self.task.join_next() => panic!("the worker is gone: {gone:?}"),
+        };
         assert!(self.orders.try_recv().is_err(), "{words}: an order was made");
         let failure = ended.failure.clone().unwrap();
         assert_eq!(failure.code, RejectCode::PolicyDenied, "{failure:?}");

@@ -145,7 +145,12 @@ impl Rig {
             self.store,
         );
         let config: Config = config::load(&path("signer.toml", &text), DEFAULTS).unwrap();
-        self.tasks.spawn(hotcell_signer::run(config, self.shutdown.clone()));
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            // A signer that did not start says so, or a test would only wait in vain.
+            hotcell_signer::run(config, shutdown).await.unwrap();
+            Ok(())
+        });
     }
 
     pub(crate) async fn worker(&self, name: &str, pool: &str) -> Worker {
