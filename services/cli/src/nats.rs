@@ -116,6 +116,9 @@ fn copies(replicas: u8) -> Result<Replicas, Fail> {
 }
 
 async fn connect(dir: &Path, url: &str) -> Result<Admin, Fail> {
+    if !hotcell_stage::tls::may_reach(url, false) {
+        return Err(Fail::config(format!("{url} is not on loopback: use tls://")));
+    }
     let installation = Installation::open(dir)
         .map_err(|error| Fail::config(hotcell_stage::service::describe(&error)))?;
     installation.renew_operator(clock::now()).or_fail("the operator's logins")?;

@@ -79,6 +79,11 @@ fn server(text: &str) -> Result<(String, Vec<String>), String> {
 /// Runs the command.
 pub(crate) fn run(command: TlsCommand, as_json: bool) -> Result<(), Fail> {
     let TlsCommand::Init { dir, servers, clients } = command;
+    let mut names: Vec<_> = servers.iter().map(|(name, _)| name).chain(&clients).collect();
+    names.sort();
+    if let Some([name, _]) = names.array_windows::<2>().find(|[a, b]| a == b) {
+        return Err(Fail::usage(format!("{name} is named twice: each name is one certificate")));
+    }
     let authority = Authority::open(&dir)?;
     for (name, hosts) in &servers {
         authority.server(name, hosts)?;
@@ -130,6 +135,12 @@ impl Authority {
         let mut params = params("hotcell local authority", &[], AUTHORITY_DAYS)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        if cert.exists() && !key.exists() {
+            return Err(Fail::config(format!(
+                "{} is there without its key: put ca.key back, or remove ca.pem too",
+                cert.display()
+            )));
+        }
         if !key.exists() {
             let pair = KeyPair::generate().or_fail("no key for the authority")?;
             write_private(&key, &pair.serialize_pem())?;

@@ -11,6 +11,7 @@
 use crate::{
     config::NatsConfig,
     retry::{Policy, retry},
+    tls::may_reach,
 };
 use async_nats::{Auth, AuthError, ConnectOptions, Event, jetstream};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -65,6 +66,12 @@ pub enum BusError {
         path: PathBuf,
         /// The role that this process needs.
         role: Role,
+    },
+    /// The broker would be spoken to in plain text, beyond this machine. Exit 64.
+    #[error("the broker at {url} is not on loopback: use tls:// and [nats.tls]")]
+    PlainText {
+        /// The address.
+        url: String,
     },
     /// The broker does not answer. Exit 69.
     #[error("the broker at {url} cannot be reached: start it, or correct nats.url")]
@@ -156,6 +163,9 @@ impl Bus {
     /// # Errors
     /// [`BusError`].
     pub async fn connect(role: Role, config: &NatsConfig) -> Result<Self, BusError> {
+        if !may_reach(&config.url, config.tls.is_some()) {
+            return Err(BusError::PlainText { url: config.url.clone() });
+        }
         let file = |what| move || BusError::File { path: config.creds.clone(), what };
         let login = read_login(&config.creds).ok_or_else(file("credential file"))?;
         let trust: Option<Trust> =

@@ -84,7 +84,9 @@ impl ServiceError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Refused(_) => EXIT_CONFIG,
-            Self::Bus(BusError::File { .. } | BusError::WrongRole { .. }) => EXIT_CONFIG,
+            Self::Bus(
+                BusError::File { .. } | BusError::WrongRole { .. } | BusError::PlainText { .. },
+            ) => EXIT_CONFIG,
             Self::Bus(BusError::Unreachable { .. } | BusError::Refused { .. }) => EXIT_UNREACHABLE,
             Self::Unreachable(_) => EXIT_UNREACHABLE,
         }

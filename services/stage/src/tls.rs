@@ -17,7 +17,7 @@ use rustls::{
 use serde::Deserialize;
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -87,6 +87,18 @@ pub fn check_listen(listen: SocketAddr, tls: Option<&ServerTls>) -> Result<(), C
     }
     let rule = "must be a loopback address unless [tls] names a certificate".to_owned();
     Err(ConfigError::Value { key: "listen", rule })
+}
+
+/// Whether the broker at `url` may be spoken to: with TLS, or on loopback.
+#[must_use]
+pub fn may_reach(url: &str, has_files: bool) -> bool {
+    if has_files || url.starts_with("tls://") {
+        return true;
+    }
+    let host = url::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let Some(host) = host else { return false };
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Takes connections as their handshakes end.

@@ -5,7 +5,7 @@
 
 use hotcell_stage::{
     blob::install_tls,
-    tls::{Acceptor, ServerTls, TlsError, check_listen},
+    tls::{Acceptor, ServerTls, TlsError, check_listen, may_reach},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
@@ -197,4 +197,22 @@ fn api_01_plain_text_is_for_loopback() {
     check("10.1.2.3:80", false, false);
     check("[::ffff:10.1.2.3]:80", false, false);
     check("0.0.0.0:443", true, true);
+}
+
+/// ZT-01: so is plain text to the broker.
+#[test]
+fn zt_01_a_broker_beyond_loopback_is_spoken_to_with_tls() {
+    let check = |url: &str, has_files: bool, expect: bool| {
+        assert_eq!(may_reach(url, has_files), expect, "{url}");
+    };
+    for url in ["nats://127.0.0.1:4222", "nats://[::1]:4222", "nats://localhost:4222"] {
+        check(url, false, true);
+    }
+    for url in ["nats://broker:4222", "nats://10.0.0.1:4222", "127.0.0.1.example.com:4222", ""] {
+        check(url, false, false);
+        check(url, true, true);
+    }
+    check("nats://127.0.0.1.example.com:4222", false, false);
+    check("nats://localhost.example.com:4222", false, false);
+    check("tls://broker:4222", false, true);
 }
