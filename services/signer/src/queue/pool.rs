@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 use tracing::warn;
 
@@ -223,8 +223,14 @@ impl Pool {
                     self.sweep();
                 }
                 () = sleep(Duration::from_millis(QUIET_MS)), if is_owed => {}
-                () = shutdown.begun() => return,
+                () = shutdown.begun() => break,
             }
+        }
+        // What the last pulls bring goes to another replica at once, and not after a whole lease.
+        self.waiting.clear();
+        let until = Instant::now() + Duration::from_millis(PULL_MS * 2);
+        while let Ok(Some(reply)) = timeout_at(until, replies.next()).await {
+            self.hear(reply).await;
         }
     }
 
