@@ -9,12 +9,21 @@ use hotcell_e2e::{
     media,
     up::{Up, workspace},
 };
+use hotcell_stage::clock;
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
 };
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+/// A program in the cell that works for as long as the slowest of them needs to start.
+const CELL: &str = "fixed:8000";
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How each is started; the arguments are the same.
 fn producers() -> [(&'static str, PathBuf, Option<&'static str>); 3] {
@@ -114,27 +123,58 @@ async fn brk_83_producers_in_three_languages_submit_list_cancel_and_hear() -> Re
     Ok(())
 }
 
-/// The broker dies while each of them works; `up` starts it again, and one job comes of it.
+/// The broker dies while each of them waits for its job; `up` starts it again, and one job comes of
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn brk_83_producers_survive_the_death_of_the_broker() -> Result<()> {
-    let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
-    let added = up.json(&["tenant", "add", "alpha"])?;
-    let api = Api::new(up.env("HOTCELL_API"), added["key"].as_str().unwrap());
-    let creds = added["creds"].as_str().unwrap().to_owned();
-    let mut uploads = Vec::new();
-    for _ in producers() {
-        uploads.push(api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?);
+    let up = Up::start(&["--encoders", "3", "--cell", CELL])?;
+    let mut tenants = Vec::new();
+    for (name, ..) in producers() {
+        let added = up.json(&["tenant", "add", name])?;
+        let api = Api::new(up.env("HOTCELL_API"), added["key"].as_str().unwrap());
+        let upload = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
+        tenants.push((api, added["creds"].as_str().unwrap().to_owned(), upload));
     }
-    for (index, (name, ..)) in producers().iter().enumerate() {
-        let broker = up.pid("nats-server").context("a broker runs")?;
-        let kill = || {
-            ensure!(Up::signal(broker, "KILL")?, "{name}: the broker was not killed");
-            Ok(())
-        };
-        let steps = run(&up, index, (&creds, &uploads[index]), kill)?;
+    let broker = up.pid("nats-server").context("a broker runs")?;
+    let (submits, mut submitted) = mpsc::channel(tenants.len());
+    let up = Arc::new(up);
+    let mut all = JoinSet::new();
+    for (index, (_, creds, upload)) in tenants.iter().cloned().enumerate() {
+        let (up, submits) = (Arc::clone(&up), submits.clone());
+        all.spawn_blocking(move || {
+            let steps = run(&up, index, (&creds, &upload), || Ok(submits.blocking_send(())?))?;
+            anyhow::Ok((index, steps))
+        });
+    }
+    for _ in &tenants {
+        timeout(PATIENCE, submitted.recv()).await?.context("one of them ended")?;
+    }
+    for (api, ..) in &tenants {
+        until_assigned(api).await?;
+    }
+    ensure!(Up::signal(broker, "KILL")?, "the broker was not killed");
+    let killed = clock::now();
+    while let Some(ended) = all.join_next().await {
+        let (index, steps) = ended??;
+        let (name, api) = (producers()[index].0, &tenants[index].0);
         check(name, &steps)?;
-        ensure!(up.pid("nats-server") != Some(broker), "{name}: the same broker runs");
+        let id = steps[0]["said"]["id"].as_str().context("an id")?;
+        let job = api.get(&format!("/v1/transcodes/{id}")).await?;
+        let events = job["timeline"].as_array().context("a timeline")?;
+        let end = events.last().and_then(|event| event["atMs"].as_u64()).context("an end")?;
+        ensure!(end > killed.0, "{name}: its job had ended before: {job}");
     }
-    up.stop()?;
+    ensure!(up.pid("nats-server") != Some(broker), "the same broker runs");
+    Arc::into_inner(up).context("nobody else holds it")?.stop()?;
+    Ok(())
+}
+
+/// Waits until a worker has the tenant's one job.
+async fn until_assigned(api: &Api) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while api.get("/v1/transcodes?limit=1").await?["jobs"][0]["state"] != "assigned" {
+        ensure!(Instant::now() < until, "no worker has the job");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
