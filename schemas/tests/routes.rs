@@ -271,8 +271,10 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
     check_publishes(Role::Hasher, &["job.completed", "job.failed", "audit.refused", "sign.output"]);
     check_publishes(Role::Auditor, &[]);
     check_publishes(Role::Webhook, &["audit.refused", "audit.webhook", "hook.out", "events"]);
-    check_publishes(Role::Provisioner, &["audit.admin"]);
-    check_publishes(Role::Tenant, &["tenant.submit", "tenant.get"]);
+    // What a removed tenant had open is cancelled by whoever removes it.
+    check_publishes(Role::Provisioner, &["job.cancelled", "audit.admin"]);
+    let verbs = ["tenant.submit", "tenant.get", "tenant.list", "tenant.cancel"];
+    check_publishes(Role::Tenant, &verbs);
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl File {
     }
 
     fn is_test(&self) -> bool {
-        self.path.contains("/tests/") || self.path.contains("/benches/")
+        let folders = ["/tests/", "/benches/"];
+        folders.iter().any(|folder| self.path.contains(folder)) || self.path.ends_with("_tests.rs")
     }
 
     /// The text without the unit tests, which close a file, and without comments.

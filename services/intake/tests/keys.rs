@@ -196,7 +196,11 @@ async fn listed_to_its_own_tenant(world: &World, admin: &str, id: &str, key: &st
 /// them was used. N's canary looks at a whole installation.
 async fn no_secret_is_kept(world: &World, secrets: &[&str]) {
     let encoded = [totp::base32(&SECRET), hex::encode(SECRET), "CANARY".to_owned()];
-    let shown = |key: &str| key.rsplit_once(['_', '.']).unwrap().1.to_owned();
+    // A token's signature may hold a '_', and what is behind that may be one letter.
+    let shown = |secret: &str| {
+        let at = if secret.starts_with("hck_") { '_' } else { '.' };
+        secret.rsplit_once(at).unwrap().1.to_owned()
+    };
     let needles: Vec<String> = secrets.iter().map(|secret| shown(secret)).chain(encoded).collect();
     // The search itself is tried on what is kept: the ids of keys.
     let id = key_id_of(secrets[0]).unwrap();
