@@ -106,10 +106,8 @@ proptest! {
         while pool.step(&[0, 1], around(&means)) == 0 {}
         let ahead = pool.used.get(&0).copied().unwrap_or(0);
         let credit = CREDIT_MS * u64::from(weight) / WEIGHT_OF_CREDIT;
-        // Known by their mean only, its running jobs may cost half as much again, and the two of
-        // the other half as much less: a lag that is worth more to the one with more weight.
-        let lag = other * u64::from(weight) / 10;
-        let slack = 8 * COST_MS_UNKNOWN.max(own) * 3 / 2 + lag;
+        // Known by their mean only, its running jobs may cost half as much again.
+        let slack = 8 * COST_MS_UNKNOWN.max(own) * 3 / 2;
         // The other's two running jobs are charged already: by weight, so much is ours first.
         let running = 2 * other * 3 / 2 * u64::from(weight) / 10;
         let most = credit + slack + running;
