@@ -44,7 +44,8 @@ const RECIPES: &[(&str, &str)] = &[
     ("mpeg2", "-map 0 -c:v mpeg2video -f matroska"),
     ("theora", "-map 0 -c:v libtheora -f matroska"),
     ("prores", "-map 0 -c:v prores -f mov"),
-    ("mjpeg", "-map 0 -c:v mjpeg -pix_fmt yuvj420p -f mov"),
+    // A fixed quantizer: by rate control, what each of its threads wrote hung on when it ran.
+    ("mjpeg", "-map 0 -c:v mjpeg -q:v 4 -pix_fmt yuvj420p -f mov"),
     ("aacmov", "-map 1 -c:a aac -f mov"),
     ("opusmka", "-map 1 -c:a libopus -f matroska"),
     ("vorbis", "-map 1 -c:a libvorbis -f matroska"),
