@@ -7,5 +7,6 @@ pub mod hook;
 pub mod idp;
 pub mod media;
 pub mod raw;
+pub mod roles;
 pub mod thief;
 pub mod up;

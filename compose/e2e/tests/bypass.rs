@@ -142,15 +142,24 @@ impl Scene {
         }
     }
 
-    /// The tenant's own policies, in force.
-    fn policies(&self, text: &str) -> Result<()> {
+    /// The tenant's own policies, in force at each node: the record of an honest job says which set
+    /// each of them asked.
+    async fn policies(&self, text: &str) -> Result<()> {
         let file = self.up.dir().join("house.cedar");
         fs::write(&file, text)?;
         let file = file.to_str().context("text")?;
         self.up.json(&["policy", "put", file, "--tenant", "demo"])?;
-        // Sets live a second in each node's memory; no event says that it is over.
-        std::thread::sleep(Duration::from_millis(1200));
-        Ok(())
+        let listed = self.up.json(&["policy", "list", "--tenant", "demo"])?;
+        let digest = listed["digest"].as_str().context("a digest")?.parse()?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let job = self.ended(&self.api.submit(self.name()).await?.parse()?).await?;
+            let asks = |node| job.decisions.iter().any(|it| it.node == node && it.digest == digest);
+            if [Role::Intake, Role::Validator, Role::Signer].into_iter().all(asks) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "not in force: {:?}", job.decisions);
+        }
     }
 
     /// Waits until the log of `process` says all of `words` in one line.
@@ -187,7 +196,7 @@ async fn iam_06_a_stolen_intake_login_gets_nothing_past_the_validator() -> Resul
         let ended = scene.submit(&scene.forged(request)?).await?;
         ensure!(ended.state == EventKind::Completed, "{name}: {:?}", ended.failure);
     }
-    scene.policies(HOUSE)?;
+    scene.policies(HOUSE).await?;
     for (name, request) in &requests {
         let ended = scene.submit(&scene.forged(request)?).await?;
         if *name == "fine" {
@@ -262,7 +271,7 @@ async fn iam_06_a_stolen_validator_login_gets_no_plan_to_a_worker() -> Result<()
     // Nothing forbids it: the plan of another request is run.
     let ended = again(&|job| job.plan = Some(plan.clone())).await?;
     ensure!(ended.state == EventKind::Completed && attempts(&ended) == 2, "{:?}", ended.failure);
-    scene.policies(HOUSE)?;
+    scene.policies(HOUSE).await?;
     let ended = again(&|job| job.plan = Some(plan.clone())).await?;
     refused(&ended, EventKind::Failed, "demo/codec")?;
     ensure!(attempts(&ended) == 1, "a worker got it");

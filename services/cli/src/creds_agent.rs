@@ -41,6 +41,9 @@ pub(crate) async fn run(args: &AgentArgs, as_json: bool) -> Result<(), Fail> {
         as_json,
     });
     let kept: Vec<Kept> = kept.collect();
+    // Before anything is said: whoever reads it may stop us at once.
+    let hook = |kind| signal(kind).or_fail("cannot listen to signals");
+    let (mut term, mut int) = (hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?);
     // What is wrong from the start is said, and not tried for ever.
     for login in &kept {
         login.report(&login.renewed()?);
@@ -49,8 +52,6 @@ pub(crate) async fn run(args: &AgentArgs, as_json: bool) -> Result<(), Fail> {
         return Ok(());
     }
     let stop = Shutdown::new();
-    let hook = |kind| signal(kind).or_fail("cannot listen to signals");
-    let (mut term, mut int) = (hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?);
     tokio::select! {
         _ = futures::future::join_all(kept.iter().map(|login| login.keep(&stop))) => {}
         _ = term.recv() => {}

@@ -6,9 +6,10 @@ use hotcell_schemas::Role;
 use hotcell_stage::clock;
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -58,8 +59,11 @@ fn one_scoped_key_keeps_one_login_fresh() {
 
     // Not due: left alone. It runs until it is told to stop.
     let text = fs::read(&file).unwrap();
-    let mut running = agent(own.path(), &["--expires", "15m"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let mut running =
+        agent(own.path(), &["--expires", "15m"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(running.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("is valid until"), "{line}");
     assert!(running.try_wait().unwrap().is_none(), "the agent ended");
     let pid = running.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

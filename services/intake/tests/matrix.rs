@@ -10,7 +10,10 @@ mod people;
 mod world;
 
 use axum::{Json, Router, routing::get};
-use hotcell_e2e::idp::{AUDIENCE, ProofKey};
+use hotcell_e2e::{
+    idp::{AUDIENCE, ProofKey},
+    roles::{SENSITIVE, may},
+};
 use hotcell_intake::{
     broker::VERBS,
     routes::{ROUTES, find},
@@ -33,82 +36,6 @@ use world::{World, answer, tenant, until};
 
 /// An id that nothing has.
 const NONE: &str = "0193a0f0c0de7000800000000000beef";
-
-/// What each role is for.
-const ROLES: &[(RoleName, &[Action])] = &[
-    (RoleName::Viewer, &[Action::ReadJob, Action::ReadUsage, Action::ReadPolicy]),
-    (
-        RoleName::Submitter,
-        &[
-            Action::UploadSource,
-            Action::SubmitTranscode,
-            Action::ReadJob,
-            Action::CancelJob,
-            Action::ReadOutput,
-            Action::ReadPolicy,
-            Action::ReadUsage,
-            Action::RequestApproval,
-        ],
-    ),
-    (RoleName::Publisher, &[Action::ReadJob, Action::ReadOutput, Action::RequestApproval]),
-    (
-        RoleName::WebhookAdmin,
-        &[Action::ReadJob, Action::ManageWebhooks, Action::ReplayWebhook, Action::RequestApproval],
-    ),
-    (
-        RoleName::TenantAdmin,
-        &[
-            Action::UploadSource,
-            Action::SubmitTranscode,
-            Action::ReadJob,
-            Action::CancelJob,
-            Action::ReadOutput,
-            Action::ManageWebhooks,
-            Action::ReplayWebhook,
-            Action::ReadPolicy,
-            Action::ManagePolicy,
-            Action::ReadKeys,
-            Action::ManageKeys,
-            Action::ManagePresets,
-            Action::ReadAudit,
-            Action::ExportAudit,
-            Action::RequestApproval,
-            Action::ApproveRequest,
-            Action::ReadUsage,
-        ],
-    ),
-    (
-        RoleName::Auditor,
-        &[
-            Action::ReadJob,
-            Action::ReadAudit,
-            Action::ExportAudit,
-            Action::ReadPolicy,
-            Action::ReadUsage,
-            Action::RequestApproval,
-        ],
-    ),
-    (
-        RoleName::Operator,
-        &[
-            Action::ReadAudit,
-            Action::ExportAudit,
-            Action::ReadPolicy,
-            Action::ReadUsage,
-            Action::RequestApproval,
-        ],
-    ),
-];
-
-/// What a second factor is asked for.
-const SENSITIVE: &[Action] = &[
-    Action::ManageWebhooks,
-    Action::ManagePolicy,
-    Action::ManageKeys,
-    Action::ManagePresets,
-    Action::ExportAudit,
-    Action::ApproveRequest,
-];
 
 /// Kinds of principals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,8 +247,7 @@ fn expected(row: &Row, action: Option<Action>, kind: Kind, role: RoleName) -> (u
     let Some(action) = action else {
         return (row.passes, "");
     };
-    let (_, may) = ROLES.iter().find(|(name, _)| *name == role).unwrap();
-    if !may.contains(&action) {
+    if !may(role).contains(&action) {
         return (403, "forbidden");
     }
     match kind.refusal() {

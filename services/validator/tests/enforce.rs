@@ -294,6 +294,7 @@ async fn iam_06_policies_that_do_not_compile_keep_a_job_waiting() {
     put("@id(\"large\") @about(\"x\") forbid (principal, action, resource)
         when { (context.source.bytes + 1) * 9223372036854775807 > 1 };")
     .await;
+    // Past the promised life of a set in memory: that it is in force then is what is tested.
     tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
     intake.publish(&Outgoing::job(jobs[1].clone(), 0)).await.unwrap();
     let refused = settled(&intake, &jobs[1]).await;
