@@ -5,16 +5,11 @@
 
 use crate::admin::{Admin, AdminError, Entry, random};
 use hotcell_schemas::{
-    Digest, KeyId, TenantId, UnixMs,
+    KeyId, TenantId, UnixMs, api_key,
     identity::RoleName,
     records::{KeyIndex, KeyRecord, TotpRecord},
 };
 use std::{collections::BTreeSet, fmt};
-
-/// Characters of an API key's secret: 43 of 62 are 256 bits.
-const SECRET_CHARS: usize = 43;
-
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// An API key: shown once, stored nowhere.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,12 +33,6 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The public half of a key's text; `None` when it is none.
-#[must_use]
-pub fn key_id_of(text: &str) -> Option<KeyId> {
-    text.strip_prefix("hck_")?.split_once('_')?.0.parse().ok()
-}
-
 impl Admin {
     /// Makes an API key of `tenant` with these roles. Its text is returned once and stored nowhere.
     ///
@@ -57,20 +46,10 @@ impl Admin {
     ) -> Result<ApiKey, AdminError> {
         self.is_not_removed(&self.tenant(tenant).await?)?;
         let id = KeyId::new(now.0, random()?);
-        let text = format!("hck_{id}_{}", secret()?);
+        let text = api_key::text(&id, random)?;
         let record = KeyRecord {
-            id: id.clone(),
-            tenant: tenant.clone(),
-            sha256: Digest::of(text.as_bytes()),
-            created_at: now,
-            revoked_at: None,
             roles: roles.iter().copied().collect(),
-            expires_at: None,
-            networks: Vec::new(),
-            label: None,
-            created_by: None,
-            rotated_from: None,
-            totp: None,
+            ..KeyRecord::new(id.clone(), tenant.clone(), &text, now)
         };
         self.record(Some(tenant), "key_created", id.as_str(), now).await?;
         self.list_key(tenant, &id).await?;
@@ -120,38 +99,14 @@ impl Admin {
     }
 }
 
-/// 43 characters of base 62, each equally likely.
-fn secret() -> Result<String, AdminError> {
-    let mut text = String::with_capacity(SECRET_CHARS);
-    while text.len() < SECRET_CHARS {
-        // 248 is the largest multiple of 62 in a byte; above it the first letters would gain.
-        let even = random::<64>()?.into_iter().filter(|byte| *byte < 248);
-        let chars = even.filter_map(|byte| BASE62.get(usize::from(byte % 62)).copied());
-        text.extend(chars.map(char::from).take(SECRET_CHARS - text.len()));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_base62_and_differ() {
-        let (one, two) = (secret().unwrap(), secret().unwrap());
-        assert_ne!(one, two);
-        for text in [one, two] {
-            assert_eq!(text.len(), SECRET_CHARS);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        }
-    }
-
-    #[test]
     fn a_key_never_shows_in_debug_output() {
         let id = KeyId::new(0, [0; 10]);
         let text = format!("hck_{id}_SECRET");
-        assert_eq!(key_id_of(&text).as_ref(), Some(&id));
-        assert_eq!(key_id_of("hck_x_y"), None);
         let key = ApiKey { id, text };
         assert!(!format!("{key:?}").contains("SECRET"));
     }

@@ -32,9 +32,10 @@ pub mod testing;
 pub mod validate;
 
 pub use admin::{Admin, AdminError, connect, connect_with};
-pub use api_keys::{ApiKey, key_id_of};
+pub use api_keys::ApiKey;
 pub use binary::{BinaryError, find_nats_server};
 pub use diff::Difference;
+pub use hotcell_schemas::api_key::id_of as key_id_of;
 pub use init::{InitError, InitOptions, Installation, RenderedAccount, comparable, init};
 pub use login::{Login, LoginName, LoginNameError};
 pub use logins::{FoundLogin, Renewals};

@@ -96,18 +96,7 @@ impl EvidenceRow {
     #[must_use]
     pub fn json(&self) -> Value {
         let decided: Vec<Value> = self.decided.iter().map(decided).collect();
-        let authority = self.authority.as_ref().map(|authority| {
-            json!({
-                "roles": authority.roles,
-                "mfa": authority.mfa,
-                "acr": authority.acr,
-                "authTime": authority.auth_time.map(UnixMs::rfc3339),
-                "network": authority.network,
-                "session": authority.session,
-                "bound": authority.bound,
-                "approval": authority.approval,
-            })
-        });
+        let authority = self.authority.as_ref().map(authority);
         json!({
             "index": self.index,
             "leafHash": self.leaf,
@@ -126,6 +115,21 @@ impl EvidenceRow {
             "note": self.note,
         })
     }
+}
+
+/// How strongly a principal was shown, and the approval that it used: the one form for people.
+#[must_use]
+pub fn authority(authority: &Authority) -> Value {
+    json!({
+        "roles": authority.roles,
+        "mfa": authority.mfa,
+        "acr": authority.acr,
+        "authTime": authority.auth_time.map(UnixMs::rfc3339),
+        "network": authority.network,
+        "session": authority.session,
+        "bound": authority.bound,
+        "approval": authority.approval,
+    })
 }
 
 fn decided(decided: &Decided) -> Value {

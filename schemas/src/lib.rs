@@ -3,6 +3,7 @@
 //! Promises: no I/O, no clock, no randomness; every value that can be built is valid; nothing is
 //! parsed before its signature was verified. Refuses: unknown fields, unknown roles, unknown subjects.
 
+pub mod api_key;
 pub mod approval;
 pub mod argv;
 pub mod blob;

@@ -95,6 +95,27 @@ pub struct KeyIndex {
     pub ids: BTreeSet<KeyId>,
 }
 
+impl KeyRecord {
+    /// The record of a new key: of its text only the SHA-256. It opens nothing before it has roles.
+    #[must_use]
+    pub fn new(id: KeyId, tenant: TenantId, text: &str, now: UnixMs) -> Self {
+        Self {
+            id,
+            tenant,
+            sha256: Digest::of(text.as_bytes()),
+            created_at: now,
+            revoked_at: None,
+            roles: BTreeSet::new(),
+            expires_at: None,
+            networks: Vec::new(),
+            label: None,
+            created_by: None,
+            rotated_from: None,
+            totp: None,
+        }
+    }
+}
+
 /// A second factor by RFC 6238.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

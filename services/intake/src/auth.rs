@@ -183,7 +183,7 @@ fn judge(
     now: UnixMs,
     network: Option<IpAddr>,
 ) -> Result<Principal, Denied> {
-    if !same(&key.sha256, &record.sha256) || key.id != record.id {
+    if !same(key.sha256.as_bytes(), record.sha256.as_bytes()) || key.id != record.id {
         return Err(Denied::WrongSecret);
     }
     usable(record, now, network)?;

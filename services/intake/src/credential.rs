@@ -4,7 +4,7 @@
 //! Refuses: a credential in a query string, even beside a good header; two headers.
 
 use crate::auth::Denied;
-use hotcell_schemas::{Digest, KeyId};
+use hotcell_schemas::{Digest, KeyId, api_key::PREFIX};
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{fmt, hint::black_box};
 
@@ -13,9 +13,6 @@ const KEY_BYTES_MAX: usize = 192;
 
 /// Shortest secret, in characters: 22 of base64url hold 128 bits.
 const SECRET_CHARS_MIN: usize = 22;
-
-/// What every key begins with.
-const PREFIX: &str = "hck_";
 
 /// How a token is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +103,8 @@ fn holds_credential(query: &str) -> bool {
     })
 }
 
-/// Compares without telling by its time where two digests differ.
-pub(crate) fn same(a: &Digest, b: &Digest) -> bool {
-    let pairs = a.as_bytes().iter().zip(b.as_bytes());
-    black_box(pairs.fold(0_u8, |differs, (a, b)| differs | (a ^ b))) == 0
+/// Compares without telling by its time where two texts or digests differ.
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
+    let differs = a.iter().zip(b).fold(0_u8, |differs, (a, b)| differs | (a ^ b));
+    a.len() == b.len() && black_box(differs) == 0
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 use hotcell_policy::Facts;
 use hotcell_schemas::{
-    Digest, KeyId, TenantId, UnixMs,
+    KeyId, TenantId, UnixMs, api_key,
     identity::{Action, RoleName},
     network::Network,
     records::{KeyIndex, KeyRecord, TotpRecord},
@@ -27,7 +27,7 @@ use hotcell_stage::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
 
 /// Keys of one tenant at most, with those that ended lately: one list of 33 KiB.
 const KEYS_MAX: usize = 1000;
@@ -50,11 +50,6 @@ const LABEL_CHARS_MAX: usize = 100;
 
 /// Shortest and longest life of a key that ends by itself, in seconds: a minute, ten years.
 const EXPIRES_SECS: std::ops::RangeInclusive<u64> = 60..=315_360_000;
-
-/// Characters of a key's secret: 43 of 62 are 256 bits.
-const SECRET_CHARS: usize = 43;
-
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// `POST /v1/keys`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,34 +116,9 @@ fn outranked(who: &Principal, record: &KeyRecord) -> Result<(), Problem> {
 /// `hck_<id>_<secret>`, and the record of it.
 fn made(tenant: &TenantId, now: UnixMs) -> (String, KeyRecord) {
     let id = KeyId::new(now.0, clock::random());
-    let text = format!("hck_{id}_{}", secret());
-    let record = KeyRecord {
-        id,
-        tenant: tenant.clone(),
-        sha256: Digest::of(text.as_bytes()),
-        created_at: now,
-        revoked_at: None,
-        roles: BTreeSet::new(),
-        expires_at: None,
-        networks: Vec::new(),
-        label: None,
-        created_by: None,
-        rotated_from: None,
-        totp: None,
-    };
+    let Ok(text) = api_key::text(&id, || Ok::<_, Infallible>(clock::random()));
+    let record = KeyRecord::new(id, tenant.clone(), &text, now);
     (text, record)
-}
-
-/// 43 characters of base 62, each equally likely.
-fn secret() -> String {
-    let mut text = String::with_capacity(SECRET_CHARS);
-    while text.len() < SECRET_CHARS {
-        // 248 is the largest multiple of 62 in a byte; above it the first letters would gain.
-        let even = clock::random::<64>().into_iter().filter(|byte| *byte < 248);
-        let chars = even.filter_map(|byte| BASE62.get(usize::from(byte % 62)).copied());
-        text.extend(chars.map(char::from).take(SECRET_CHARS - text.len()));
-    }
-    text
 }
 
 pub(crate) fn bucket(app: &App) -> Bucket {

@@ -138,7 +138,7 @@ pub fn input(
     json!({
         "tenant": who.tenant(),
         "actor": view::actor(who.actor()),
-        "authority": view::authority(authority),
+        "authority": hotcell_schemas::evidence::authority(authority),
         "action": action,
         "target": target,
         "facts": {

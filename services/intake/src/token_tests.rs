@@ -2,7 +2,7 @@
 
 use super::*;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hotcell_schemas::{Digest, trust::TrustedKey};
+use hotcell_schemas::trust::TrustedKey;
 use nkeys::KeyPair;
 use ring::hmac;
 
@@ -23,20 +23,8 @@ fn issuer() -> Issuer {
 }
 
 fn key() -> KeyRecord {
-    KeyRecord {
-        id: KeyId::new(1, [1; 10]),
-        tenant: "acme".parse().unwrap(),
-        sha256: Digest::of(b""),
-        created_at: UnixMs(1),
-        revoked_at: None,
-        roles: [RoleName::Viewer, RoleName::Submitter].into(),
-        expires_at: None,
-        networks: Vec::new(),
-        label: None,
-        created_by: None,
-        rotated_from: None,
-        totp: None,
-    }
+    let new = KeyRecord::new(KeyId::new(1, [1; 10]), "acme".parse().unwrap(), "", UnixMs(1));
+    KeyRecord { roles: [RoleName::Viewer, RoleName::Submitter].into(), ..new }
 }
 
 fn good() -> Claims {

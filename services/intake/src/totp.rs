@@ -5,6 +5,7 @@
 //! here reads a clock. Refuses: a step that is not after the last one that was used; a guess once
 //! [`Guesses`] has no room for it.
 
+use crate::credential::same;
 use hotcell_schemas::{KeyId, TenantId, UnixMs, records::TotpRecord};
 use hotcell_stage::vault::Vault;
 use ring::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, Key, sign};
@@ -80,11 +81,6 @@ pub fn check(secret: &[u8], text: &str, now: UnixMs, last_step: u64) -> Shown {
         }
     }
     shown
-}
-
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let differs = a.iter().zip(b).fold(0_u8, |differs, (a, b)| differs | (a ^ b));
-    a.len() == b.len() && std::hint::black_box(differs) == 0
 }
 
 /// Wrong codes of one key; bucket `keys`, key `guesses.<key id>`: one count for all replicas.

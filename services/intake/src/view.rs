@@ -4,7 +4,7 @@
 
 use hotcell_schemas::{
     EventKind, Job, UnixMs,
-    identity::{Authority, Decided},
+    identity::Decided,
     job::{Actor, Attempt, Grant, Input, Output, ReportSeal, Stamp},
     report::{CellUse, ProducedFile, Report, Steps},
 };
@@ -55,7 +55,7 @@ pub fn audit(job: &Job) -> Value {
         "orgId": job.tenant,
         "workflowId": job.workflow,
         "actor": actor(&job.actor),
-        "authority": authority(&job.authority),
+        "authority": hotcell_schemas::evidence::authority(&job.authority),
         "decisions": job.decisions.iter().map(decided).collect::<Vec<_>>(),
         "state": job.state,
         "submittedAt": job.stamps.first().map(|stamp| stamp.at.rfc3339()),
@@ -110,20 +110,6 @@ fn output(output: &Output) -> Value {
         "fileSize": output.size,
         "contentType": output.content_type,
         "sha256": output.sha256,
-    })
-}
-
-/// How strongly the principal was shown, and the approval that it used.
-pub(crate) fn authority(authority: &Authority) -> Value {
-    json!({
-        "roles": authority.roles,
-        "mfa": authority.mfa,
-        "acr": authority.acr,
-        "authTime": authority.auth_time.map(UnixMs::rfc3339),
-        "network": authority.network,
-        "session": authority.session,
-        "bound": authority.bound,
-        "approval": authority.approval,
     })
 }
 

@@ -142,7 +142,7 @@ pub(crate) fn completed() -> Job {
         tenant,
         state: EventKind::Completed,
         actor: Actor::ApiKey { id: "0193a0f0c0de7000800000000000beef".parse().unwrap() },
-        authority: Authority::default(),
+        authority: hotcell_schemas::identity::Authority::default(),
         decisions: Vec::new(),
         workflow: request.workflow.clone(),
         request,

@@ -11,7 +11,7 @@ use hotcell_nats_config::{
     InitOptions, Login,
     testing::{NOW, TestServer},
 };
-use hotcell_schemas::{Digest, KeyId, Role, Trust, UnixMs, identity::RoleName, records::KeyRecord};
+use hotcell_schemas::{KeyId, Role, Trust, UnixMs, identity::RoleName, records::KeyRecord};
 use hotcell_stage::{Bus, NatsConfig, clock};
 use serde_json::{Value, json};
 use tokio::{
@@ -42,20 +42,8 @@ async fn signed(files: &NatsConfig, nonce: &str) -> Option<Vec<u8>> {
 
 /// A token that nobody asked intake for: of a key that may do everything, with a second factor.
 fn forged(kid: &str) -> String {
-    let key = KeyRecord {
-        id: KeyId::new(1, [1; 10]),
-        tenant: "acme".parse().unwrap(),
-        sha256: Digest::of(b""),
-        created_at: UnixMs(1),
-        revoked_at: None,
-        roles: [RoleName::TenantAdmin].into(),
-        expires_at: None,
-        networks: Vec::new(),
-        label: None,
-        created_by: None,
-        rotated_from: None,
-        totp: None,
-    };
+    let new = KeyRecord::new(KeyId::new(1, [1; 10]), "acme".parse().unwrap(), "", UnixMs(1));
+    let key = KeyRecord { roles: [RoleName::TenantAdmin].into(), ..new };
     let roles = key.roles.clone();
     token::unsigned(kid, &token::claims(&key, roles, true, (clock::now(), 300), [7; 16]))
 }

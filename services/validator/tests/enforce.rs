@@ -33,20 +33,9 @@ use tokio::{task::JoinSet, time::Instant};
 const HOUR_MS: u64 = 3_600_000;
 
 fn key_record(id: &str, roles: &[RoleName]) -> KeyRecord {
-    KeyRecord {
-        id: id.parse::<KeyId>().unwrap(),
-        tenant: "acme".parse().unwrap(),
-        sha256: Digest::of(b"key"),
-        created_at: UnixMs(0),
-        revoked_at: None,
-        roles: roles.iter().copied().collect(),
-        expires_at: None,
-        networks: Vec::new(),
-        label: None,
-        created_by: None,
-        rotated_from: None,
-        totp: None,
-    }
+    let id = id.parse::<KeyId>().unwrap();
+    let new = KeyRecord::new(id, "acme".parse().unwrap(), "key", UnixMs(0));
+    KeyRecord { roles: roles.iter().copied().collect(), ..new }
 }
 
 fn by_key(job: &mut Job, id: &str, roles: &[RoleName]) {

@@ -69,20 +69,8 @@ impl Rig {
 }
 
 fn key_record(id: &str, roles: &[RoleName], revoked_at: Option<UnixMs>) -> KeyRecord {
-    KeyRecord {
-        id: id.parse().unwrap(),
-        tenant: "acme".parse().unwrap(),
-        sha256: Digest::of(b"key"),
-        created_at: UnixMs(0),
-        revoked_at,
-        roles: roles.iter().copied().collect(),
-        expires_at: None,
-        networks: Vec::new(),
-        label: None,
-        created_by: None,
-        rotated_from: None,
-        totp: None,
-    }
+    let new = KeyRecord::new(id.parse().unwrap(), "acme".parse().unwrap(), "key", UnixMs(0));
+    KeyRecord { roles: roles.iter().copied().collect(), revoked_at, ..new }
 }
 
 /// A worker that takes every order that it is given.
