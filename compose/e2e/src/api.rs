@@ -1,12 +1,15 @@
 //! A tenant's backend as a test plays it: plain HTTP, nothing of hotcell's own client code.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Pause between two looks at a job.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A request that comes too often waits as it is told to, this often.
+const WAITS: usize = 20;
 
 /// One tenant's key at one installation.
 #[derive(Debug, Clone)]
@@ -32,22 +35,32 @@ impl Api {
         Self { http, base: base.to_owned(), key: key.to_owned() }
     }
 
-    /// Sends a request; status and JSON body.
+    /// Sends a request; status and JSON body. One that came too soon is sent again when the answer
+    /// says so (`Retry-After`, RFC 9110 §10.2.3): how quick a test is depends on its machine.
     ///
     /// # Errors
-    /// When there is no answer, or it is no JSON.
+    /// When there is no answer.
     pub async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        for _ in 0..WAITS {
+            let response = self.send(&method, path, body).await?;
+            let Some(secs) = too_soon(&response) else { return answer(response).await };
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+        }
+        answer(self.send(&method, path, body).await?).await
+    }
+
+    async fn send(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Response> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         request = request.bearer_auth(&self.key);
         if let Some(body) = body {
             request = request.json(body);
         }
-        answer(request.send().await?).await
+        Ok(request.send().await?)
     }
 
     /// A POST that must succeed; its `result`.
@@ -155,6 +168,14 @@ pub fn request(filename: &str) -> Value {
 pub fn text(value: &Value, name: &str) -> Result<String> {
     let text = value.get(name).and_then(Value::as_str);
     Ok(text.with_context(|| format!("{name} is not in {value}"))?.to_owned())
+}
+
+/// Seconds to wait, where the answer is that a rate was exceeded.
+fn too_soon(response: &Response) -> Option<u64> {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    response.headers().get("retry-after")?.to_str().ok()?.parse().ok()
 }
 
 async fn answer(response: Response) -> Result<(u16, Value)> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hotcell_stage::blob::install_tls;
 use hotcell_stage::config::{ConfigError, read};
 use hotcell_stage::service::ServiceConfig;
+use hotcell_stage::tls::is_private;
 use hotcell_stage::{NatsConfig, TelemetryConfig};
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
@@ -133,6 +134,9 @@ impl Place {
 
 impl S3Config {
     fn open(&self) -> Result<Arc<dyn ObjectStore>, ConfigError> {
+        if !is_private(&self.endpoint) {
+            return Err(value("log.s3.endpoint", "must be https://, or on loopback"));
+        }
         install_tls();
         let secret = read(&self.secret)?;
         let store = AmazonS3Builder::new()
@@ -194,6 +198,11 @@ mod tests {
         let s3 = "[log.s3]\nendpoint = \"http://127.0.0.1:1\"\nregion = \"r\"\nbucket = \"b\"\n\
             prefix = \"p\"\naccess_key_id = \"a\"\nsecret = \"DIR/key\"\n";
         assert_eq!(check(&format!("[log]\n{s3}")), Ok(()));
+        // API-01: plain text is for loopback.
+        let far = s3.replace("127.0.0.1:1", "s3.example.com");
+        refused(&format!("[log]\n{far}"), "endpoint");
+        let secured = far.replace("http:", "https:");
+        assert_eq!(check(&format!("[log]\n{secured}")), Ok(()));
         refused(&format!("{folder}{s3}"), "either");
         refused(&format!("batch_records = 0\n{folder}"), "batch_records");
         refused(&format!("batch_ms = 60000\n{folder}"), "batch_ms");

@@ -4,13 +4,17 @@ use crate::{
     fail::{Context as _, Fail},
     layout::Layout,
 };
-use reqwest::{Certificate, Client, Method, StatusCode};
+use reqwest::{Certificate, Client, Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 
 /// A request of the API is given up after this long, in seconds: confirming hashes 2 GiB.
 const REQUEST_SECS: u64 = 120;
+
+/// What comes too often waits as the answer says (`Retry-After`, RFC 9110 §10.2.3), for so many
+/// seconds in all: a rate is over after that, a quota of the month is not.
+const WAIT_SECS: u64 = 20;
 
 /// A client with its key.
 #[derive(Debug, Clone)]
@@ -49,28 +53,45 @@ impl Api {
         Err(refusal(status, &body))
     }
 
-    /// Sends a request; the status, and the answer's JSON.
+    /// Sends a request, again when it came too soon; the status, and the answer's JSON.
     pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<(StatusCode, Value), Fail> {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+        let mut waited = 0;
+        let answer = loop {
+            let answer = self.sent(&method, path, body).await?;
+            let Some(secs) = too_soon(&answer).filter(|secs| waited + secs <= WAIT_SECS) else {
+                break answer;
+            };
+            waited += secs;
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+        };
+        let status = answer.status();
+        let body: Value = answer.json().await.or_fail("the API's answer is no JSON")?;
+        Ok((status, body))
+    }
+
+    async fn sent(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Response, Fail> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method.clone(), url).bearer_auth(&self.key);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|error| {
+        request.send().await.map_err(|error| {
             let why = hotcell_stage::service::describe(&error.without_url());
             Fail::unreachable(format!(
                 "the API at {} does not answer ({why}): is `hotcell up` running?",
                 self.base
             ))
-        })?;
-        let status = answer.status();
-        let body: Value = answer.json().await.or_fail("the API's answer is no JSON")?;
-        Ok((status, body))
+        })
     }
 
     /// The credential in use.
@@ -96,6 +117,15 @@ impl Api {
     ) -> Result<Value, Fail> {
         self.call(Method::POST, path, Some(body)).await
     }
+}
+
+/// Seconds to wait, at least one, where the answer is that something was exceeded.
+fn too_soon(answer: &Response) -> Option<u64> {
+    if answer.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let secs: u64 = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(secs.max(1))
 }
 
 /// An HTTP client that follows no redirects and asks no proxies. It trusts the system's authorities

@@ -9,6 +9,7 @@ use hotcell_stage::{
     NatsConfig, ServiceError, TelemetryConfig,
     config::{ConfigError, read, read_key},
     service::ServiceConfig,
+    tls::is_private,
 };
 use object_store::{ObjectStore, aws::AmazonS3Builder};
 use serde::Deserialize;
@@ -103,6 +104,9 @@ impl Config {
             AddressingConfig::Path => Addressing::Path,
             AddressingConfig::Virtual => Addressing::Virtual,
         };
+        if !is_private(&storage.endpoint) {
+            return Err(value("storage.endpoint", "must be https://, or on loopback"));
+        }
         let endpoint = Endpoint::parse(&storage.endpoint, addressing)
             .map_err(|error| value("storage.endpoint", error))?;
         let key = PresignKey::new(&storage.access_key_id, secret, &storage.region)
@@ -123,5 +127,37 @@ impl Config {
             lease_key: LeaseKey::new(read_key("lease_key", &self.lease_key)?),
             objects: Arc::new(objects),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// API-01: bytes of tenants pass in plain text on loopback only.
+    #[test]
+    fn api_01_a_store_beyond_loopback_is_spoken_to_with_tls() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, lease) = (dir.path().join("secret"), dir.path().join("lease"));
+        std::fs::write(&secret, "a secret of the store").unwrap();
+        std::fs::write(&lease, "ab".repeat(32)).unwrap();
+        let check = |endpoint: &str| {
+            let text = format!(
+                "lease_key = {lease:?}\nimages = []\n[nats]\ncreds = \"c\"\ntrust = \"t\"\n\
+                 [storage]\nendpoint = \"{endpoint}\"\n\
+                 bucket = \"hotcell\"\naccess_key_id = \"signer\"\nsecret = {secret:?}\n"
+            );
+            let file = dir.path().join("signer.toml");
+            std::fs::write(&file, text).unwrap();
+            let defaults = include_str!("../config.default.toml");
+            let config = hotcell_stage::config::load::<Config>(&file, defaults).unwrap();
+            config.check().map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("http://127.0.0.1:9000"), Ok(()));
+        assert_eq!(check("https://s3.example.com"), Ok(()));
+        for far in ["http://10.0.0.1:9000", "http://store.example.com", "http://127.0.0.1.a.com"] {
+            let error = check(far).unwrap_err();
+            assert!(error.contains("storage.endpoint") && error.contains("loopback"), "{error}");
+        }
     }
 }

@@ -11,7 +11,7 @@
 use crate::{
     config::NatsConfig,
     retry::{Policy, retry},
-    tls::may_reach,
+    tls::is_private,
 };
 use async_nats::{Auth, AuthError, ConnectOptions, Event, jetstream};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -163,7 +163,7 @@ impl Bus {
     /// # Errors
     /// [`BusError`].
     pub async fn connect(role: Role, config: &NatsConfig) -> Result<Self, BusError> {
-        if !may_reach(&config.url, config.tls.is_some()) {
+        if config.tls.is_none() && !is_private(&config.url) {
             return Err(BusError::PlainText { url: config.url.clone() });
         }
         let file = |what| move || BusError::File { path: config.creds.clone(), what };

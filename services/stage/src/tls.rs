@@ -89,10 +89,10 @@ pub fn check_listen(listen: SocketAddr, tls: Option<&ServerTls>) -> Result<(), C
     Err(ConfigError::Value { key: "listen", rule })
 }
 
-/// Whether the broker at `url` may be spoken to: with TLS, or on loopback.
+/// Whether nobody between us and `url` can listen: by TLS, or because it is on loopback.
 #[must_use]
-pub fn may_reach(url: &str, has_files: bool) -> bool {
-    if has_files || url.starts_with("tls://") {
+pub fn is_private(url: &str) -> bool {
+    if url.starts_with("tls://") || url.starts_with("https://") {
         return true;
     }
     let host = url::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));

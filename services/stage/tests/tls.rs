@@ -5,7 +5,7 @@
 
 use hotcell_stage::{
     blob::install_tls,
-    tls::{Acceptor, ServerTls, TlsError, check_listen, may_reach},
+    tls::{Acceptor, ServerTls, TlsError, check_listen, is_private},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
@@ -199,20 +199,20 @@ fn api_01_plain_text_is_for_loopback() {
     check("0.0.0.0:443", true, true);
 }
 
-/// ZT-01: so is plain text to the broker.
+/// ZT-01, API-01: so is plain text to the broker and to the store.
 #[test]
-fn zt_01_a_broker_beyond_loopback_is_spoken_to_with_tls() {
-    let check = |url: &str, has_files: bool, expect: bool| {
-        assert_eq!(may_reach(url, has_files), expect, "{url}");
-    };
-    for url in ["nats://127.0.0.1:4222", "nats://[::1]:4222", "nats://localhost:4222"] {
-        check(url, false, true);
+fn api_01_zt_01_what_is_beyond_loopback_is_spoken_to_with_tls() {
+    let check = |url: &str, expect: bool| assert_eq!(is_private(url), expect, "{url}");
+    for url in ["nats://127.0.0.1:4222", "nats://[::1]:4222", "http://localhost:9000"] {
+        check(url, true);
     }
-    for url in ["nats://broker:4222", "nats://10.0.0.1:4222", "127.0.0.1.example.com:4222", ""] {
-        check(url, false, false);
-        check(url, true, true);
+    for url in ["nats://broker:4222", "http://10.0.0.1:9000", "http://s3.example.com", ""] {
+        check(url, false);
     }
-    check("nats://127.0.0.1.example.com:4222", false, false);
-    check("nats://localhost.example.com:4222", false, false);
-    check("tls://broker:4222", false, true);
+    for url in ["nats://127.0.0.1.example.com:4222", "http://localhost.example.com", "127.0.0.1:1"]
+    {
+        check(url, false);
+    }
+    check("tls://broker:4222", true);
+    check("https://s3.example.com", true);
 }
