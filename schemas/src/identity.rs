@@ -128,6 +128,8 @@ actions! {
     ReadKeys;
     /// Make, rotate and revoke API keys.
     ManageKeys;
+    /// Read presets and destinations.
+    ReadPresets;
     /// Change presets of pipelines.
     ManagePresets;
     /// Read a job's evidence.

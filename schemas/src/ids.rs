@@ -116,6 +116,10 @@ id!(/// A worker's name: the name in its broker login.
     WorkerId, is_slug, Slug, "worker");
 id!(/// A pool of workers.
     PoolId, is_slug, Slug, "pool");
+id!(/// A place outside of hotcell's store where a tenant's outputs may go.
+    DestinationName, is_slug, Slug, "destination");
+id!(/// A tenant's own named settings.
+    PresetName, is_slug, Slug, "preset name");
 
 hex_ids! {
     /// One transcode.

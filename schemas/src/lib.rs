@@ -8,6 +8,7 @@ pub mod approval;
 pub mod argv;
 pub mod blob;
 pub mod decoders;
+pub mod destination;
 pub mod digest;
 pub mod docs;
 pub mod envelope;
@@ -25,6 +26,7 @@ pub mod network;
 pub mod plan;
 pub mod poison;
 pub mod policy;
+pub mod preset;
 pub mod records;
 pub mod reject;
 pub mod report;
@@ -44,7 +46,8 @@ pub use digest::Digest;
 pub use envelope::{Envelope, Message, Verified};
 pub use event::EventKind;
 pub use ids::{
-    ApprovalId, DeliveryId, EndpointId, JobId, KeyId, PoolId, TenantId, UploadId, WorkerId,
+    ApprovalId, DeliveryId, DestinationName, EndpointId, JobId, KeyId, PoolId, PresetName,
+    TenantId, UploadId, WorkerId,
 };
 pub use job::Job;
 pub use plan::Plan;

@@ -62,6 +62,8 @@ codes! {
     RequestUnsupported = "request_unsupported", false;
     /// The request gives FFmpeg's own arguments, and the tenant's record does not permit them.
     RequestForbidden = "request_forbidden", false;
+    /// The destination that the request names is not, or no longer, one of the tenant's. An operator enters one with `hotcell destination add`.
+    DestinationUnknown = "destination_unknown", false;
     /// Policy does not permit this to whoever asked, as the job was compiled. The sentence names the policies and what would be allowed. What intake let pass by mistake, or never saw, ends here.
     PolicyDenied = "policy_denied", false;
     /// FFmpeg's prober could not read the input in its cell.

@@ -1,7 +1,10 @@
 //! The bodies of the HTTP API and of its twin over the broker: JSON, camelCase, unknown fields
 //! refused. Shape only; what the values may be is checked by intake and compiled by the validator.
 
-use crate::{EndpointId, EventKind, FileName, JobId, secret::WebhookSecret, tenancy::Priority};
+use crate::{
+    DestinationName, EndpointId, EventKind, FileName, JobId, PresetName, secret::WebhookSecret,
+    tenancy::Priority,
+};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/upload/presigned-url`.
@@ -168,8 +171,9 @@ pub struct OutputRequest {
     pub ffmpeg_args: Vec<String>,
 }
 
-/// `POST /v1/transcodes`: either `outputFormat` with `preset`, or `outputs`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `POST /v1/transcodes`: `outputFormat` with `preset`, or `outputs`, or `presetName`, in whose place
+/// the edge puts one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TranscodeRequest {
     /// What to read.
@@ -189,6 +193,15 @@ pub struct TranscodeRequest {
     /// When it is served among the tenant's own jobs: `high` before `normal` before `low`, always.
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
+    /// Where its outputs are put; the tenant's own prefix of hotcell's store when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<DestinationName>,
+    /// The tenant's preset that the settings are taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset_name: Option<PresetName>,
+    /// Its version, as the edge found it: in a job, never in a tenant's request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset_version: Option<u64>,
 }
 
 impl TranscodeRequest {

@@ -272,6 +272,20 @@ pub const BUCKETS: &[BucketRow] = &[
         about: "tenants' own policies, every version",
     },
     BucketRow {
+        name: "presets",
+        writers: &[Role::Intake, Role::Provisioner],
+        readers: &[Role::Intake, Role::Provisioner],
+        max_age_secs: 0,
+        about: "tenants' own presets by tenant and name",
+    },
+    BucketRow {
+        name: "destinations",
+        writers: &[Role::Provisioner],
+        readers: &[Role::Intake, Role::Validator, Role::Signer, Role::Provisioner],
+        max_age_secs: 0,
+        about: "buckets outside of the store where a tenant's outputs may go; secrets encrypted",
+    },
+    BucketRow {
         name: "approvals",
         writers: &[Role::Intake],
         readers: &[Role::Intake, Role::Validator, Role::Signer],

@@ -5,7 +5,10 @@ use hotcell_schemas::identity::{Action, RoleName};
 
 /// What each role is for.
 pub const ROLES: &[(RoleName, &[Action])] = &[
-    (RoleName::Viewer, &[Action::ReadJob, Action::ReadUsage, Action::ReadPolicy]),
+    (
+        RoleName::Viewer,
+        &[Action::ReadJob, Action::ReadUsage, Action::ReadPolicy, Action::ReadPresets],
+    ),
     (
         RoleName::Submitter,
         &[
@@ -15,6 +18,7 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::CancelJob,
             Action::ReadOutput,
             Action::ReadPolicy,
+            Action::ReadPresets,
             Action::ReadUsage,
             Action::RequestApproval,
         ],
@@ -38,6 +42,7 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::ManagePolicy,
             Action::ReadKeys,
             Action::ManageKeys,
+            Action::ReadPresets,
             Action::ManagePresets,
             Action::ReadAudit,
             Action::ExportAudit,

@@ -147,6 +147,7 @@ fn job(state: EventKind, number: u8) -> Job {
             outputs: Vec::new(),
             workflow: None,
             priority: Priority::Normal,
+            ..TranscodeRequest::default()
         },
         pool: "cpu".parse().unwrap(),
         inputs: Vec::new(),

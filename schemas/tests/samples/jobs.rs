@@ -70,6 +70,7 @@ pub(crate) fn preset_request() -> TranscodeRequest {
         outputs: vec![],
         workflow: Some("trailer".to_owned()),
         priority: hotcell_schemas::tenancy::Priority::Normal,
+        ..TranscodeRequest::default()
     }
 }
 

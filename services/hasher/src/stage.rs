@@ -188,6 +188,7 @@ mod tests {
             outputs: Vec::new(),
             workflow: None,
             priority: hotcell_schemas::tenancy::Priority::Normal,
+            ..TranscodeRequest::default()
         };
         Job {
             id,

@@ -140,6 +140,7 @@ fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
         outputs: Vec::new(),
         workflow: None,
         priority: hotcell_schemas::tenancy::Priority::Normal,
+        ..TranscodeRequest::default()
     };
     Job {
         id,

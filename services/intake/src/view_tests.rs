@@ -119,6 +119,7 @@ pub(crate) fn completed() -> Job {
         outputs: Vec::new(),
         workflow: Some("wf-7".to_owned()),
         priority: hotcell_schemas::tenancy::Priority::Normal,
+        ..TranscodeRequest::default()
     };
     let input = Input {
         key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),

@@ -26,7 +26,7 @@ const HEIGHT_MAX: i64 = 8192;
 const LONGER_SECS: i64 = 2;
 
 /// The name of the tenant's own prefix as a destination.
-pub const STORE: &str = "store";
+pub use hotcell_schemas::destination::STORE;
 
 impl Facts {
     /// The facts of a compiled job whose outputs go to the store. `sniffed` is what the input was

@@ -27,6 +27,7 @@ const TABLE: &str = "
     ManagePolicy    -      -         -         -             s            -       -
     ReadKeys        -      -         -         -             y            -       -
     ManageKeys      -      -         -         -             s            -       -
+    ReadPresets     y      y         -         -             y            -       -
     ManagePresets   -      -         -         -             s            -       -
     ReadAudit       -      -         -         -             y            y       y
     ExportAudit     -      -         -         -             s            s       s

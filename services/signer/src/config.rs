@@ -107,6 +107,7 @@ impl Config {
         if !is_private(&storage.endpoint) {
             return Err(value("storage.endpoint", "must be https://, or on loopback"));
         }
+        hotcell_stage::blob::install_tls();
         let endpoint = Endpoint::parse(&storage.endpoint, addressing)
             .map_err(|error| value("storage.endpoint", error))?;
         let key = PresignKey::new(&storage.access_key_id, secret, &storage.region)
@@ -139,7 +140,7 @@ mod tests {
     fn api_01_a_store_beyond_loopback_is_spoken_to_with_tls() {
         let dir = tempfile::tempdir().unwrap();
         let (secret, lease) = (dir.path().join("secret"), dir.path().join("lease"));
-        std::fs::write(&secret, "a secret of the store").unwrap();
+        std::fs::write(&secret, "a-secret-of-the-store").unwrap();
         std::fs::write(&lease, "ab".repeat(32)).unwrap();
         let check = |endpoint: &str| {
             let text = format!(

@@ -258,6 +258,7 @@ mod tests {
                 outputs: Vec::new(),
                 workflow: None,
                 priority: hotcell_schemas::tenancy::Priority::Normal,
+                ..TranscodeRequest::default()
             },
             pool: "cpu".parse().unwrap(),
             inputs: Vec::new(),

@@ -26,6 +26,7 @@ pub(crate) fn submitted(of: &str, n: usize) -> Job {
         outputs: Vec::new(),
         workflow: Some(format!("wf-{n}")),
         priority: hotcell_schemas::tenancy::Priority::Normal,
+        ..TranscodeRequest::default()
     };
     let input = Input {
         key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),

@@ -47,6 +47,7 @@ pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
             outputs: Vec::new(),
             workflow: None,
             priority: hotcell_schemas::tenancy::Priority::Normal,
+            ..TranscodeRequest::default()
         },
         pool,
         inputs: vec![Input {

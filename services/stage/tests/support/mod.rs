@@ -69,6 +69,7 @@ pub(crate) fn submitted() -> Job {
             outputs: Vec::new(),
             workflow: None,
             priority: hotcell_schemas::tenancy::Priority::Normal,
+            ..TranscodeRequest::default()
         },
         pool: "cpu".parse().unwrap(),
         inputs: Vec::new(),

@@ -32,6 +32,7 @@ pub(crate) fn submitted(number: u8) -> Job {
         outputs: Vec::new(),
         workflow: Some("wf-7".to_owned()),
         priority: hotcell_schemas::tenancy::Priority::Normal,
+        ..TranscodeRequest::default()
     };
     let name = "in.mp4".parse().unwrap();
     let input = Input {
