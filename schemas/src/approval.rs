@@ -6,6 +6,7 @@
 
 use crate::{
     ApprovalId, Digest, Job, TenantId, UnixMs,
+    destination::DestinationRecord,
     identity::{Action, RoleName},
     job::Actor,
     request::TranscodeRequest,
@@ -32,6 +33,9 @@ pub enum Unusable {
     /// Another request was approved.
     #[error("another request was approved: this one was changed")]
     Changed,
+    /// The name of its destination may have led elsewhere.
+    #[error("the destination was entered after the approval was asked for")]
+    Moved,
     /// Voices are missing.
     #[error("the approval is not given yet")]
     Waiting,
@@ -235,6 +239,16 @@ impl ApprovalRecord {
         self.voices.len() >= needed
             && self.voices.iter().all(|voice| voice.approves)
             && self.groups.iter().all(spoke)
+    }
+
+    /// Whether the destination that the approved request names is the one that it named: a record is
+    /// never changed, but another may have taken its place.
+    ///
+    /// # Errors
+    /// [`Unusable::Moved`].
+    pub fn covers(&self, destination: Option<&DestinationRecord>) -> Result<(), Unusable> {
+        let later = destination.is_some_and(|record| record.created_at > self.created_at);
+        if later { Err(Unusable::Moved) } else { Ok(()) }
     }
 
     /// Whether `actor` of `tenant` may do, at `now`, the request of digest `request` for `purpose`:

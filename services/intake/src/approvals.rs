@@ -9,7 +9,7 @@
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
-    gate, json,
+    gate, json, presets,
     problem::{Kind, Problem},
     routes::{ROUTES, Route},
     token::WRITES_MAX,
@@ -157,9 +157,9 @@ pub async fn take(app: &App, entry: Entry<ApprovalRecord>, purpose: &str) -> Res
     }
 }
 
-fn unusable(why: Unusable) -> Problem {
+pub(crate) fn unusable(why: Unusable) -> Problem {
     let kind = match why {
-        Unusable::Changed => Kind::ApprovalMismatch,
+        Unusable::Changed | Unusable::Moved => Kind::ApprovalMismatch,
         Unusable::Missing
         | Unusable::NotYours
         | Unusable::Action
@@ -220,7 +220,11 @@ async fn enlist(app: &App, tenant: &TenantId, id: &ApprovalId) -> Result<(), Pro
 }
 
 /// The one form of a request, and its digest.
-fn canonical(asked: &ApprovalRequest) -> Result<(Value, Digest), Problem> {
+async fn canonical(
+    app: &App,
+    who: &Principal,
+    asked: &ApprovalRequest,
+) -> Result<(Value, Digest), Problem> {
     let refuse = |field: &str, rule: &str| Problem::field(Kind::Unprocessable, field, rule);
     if !approvable(asked.action) {
         let rule = "cannot be approved; a job is approved as a whole, as SubmitTranscode";
@@ -233,6 +237,7 @@ fn canonical(asked: &ApprovalRequest) -> Result<(Value, Digest), Problem> {
     };
     if asked.action == Action::SubmitTranscode {
         let request: TranscodeRequest = json::parse(body.as_bytes()).map_err(within)?;
+        let request = presets::expand(app, who, request).await.map_err(within)?;
         check_request(&request)
             .map_err(|error| refuse(&format!("request.{}", error.field), &error.rule))?;
         let value = serde_json::to_value(&request).map_err(|_| Problem::internal())?;
@@ -257,7 +262,7 @@ fn canonical(asked: &ApprovalRequest) -> Result<(Value, Digest), Problem> {
 /// 400 and 422 naming the field; 503.
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let asked: ApprovalRequest = json::parse(&call.body)?;
-    let (value, digest) = canonical(&asked)?;
+    let (value, digest) = canonical(&app, &who, &asked).await?;
     let rules = &app.config.approvals;
     let most = rules.expires_secs_max;
     let life = asked.expires_in_secs.unwrap_or(EXPIRES_SECS.min(most));

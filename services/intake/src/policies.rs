@@ -197,7 +197,7 @@ pub async fn one_version(app: Arc<App>, who: Principal, call: Call) -> Result<Re
 pub async fn explain(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let asked: ExplainRequest = json::parse(&call.body)?;
     let body = asked.request.to_string();
-    let (_, facts) = transcodes::compiled(&app, &who, body.as_bytes()).await?;
+    let (_, _, facts) = transcodes::compiled(&app, &who, body.as_bytes()).await?;
     let now = clock::now();
     let mut authority = who.authority().clone();
     if let Some(roles) = asked.roles {

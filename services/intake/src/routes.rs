@@ -3,7 +3,8 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, cancel, events, evidence, health, keys, list, policies,
+    approvals, cancel, destinations, events, evidence, health, keys, list,
+    policies, presets,
     problem::Problem,
     token, transcodes, uploads, usage, webhooks,
 };
@@ -190,7 +191,23 @@ pub static ROUTES: &[Route] = &[
     post("/v1/policy/explain", Action::ReadPolicy, |app, who, call| {
         Box::pin(policies::explain(app, who, call))
     }),
+    // The `{id}` of a preset is its name.
+    get("/v1/presets", Action::ReadPresets, |app, who, call| {
+        Box::pin(presets::list(app, who, call))
+    }),
+    get("/v1/presets/{id}", Action::ReadPresets, |app, who, call| {
+        Box::pin(presets::get(app, who, call))
+    }),
+    row(Method::DELETE, "/v1/presets/{id}", Action::ManagePresets, |app, who, call| {
+        Box::pin(presets::remove(app, who, call))
+    }),
+    row(Method::PUT, "/v1/presets/{id}", Action::ManagePresets, |app, who, call| {
+        Box::pin(presets::put(app, who, call))
+    }),
     own(Method::POST, "/v1/token", |app, who, call| Box::pin(token::exchange(app, who, call))),
+    get("/v1/destinations", Action::ReadPresets, |app, who, call| {
+        Box::pin(destinations::list(app, who, call))
+    }),
     get("/v1/usage", Action::ReadUsage, |app, who, call| Box::pin(usage::get(app, who, call))),
     post("/v1/keys", Action::ManageKeys, |app, who, call| Box::pin(keys::create(app, who, call)))
         .on(keys::facts),

@@ -9,17 +9,19 @@ use crate::{
     app::{App, Call, Reply, store_problem},
     approvals,
     auth::Principal,
+    destinations,
     gate::{self, Ask},
-    json,
+    json, presets,
     problem::{Kind, Problem},
     quota,
     uploads::record_key,
     view,
 };
-use hotcell_policy::Facts;
+use hotcell_policy::{Facts, destination::location};
 use hotcell_schemas::{
     Digest, EventKind, FileName, Job, JobId, Subject, TenantId,
     approval::{ApprovalRecord, job_digest},
+    destination::DestinationRecord,
     identity::{Action, Decided},
     job::{Input, Output, Stamp},
     limits::IDEMPOTENCY_KEY_BYTES_MAX,
@@ -115,16 +117,18 @@ pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         // The first request took the key and died before its event: this one takes its place.
         id = claimed;
     }
-    let request: TranscodeRequest = json::parse(&call.body)?;
+    let request = presets::expand(&app, &who, json::parse(&call.body)?).await?;
     let tenant = gate::active(&app, &who).await?;
     check(&request, &tenant)?;
+    let destination = destinations::find(&app, &who, &request).await?;
     let (inputs, sniffed) = inputs(&app, &who, &request).await?;
     quota::job(&app, &tenant, &inputs).await?;
-    let facts = facts(&request, &inputs, &sniffed)?;
+    let facts = facts(&request, &inputs, &sniffed, destination.as_ref())?;
     let pool = tenant.pools.into_iter().next().ok_or_else(|| {
         Problem::new(Kind::Unprocessable, "no pool of workers is open to this tenant")
     })?;
-    let (who, decisions, approval) = permitted(&app, who, &call, &request, facts, &id).await?;
+    let asked = Asked { request: &request, destination: destination.as_ref(), facts };
+    let (who, decisions, approval) = permitted(&app, who, &call, asked, &id).await?;
     if let Some(claim) = &claim {
         id = claim.take(&app, id).await?;
     }
@@ -157,6 +161,7 @@ pub(crate) fn facts(
     request: &TranscodeRequest,
     inputs: &[Input],
     sniffed: &Sniffed,
+    destination: Option<&DestinationRecord>,
 ) -> Result<Facts, Problem> {
     let plan = compile(request, sniffed).map_err(|failure| {
         let field = if request.preset.is_some() { "preset" } else { "outputs[0]" };
@@ -167,31 +172,46 @@ pub(crate) fn facts(
         protected_source: sniffed.protected,
         source_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         priority: request.priority,
-        ..Facts::of_plan(&plan, Some(sniffed))
+        ..Facts::of_plan(&plan, Some(sniffed), &location(destination))
     })
 }
 
-/// Asks policy for the job and for its source; gives what it said, and the approval that the job
-/// will use.
+/// A job as it is asked about.
+struct Asked<'a> {
+    /// The request.
+    request: &'a TranscodeRequest,
+    /// Where its outputs are to go; `None` is the store.
+    destination: Option<&'a DestinationRecord>,
+    /// What policy is to know.
+    facts: Facts,
+}
+
+/// Asks policy for the job and for its source, and for what is done with its outputs where they
+/// leave the store: nothing is encoded that could not be delivered. Gives what it said, and the
+/// approval that the job will use.
 async fn permitted(
     app: &App,
     who: Principal,
     call: &Call,
-    request: &TranscodeRequest,
-    mut facts: Facts,
+    asked: Asked<'_>,
     id: &JobId,
 ) -> Result<(Principal, Vec<Decided>, Option<Entry<ApprovalRecord>>), Problem> {
+    let Asked { request, destination, mut facts } = asked;
     let approval = match &call.approval {
         None => None,
         Some(shown) => {
             let (action, digest) = (Action::SubmitTranscode, job_digest(request));
-            Some(approvals::shown_for(app, &who, shown, action, &digest, id.as_str()).await?)
+            let shown =
+                approvals::shown_for(app, &who, shown, action, &digest, id.as_str()).await?;
+            shown.value.covers(destination).map_err(approvals::unusable)?;
+            Some(shown)
         }
     };
     facts.approved = approval.is_some();
     let who = who.with_approval(approval.as_ref().map(|entry| entry.value.id.clone()));
     let mut decisions = Vec::new();
-    for action in [Action::SubmitTranscode, Action::ReadSource] {
+    let external = destination.map(|_| Action::PublishOutput);
+    for action in [Action::SubmitTranscode, Action::ReadSource].into_iter().chain(external) {
         let ask = Ask { action, target: TARGET, facts: &facts };
         decisions.push(gate::pass(app, &who, &ask).await?);
     }
@@ -204,12 +224,13 @@ async fn permitted(
 /// # Errors
 /// As [`submit`], but for what is stored.
 pub async fn permitted_dry(app: &App, who: &Principal, call: &Call) -> Result<(), Problem> {
-    let (request, facts) = compiled(app, who, &call.body).await?;
+    let (request, destination, facts) = compiled(app, who, &call.body).await?;
     let id = JobId::new(clock::now().0, clock::random());
-    permitted(app, who.clone(), call, &request, facts, &id).await.map(|_| ())
+    let asked = Asked { request: &request, destination: destination.as_ref(), facts };
+    permitted(app, who.clone(), call, asked, &id).await.map(|_| ())
 }
 
-/// The job in `body`, and what policy is to know of it.
+/// The job in `body`, where its outputs are to go, and what policy is to know of it.
 ///
 /// # Errors
 /// 400 and 422 naming field and rule; 403 for FFmpeg's own arguments without the right to; 503.
@@ -217,17 +238,18 @@ pub(crate) async fn compiled(
     app: &App,
     who: &Principal,
     body: &[u8],
-) -> Result<(TranscodeRequest, Facts), Problem> {
-    let request: TranscodeRequest = json::parse(body)?;
+) -> Result<(TranscodeRequest, Option<DestinationRecord>, Facts), Problem> {
+    let request = presets::expand(app, who, json::parse(body)?).await?;
     let tenant = gate::active(app, who).await?;
     check(&request, &tenant)?;
+    let destination = destinations::find(app, who, &request).await?;
     let (inputs, sniffed) = inputs(app, who, &request).await?;
-    let facts = facts(&request, &inputs, &sniffed)?;
-    Ok((request, facts))
+    let facts = facts(&request, &inputs, &sniffed, destination.as_ref())?;
+    Ok((request, destination, facts))
 }
 
 /// What needs no upload: the tenant's right to FFmpeg's own arguments, and the request's rules.
-fn check(request: &TranscodeRequest, tenant: &TenantRecord) -> Result<(), Problem> {
+pub(crate) fn check(request: &TranscodeRequest, tenant: &TenantRecord) -> Result<(), Problem> {
     if request.has_raw_arguments() && !tenant.raw_arguments {
         let failure = Failure::new(RejectCode::RequestForbidden, RAW_FORBIDDEN);
         return Err(Problem::forbidden(RAW_FIELD, &failure));

@@ -25,17 +25,14 @@ const HEIGHT_MAX: i64 = 8192;
 /// headers round.
 const LONGER_SECS: i64 = 2;
 
-/// The name of the tenant's own prefix as a destination.
-pub use hotcell_schemas::destination::STORE;
-
 impl Facts {
-    /// The facts of a compiled job whose outputs go to the store. `sniffed` is what the input was
-    /// found to be; without it, intake's case, unknown sizes are 0.
+    /// The facts of a compiled job. `sniffed` is what the input was found to be; without it unknown
+    /// sizes are 0. `destination` is where its outputs go: [`crate::destination::location`].
     #[must_use]
-    pub fn of_plan(plan: &Plan, sniffed: Option<&Sniffed>) -> Self {
+    pub fn of_plan(plan: &Plan, sniffed: Option<&Sniffed>, destination: &str) -> Self {
         Self {
             outputs: plan.outputs.iter().map(|output| of_output(output, sniffed)).collect(),
-            destination: STORE.to_owned(),
+            destination: destination.to_owned(),
             protected_source: sniffed.is_some_and(|sniffed| sniffed.protected),
             ..Self::default()
         }

@@ -4,6 +4,7 @@
 //! is a denial; each decision names the policies that made it and the digest of the set. Refuses: a
 //! policy that the schema does not validate strictly, and a set of more than [`POLICIES_MAX`].
 
+pub mod destination;
 pub mod engine;
 mod facts;
 pub mod put;
@@ -15,8 +16,9 @@ pub mod set;
 pub mod store;
 mod words;
 
+pub use destination::Destinations;
 pub use engine::{Engine, Rule};
-pub use facts::STORE;
+pub use hotcell_schemas::destination::STORE;
 pub use put::{Put, PutError, check};
 pub use question::{Decision, Facts, OutputFacts, Question, StepUp, Verdict, Who};
 pub use set::{Fault, Faults, Origin, SCHEMA_TEXT};

@@ -7,12 +7,14 @@
 //! shown to be is the edge's word alone: no record holds it, so policy decides on what it said.
 
 use crate::{
+    destination::{self, Destinations},
     question::{Decision, Facts, Question, Verdict, Who},
     store::{PolicyError, PolicyStore},
 };
 use hotcell_schemas::{
     Job, Plan, Role, TenantId, UnixMs,
     approval::{self, ApprovalRecord},
+    destination::DestinationRecord,
     identity::{Action, Authority, Decided, Outcome},
     job::Actor,
     limits::REQUEST_AGE_MS_MAX,
@@ -30,7 +32,7 @@ use hotcell_stage::{
 /// Why there is no answer now; another try may bring one. Nothing is permitted meanwhile.
 #[derive(Debug, thiserror::Error)]
 pub enum RecheckError {
-    /// A record of the tenant, the key or the approval.
+    /// A record of the tenant, the key, the approval or the destination.
     #[error("a record that permits a job cannot be read")]
     Record(#[source] KvError),
     /// The policies.
@@ -76,6 +78,7 @@ pub struct Recheck {
     tenants: Bucket,
     keys: Bucket,
     approvals: Bucket,
+    destinations: Destinations,
 }
 
 /// When a job was submitted, by its own first stamp, which must agree with the broker's time of the
@@ -102,6 +105,7 @@ impl Recheck {
             tenants: bus.bucket("tenants"),
             keys: bus.bucket("keys"),
             approvals: bus.bucket("approvals"),
+            destinations: Destinations::new(bus),
         }
     }
 
@@ -139,6 +143,18 @@ impl Recheck {
         Ok(held.map_err(|reason| Failure::new(RejectCode::PolicyDenied, reason)))
     }
 
+    /// Where the job's outputs go; `None` is hotcell's own store. A destination is the tenant's own,
+    /// was there when the job was submitted, and is in a form that can be used.
+    ///
+    /// # Errors
+    /// [`RecheckError::Record`]; a refusal, `destination_unknown`, is the inner result.
+    pub async fn destination(
+        &self,
+        job: &Job,
+    ) -> Result<Result<Option<DestinationRecord>, Failure>, RecheckError> {
+        destination::of_job(&self.destinations, job).await.map_err(RecheckError::Record)
+    }
+
     /// Asks policy for each of `actions`; what it said of all of them when it permits. Where more was
     /// made than the input's header promised, the job itself is asked about again.
     ///
@@ -149,11 +165,15 @@ impl Recheck {
         case: Case<'_>,
         actions: &[Action],
     ) -> Result<Result<Vec<Decided>, Refused>, RecheckError> {
-        let approved = match self.approved(case.job).await? {
+        let destination = match self.destination(case.job).await? {
+            Ok(destination) => destination,
+            Err(failure) => return Ok(Err(failure.into())),
+        };
+        let approved = match self.approved(case.job, destination.as_ref()).await? {
             Ok(approved) => approved,
             Err(failure) => return Ok(Err(failure.into())),
         };
-        let mut facts = facts(case, approved);
+        let mut facts = facts(case, destination.as_ref(), approved);
         let outgrown = case.made.is_some_and(|made| facts.outgrown(made));
         let again = outgrown.then_some(&Action::SubmitTranscode);
         let (job, mut decided) = (case.job, Vec::with_capacity(actions.len() + 1));
@@ -207,11 +227,17 @@ impl Recheck {
 
     /// Whether other people approved exactly this request; a claim that does not hold is a refusal,
     /// not a "no".
-    async fn approved(&self, job: &Job) -> Result<Result<bool, Failure>, RecheckError> {
+    async fn approved(
+        &self,
+        job: &Job,
+        destination: Option<&DestinationRecord>,
+    ) -> Result<Result<bool, Failure>, RecheckError> {
         let Some(id) = &job.authority.approval else { return Ok(Ok(false)) };
         let found = self.approvals.get::<ApprovalRecord>(&format!("{}.{id}", job.tenant)).await;
         let found = found.map_err(RecheckError::Record)?.map(|entry| entry.value);
-        let checked = approval::check_job(found.as_ref(), job);
+        let checked = approval::check_job(found.as_ref(), job).and_then(|approved| {
+            found.as_ref().map_or(Ok(()), |record| record.covers(destination)).map(|()| approved)
+        });
         Ok(checked.map_err(|error| {
             let message = format!("the approval that the job names does not permit it: {error}");
             Failure::new(RejectCode::PolicyDenied, message)
@@ -219,14 +245,14 @@ impl Recheck {
     }
 }
 
-fn facts(case: Case<'_>, approved: bool) -> Facts {
+fn facts(case: Case<'_>, destination: Option<&DestinationRecord>, approved: bool) -> Facts {
     let bytes = case.job.inputs.iter().map(|input| input.size).fold(0, u64::saturating_add);
     Facts {
         protected_source: case.sniffed.is_some_and(|sniffed| sniffed.protected),
         source_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         priority: case.job.request.priority,
         approved,
-        ..Facts::of_plan(case.plan, case.sniffed)
+        ..Facts::of_plan(case.plan, case.sniffed, &destination::location(destination))
     }
 }
 

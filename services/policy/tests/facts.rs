@@ -47,7 +47,7 @@ fn sniffed(size: Option<(u32, u32)>, duration_ms: Option<u64>) -> Sniffed {
 }
 
 fn of(plan: &Plan, sniffed: Option<&Sniffed>) -> OutputFacts {
-    let facts = Facts::of_plan(plan, sniffed);
+    let facts = Facts::of_plan(plan, sniffed, STORE);
     assert_eq!((facts.outputs.len(), facts.destination.as_str()), (1, STORE));
     facts.outputs.into_iter().next().unwrap()
 }
@@ -115,7 +115,7 @@ fn of_own_arguments_the_tree_speaks() {
     let facts = of(&plan(json!({}), slower), Some(&sniffed(Some((8, 8)), Some(1000))));
     assert_eq!(facts.duration_secs, i64::from(DURATION_SECS_MAX), "a tempo makes it unknown");
     let protected = Sniffed { protected: true, ..sniffed(None, None) };
-    assert!(Facts::of_plan(&plan(json!({}), json!({})), Some(&protected)).protected_source);
+    assert!(Facts::of_plan(&plan(json!({}), json!({})), Some(&protected), STORE).protected_source);
 }
 
 /// IAM-08: the rate that a filter sets is not the last word when one behind it doubles it.

@@ -68,7 +68,7 @@ pub(super) fn run(
         ..sniffed.clone()
     };
     let said = match &verdict {
-        Ok(plan) => who.ask(plan, &known)?,
+        Ok(plan) => who.ask(plan, &known, request.destination.as_ref())?,
         Err(_) => None,
     };
     if as_json {

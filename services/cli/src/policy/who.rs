@@ -8,7 +8,8 @@ use super::{check, read_text};
 use crate::{fail::Fail, print};
 use hotcell_policy::{Decision, Engine, Facts, Question, Verdict, Who};
 use hotcell_schemas::{
-    Digest, Plan, TenantId,
+    DestinationName, Digest, Plan, TenantId,
+    destination::{self, STORE},
     identity::{Action, Authority, RoleName},
     job::Actor,
     plan::Sniffed,
@@ -28,6 +29,9 @@ pub(crate) struct WhoArgs {
     /// It has just shown a second factor.
     #[arg(long, requires = "roles")]
     mfa: bool,
+    /// Where the destination leads that the request names: https://host/bucket/prefix.
+    #[arg(long, value_name = "URL", requires = "roles")]
+    destination_url: Option<String>,
     /// Its tenant's own policies.
     #[arg(long, value_name = "FILE", requires = "roles")]
     tenant_policies: Option<PathBuf>,
@@ -44,11 +48,17 @@ pub(super) struct Said {
 }
 
 impl WhoArgs {
-    /// The sets and what they say of `plan`; none without a role.
-    pub(super) fn ask(&self, plan: &Plan, sniffed: &Sniffed) -> Result<Option<Said>, Fail> {
+    /// The sets and what they say of `plan`, whose request names `destination`; none without a role.
+    pub(super) fn ask(
+        &self,
+        plan: &Plan,
+        sniffed: &Sniffed,
+        destination: Option<&DestinationName>,
+    ) -> Result<Option<Said>, Fail> {
         if self.roles.is_empty() {
             return Ok(None);
         }
+        let destination = self.location(destination)?;
         let tenant = check::nobody();
         let engine = self.engine(&tenant)?;
         let now = clock::now();
@@ -60,7 +70,7 @@ impl WhoArgs {
         };
         let actor =
             Actor::User { issuer: "https://localhost".to_owned(), subject: "you".to_owned() };
-        let facts = Facts::of_plan(plan, Some(sniffed));
+        let facts = Facts::of_plan(plan, Some(sniffed), destination);
         let decide = |action| {
             let question = Question {
                 who: Who { tenant: &tenant, actor: &actor, authority: &authority },
@@ -76,6 +86,25 @@ impl WhoArgs {
         };
         let decisions = ACTIONS.into_iter().map(decide).collect::<Result<_, _>>()?;
         Ok(Some(Said { digest: engine.digest(), decisions }))
+    }
+
+    /// Where the outputs go, as policy is told. Where a name leads only an installation knows: it is
+    /// never taken for the store.
+    fn location(&self, named: Option<&DestinationName>) -> Result<&str, Fail> {
+        match (named, self.destination_url.as_deref()) {
+            (None, None) => Ok(STORE),
+            (Some(_), Some(url)) => match destination::check_location(url) {
+                Ok(()) => Ok(url),
+                Err(error) => Err(Fail::usage(format!("--destination-url: its {error}"))),
+            },
+            (Some(name), None) => Err(Fail::usage(format!(
+                "the request names the destination {name}: say with --destination-url where it \
+                 leads (GET /v1/destinations shows it), or ask POST /v1/policy/explain, which knows"
+            ))),
+            (None, Some(_)) => Err(Fail::usage(
+                "--destination-url: the request names no destination, so its outputs go to the store",
+            )),
+        }
     }
 
     fn engine(&self, tenant: &TenantId) -> Result<Engine, Fail> {
