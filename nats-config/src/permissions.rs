@@ -266,7 +266,12 @@ fn consume(rights: &mut Permissions, route: &Route, role: Role) {
             rights.resp = Some(Responses { max: 1, ttl: RESPONSE_SECS * 1_000_000_000 });
         }
         // Everything that reaches a tenant's account is its own: the import says so.
-        Carrier::TenantEvents => rights.subscribe.allow.push("events.>".to_owned()),
+        Carrier::TenantEvents => {
+            let all = "events.>".to_owned();
+            if !rights.subscribe.allow.contains(&all) {
+                rights.subscribe.allow.push(all);
+            }
+        }
         // A row that no durable of the role reads is heard live, as a wake-up; who gives out work
         // wakes up at the end of an attempt too, although its meter has a durable of these.
         Carrier::Stream(_) if !has_durable(route, role) || pulls_work(role) => {

@@ -7,7 +7,8 @@ use hotcell_schemas::{
     PoolId, Subject, TenantId,
     limits::{LEASE_SECS, PAYLOAD_BYTES_MAX},
     routes::{
-        BUCKETS, BucketRow, CONSUMERS, ConsumerRow, Retention, StreamId, route, work_consumer,
+        BUCKETS, Begins, BucketRow, CONSUMERS, ConsumerRow, Retention, StreamId, route,
+        work_consumer,
     },
     tenancy::Priority,
 };
@@ -102,7 +103,7 @@ pub struct ConsumerSpec {
     pub durable_name: String,
     /// The same; the broker wants both.
     pub name: String,
-    /// `all`: from the stream's first message.
+    /// `all`: from the stream's first message. `new`: from the next one.
     pub deliver_policy: &'static str,
     /// `explicit`.
     pub ack_policy: &'static str,
@@ -219,7 +220,14 @@ fn unlimited(replicas: Replicas) -> StreamSpec {
 fn fixed_consumer(row: &ConsumerRow) -> ConsumerSpec {
     let filter = |name: &&str| route(name).expect("consumers name rows of the table").filter();
     let filters = row.routes.iter().map(filter).collect();
-    consumer(row.stream, row.durable.to_owned(), filters, row.ack_wait_secs, row.max_ack_pending)
+    let name = row.durable.to_owned();
+    ConsumerSpec {
+        deliver_policy: match row.begins {
+            Begins::First => "all",
+            Begins::Now => "new",
+        },
+        ..consumer(row.stream, name, filters, row.ack_wait_secs, row.max_ack_pending)
+    }
 }
 
 fn consumer(

@@ -263,6 +263,15 @@ impl Route {
     }
 }
 
+/// Where a consumer begins when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// With the first message of its stream: what it reads must be read.
+    First,
+    /// With the next message: what it reads is of use for a moment only.
+    Now,
+}
+
 /// A durable consumer that exists from the start. Those of the signer, one for each pool, tenant
 /// and priority class, are made when a tenant is added: see [`work_consumer`].
 #[derive(Debug, Clone, Copy)]
@@ -275,6 +284,8 @@ pub struct ConsumerRow {
     pub routes: &'static [&'static str],
     /// Who pulls from it.
     pub role: Role,
+    /// Where it begins.
+    pub begins: Begins,
     /// Seconds without an ack after which the broker delivers again.
     pub ack_wait_secs: u32,
     /// Deliveries outstanding at most.

@@ -143,6 +143,21 @@ pub struct Stamp {
     pub at: UnixMs,
 }
 
+/// A state that a job reached, as its tenant is told it: by the server-sent events of the API, and
+/// in its own broker account. A state told twice or late is recognised by its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateEvent {
+    /// The job.
+    pub id: JobId,
+    /// The state.
+    pub state: EventKind,
+    /// When it was reached, RFC 3339.
+    pub at: String,
+    /// Its number in the job's timeline, from 1: the event's id on a stream of server-sent events.
+    pub seq: usize,
+}
+
 /// A job, as of its last event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +208,16 @@ impl Job {
         self.state = event;
         self.stamps.push(Stamp { event, at });
         self
+    }
+
+    /// The states that it reached, for its tenant, but for the `known` first.
+    pub fn states(&self, known: usize) -> impl DoubleEndedIterator<Item = StateEvent> {
+        self.stamps.iter().enumerate().skip(known).map(|(index, stamp)| StateEvent {
+            id: self.id.clone(),
+            state: stamp.event,
+            at: stamp.at.rfc3339(),
+            seq: index + 1,
+        })
     }
 
     /// The number of the last attempt; 0 before the first.

@@ -3,7 +3,9 @@
 //!
 //! One row is one flow: who may publish what, where it is kept, who reads it.
 
-pub use crate::flow::{BucketRow, Carrier, ConsumerRow, Retention, Role, Route, StreamId, Token};
+pub use crate::flow::{
+    Begins, BucketRow, Carrier, ConsumerRow, Retention, Role, Route, StreamId, Token,
+};
 use Carrier::{Request, Stream, TenantEvents, TenantRequest, WorkerRequest};
 use StreamId::{Hooks, Jobs};
 use Token::{Account, Class, Delivery, Endpoint, Job, Pool, Tenant, Worker};
@@ -42,19 +44,19 @@ macro_rules! row {
 /// Every flow of hotcell.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
-    row!("job.submitted", [lit("job"), Tenant, Job, lit("submitted")], "job", [Intake] => [Validator, Auditor], Stream(Jobs),
+    row!("job.submitted", [lit("job"), Tenant, Job, lit("submitted")], "job", [Intake] => [Validator, Webhook, Auditor], Stream(Jobs),
         "a request was accepted"),
-    row!("job.validated", [lit("job"), Tenant, Job, lit("validated"), Pool], "job", [Validator] => [Signer, Auditor], Stream(Jobs),
+    row!("job.validated", [lit("job"), Tenant, Job, lit("validated"), Pool], "job", [Validator] => [Signer, Webhook, Auditor], Stream(Jobs),
         "the input was checked and pinned, the plan compiled; work is ready for a pool"),
-    row!("job.prioritised", [lit("job"), Tenant, Job, lit("validated"), Pool, Class], "job", [Validator] => [Signer, Auditor], Stream(Jobs),
+    row!("job.prioritised", [lit("job"), Tenant, Job, lit("validated"), Pool, Class], "job", [Validator] => [Signer, Webhook, Auditor], Stream(Jobs),
         "the same, for work that its tenant wants before or after the rest of its own"),
     row!("job.rejected", [lit("job"), Tenant, Job, lit("rejected")], "job", [Validator] => [Webhook, Auditor], Stream(Jobs),
         "the input or the request was refused"),
-    row!("job.assigned", [lit("job"), Tenant, Job, lit("assigned")], "job", [Signer] => [Auditor], Stream(Jobs),
+    row!("job.assigned", [lit("job"), Tenant, Job, lit("assigned")], "job", [Signer] => [Webhook, Auditor], Stream(Jobs),
         "one attempt was given to one worker"),
-    row!("job.attempt_failed", [lit("job"), Tenant, Job, lit("attempt_failed")], "job", [Signer] => [Signer, Auditor], Stream(Jobs),
+    row!("job.attempt_failed", [lit("job"), Tenant, Job, lit("attempt_failed")], "job", [Signer] => [Signer, Webhook, Auditor], Stream(Jobs),
         "an attempt ended without outputs"),
-    row!("job.encoded", [lit("job"), Tenant, Job, lit("encoded")], "job", [Signer] => [Hasher, Signer, Auditor], Stream(Jobs),
+    row!("job.encoded", [lit("job"), Tenant, Job, lit("encoded")], "job", [Signer] => [Hasher, Signer, Webhook, Auditor], Stream(Jobs),
         "a worker's report with outputs was accepted"),
     row!("job.completed", [lit("job"), Tenant, Job, lit("completed")], "job", [Hasher] => [Webhook, Signer, Auditor], Stream(Jobs),
         "every output is as reported"),
@@ -62,7 +64,7 @@ pub const ROUTES: &[Route] = &[
         "no further attempt will be made"),
     row!("job.cancelled", [lit("job"), Tenant, Job, lit("cancelled")], "job", [Intake, Provisioner] => [Webhook, Signer, Auditor], Stream(Jobs),
         "the tenant ended the job, or was removed"),
-    row!("job.expired", [lit("job"), Tenant, Job, lit("expired")], "job", [Signer] => [Auditor], Stream(Jobs),
+    row!("job.expired", [lit("job"), Tenant, Job, lit("expired")], "job", [Signer] => [Webhook, Auditor], Stream(Jobs),
         "a completed job's bytes are gone"),
 
     row!("audit.grant", [lit("audit"), Tenant, lit("grant")], "audit", [Signer] => [Auditor], Stream(Jobs),
@@ -127,8 +129,14 @@ pub const ROUTES: &[Route] = &[
         "a tenant's program lists its jobs, newest first (api.list)"),
     row!("tenant.cancel", [lit("tenant"), Account, lit("cancel")], "json", [Tenant] => [Intake], TenantRequest,
         "a tenant's program ends a job (api.cancel)"),
+    row!("tenant.ask", [lit("tenant"), Account, lit("ask")], "json", [Tenant] => [Intake], TenantRequest,
+        "a tenant's program asks for others' approval of a request (api.ask)"),
+    row!("tenant.asked", [lit("tenant"), Account, lit("asked")], "json", [Tenant] => [Intake], TenantRequest,
+        "a tenant's program reads an approval (api.asked)"),
     row!("events", [lit("events"), Account, Job, lit("terminal")], "json", [Webhook] => [Tenant], TenantEvents,
         "a job of the tenant ended (events.<job>.terminal in its own account)"),
+    row!("events.state", [lit("events"), Account, Job, lit("state")], "json", [Webhook] => [Tenant], TenantEvents,
+        "a job of the tenant reached a state (events.<job>.state in its own account)"),
 ];
 
 /// The durable consumers.
@@ -138,6 +146,7 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Jobs,
         routes: &["job.submitted"],
         role: Role::Validator,
+        begins: Begins::First,
         ack_wait_secs: 30,
         max_ack_pending: 1024,
     },
@@ -146,6 +155,7 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Jobs,
         routes: &["job.encoded"],
         role: Role::Hasher,
+        begins: Begins::First,
         ack_wait_secs: 30,
         max_ack_pending: 1024,
     },
@@ -154,6 +164,25 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Jobs,
         routes: &["job.rejected", "job.completed", "job.failed", "job.cancelled"],
         role: Role::Webhook,
+        begins: Begins::First,
+        ack_wait_secs: 30,
+        max_ack_pending: 1024,
+    },
+    ConsumerRow {
+        // A consumer of its own: how jobs end never waits behind the states on their way.
+        durable: "teller",
+        stream: Jobs,
+        routes: &[
+            "job.submitted",
+            "job.validated",
+            "job.prioritised",
+            "job.assigned",
+            "job.attempt_failed",
+            "job.encoded",
+            "job.expired",
+        ],
+        role: Role::Webhook,
+        begins: Begins::Now,
         ack_wait_secs: 30,
         max_ack_pending: 1024,
     },
@@ -162,6 +191,7 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Jobs,
         routes: &[],
         role: Role::Auditor,
+        begins: Begins::First,
         ack_wait_secs: 60,
         max_ack_pending: 8192,
     },
@@ -170,6 +200,7 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Jobs,
         routes: &["job.attempt_failed", "job.completed", "job.failed", "job.cancelled"],
         role: Role::Signer,
+        begins: Begins::First,
         ack_wait_secs: 30,
         // One at a time over all replicas: events come in order, and each is counted once.
         max_ack_pending: 1,
@@ -179,6 +210,7 @@ pub const CONSUMERS: &[ConsumerRow] = &[
         stream: Hooks,
         routes: &["hook.out"],
         role: Role::Webhook,
+        begins: Begins::First,
         ack_wait_secs: 60,
         // A delivery that waits for its retry stays pending, so the bound is the backlog's.
         max_ack_pending: 100_000,

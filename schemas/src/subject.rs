@@ -200,6 +200,14 @@ impl Subject {
         format!("events.{account}.{job}.terminal").parse()
     }
 
+    /// `events.<account>.<job>.state`: each state of a job, to a tenant's own account.
+    ///
+    /// # Errors
+    /// [`UnknownSubject`] when `account` is no public account nkey.
+    pub fn state(account: &str, job: &JobId) -> Result<Self, UnknownSubject> {
+        format!("events.{account}.{job}.state").parse()
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -162,6 +162,7 @@ fn constructors_build_subjects_of_their_rows() {
         Subject::usage_now(),
         Subject::evidence_export(),
         Subject::terminal(samples::ACCOUNT, &job).unwrap(),
+        Subject::state(samples::ACCOUNT, &job).unwrap(),
         Subject::hook_out(&tenant, &samples::endpoint_id(), &samples::delivery_id()),
     ];
     built.extend(EventKind::ALL.iter().filter_map(|kind| Subject::job(&tenant, &job, *kind)));
@@ -200,6 +201,7 @@ fn constructors_build_subjects_of_their_rows() {
         ["", ">", "acme", &samples::ACCOUNT.to_lowercase(), &samples::ACCOUNT.replace('A', "")]
     {
         assert!(Subject::terminal(bad, &job).is_err(), "{bad}");
+        assert!(Subject::state(bad, &job).is_err(), "{bad}");
     }
     for kind in kinds {
         let platform = Subject::audit(None, kind);
@@ -270,11 +272,21 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
     );
     check_publishes(Role::Hasher, &["job.completed", "job.failed", "audit.refused", "sign.output"]);
     check_publishes(Role::Auditor, &[]);
-    check_publishes(Role::Webhook, &["audit.refused", "audit.webhook", "hook.out", "events"]);
+    let told = ["audit.refused", "audit.webhook", "hook.out", "events", "events.state"];
+    check_publishes(Role::Webhook, &told);
     // What a removed tenant had open is cancelled by whoever removes it.
     check_publishes(Role::Provisioner, &["job.cancelled", "audit.admin"]);
-    let verbs = ["tenant.submit", "tenant.get", "tenant.list", "tenant.cancel"];
-    check_publishes(Role::Tenant, &verbs);
+    check_publishes(
+        Role::Tenant,
+        &[
+            "tenant.submit",
+            "tenant.get",
+            "tenant.list",
+            "tenant.cancel",
+            "tenant.ask",
+            "tenant.asked",
+        ],
+    );
 }
 
 #[test]

@@ -184,9 +184,11 @@ async fn neither_worker_nor_tenant_speaks_as_another() {
     let mut bolt = world.connect(&program("bolt", "ci"));
     assert!(acme.subscribe("events.>").unwrap() && bolt.subscribe("events.>").unwrap());
     let mut webhook = world.connect(&Login::Service(Role::Webhook));
-    let event = format!("events.{own}.{}.terminal", job());
-    assert!(webhook.publish(&event, None, &[], b"acme's").unwrap());
-    assert_eq!(acme.next_message().unwrap().subject, format!("events.{}.terminal", job()));
+    for kind in ["state", "terminal"] {
+        let event = format!("events.{own}.{}.{kind}", job());
+        assert!(webhook.publish(&event, None, &[], b"acme's").unwrap());
+        assert_eq!(acme.next_message().unwrap().subject, format!("events.{}.{kind}", job()));
+    }
     assert_eq!(bolt.settled().unwrap(), []);
 }
 

@@ -94,13 +94,15 @@ async fn tenants_reach_the_api_as_themselves_and_hear_their_own_events() {
     tenant.client.request("api.get", "".into()).await.ok();
     let webhook = server.connect(&Login::Service(Role::Webhook)).await.unwrap();
     let job = "0123456789abcdef0123456789abcdef";
-    for account in [&bolt.account, &acme.account] {
-        let subject = format!("events.{account}.{job}.terminal");
-        tell(&webhook, subject, account.clone()).await;
+    for kind in ["state", "terminal"] {
+        for account in [&bolt.account, &acme.account] {
+            let subject = format!("events.{account}.{job}.{kind}");
+            tell(&webhook, subject, account.clone()).await;
+        }
+        let event = futures::StreamExt::next(&mut events).await.unwrap();
+        assert_eq!(event.subject.as_str(), format!("events.{job}.{kind}"));
+        assert_eq!(event.payload, acme.account, "the other tenant's came first, unheard");
     }
-    let event = futures::StreamExt::next(&mut events).await.unwrap();
-    assert_eq!(event.subject.as_str(), format!("events.{job}.terminal"));
-    assert_eq!(event.payload, acme.account, "the other tenant's came first and was not heard");
 
     tenant.publish_denied(&format!("tenant.{}.submit", bolt.account)).await;
     tenant.publish_denied("job.acme.x.completed").await;

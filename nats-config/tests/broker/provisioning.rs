@@ -3,7 +3,9 @@
 use crate::world::*;
 use async_nats::jetstream;
 use hotcell_nats_config::{
-    AdminError, InitOptions, Installation, Login, Replicas, TenantSpec, accounts, api, init, jwt,
+    AdminError, InitOptions, Installation, Login, Replicas, TenantSpec, accounts, api,
+    claims::SigningKey,
+    init, jwt,
     keys::Missing,
     testing::{NOW, TestServer},
 };
@@ -106,6 +108,54 @@ async fn a_changed_account_is_seen_and_mended() {
         ["account ENCODERS"]
     );
     assert!(admin.check(Replicas::One).await.unwrap().is_empty());
+}
+
+/// Rows that came after the first tenants.
+const NEWER: [&str; 3] = ["tenant.ask", "tenant.asked", "events.state"];
+
+// BRK-83, NEW-16: what an earlier version rendered for a tenant has not the newer rows; `nats provision`,
+// and so `up`, gives them to it, and its login file stays as it is.
+#[tokio::test]
+async fn an_earlier_tenant_gets_the_rows_that_came_since() {
+    let (server, admin) = provisioned().await;
+    let added = admin.add_tenant(&tenant("acme"), &"app".parse().unwrap(), NOW).await.unwrap();
+    let account = &added.record.account;
+    let (installation, acme) = (server.installation().unwrap(), "acme".parse().unwrap());
+    let mut body = installation.tenant_account(&acme, TenantState::Active).unwrap().claims.nats;
+    body.imports.retain(|import| !NEWER.contains(&import.name.as_str()));
+    body.limits.imports = i64::try_from(body.imports.len()).unwrap();
+    for key in &mut body.signing_keys {
+        let SigningKey::Scoped(scope) = key else { panic!("{key:?}") };
+        scope.template.permissions.publish.allow.retain(|subject| !subject.starts_with("api.ask"));
+    }
+    let signer = &installation.keys().operator_signing;
+    let earlier = jwt::encode(signer, NOW, account, "tenant-acme", &body).unwrap();
+    admin.push_account(&earlier).await.unwrap();
+    let login = std::fs::read(&added.creds).unwrap();
+    let mut before = Watched::connect(&server, &program("acme")).await;
+    before.publish_denied("api.ask").await;
+
+    let found = admin.provision(Replicas::One, UnixMs(NOW.0 + 1000)).await.unwrap();
+    assert_eq!(found, ["account tenant-acme"]);
+    let after = server.connect(&program("acme")).await.unwrap();
+    let mut events = after.subscribe("events.*.state").await.unwrap();
+    let intake = server.connect(&Login::Service(Role::Intake)).await.unwrap();
+    let mut served = intake.subscribe("tenant.*.ask").await.unwrap();
+    settle(&intake).await;
+    let ask = after.request("api.ask", "?".into());
+    let answer = async {
+        let asked = futures::StreamExt::next(&mut served).await.unwrap();
+        assert_eq!(asked.subject.as_str(), format!("tenant.{account}.ask"));
+        tell(&intake, asked.reply.unwrap(), "made".to_owned()).await;
+    };
+    let (answered, ()) = tokio::join!(ask, answer);
+    assert_eq!(answered.unwrap().payload, "made");
+    let webhook = server.connect(&Login::Service(Role::Webhook)).await.unwrap();
+    let job = "0123456789abcdef0123456789abcdef";
+    tell(&webhook, format!("events.{account}.{job}.state"), "state".to_owned()).await;
+    let event = futures::StreamExt::next(&mut events).await.unwrap();
+    assert_eq!(event.subject.as_str(), format!("events.{job}.state"));
+    assert_eq!(std::fs::read(&added.creds).unwrap(), login);
 }
 
 #[tokio::test]
@@ -236,7 +286,10 @@ fn the_exports_are_the_rows_that_leave_the_pipeline() {
             "tenant.*.get",
             "tenant.*.list",
             "tenant.*.cancel",
-            "events.*.*.terminal"
+            "tenant.*.ask",
+            "tenant.*.asked",
+            "events.*.*.terminal",
+            "events.*.*.state"
         ]
     );
 }

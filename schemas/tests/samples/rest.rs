@@ -352,6 +352,7 @@ pub(crate) fn http(eye: &mut impl Look) {
         state: Some(hotcell_schemas::EventKind::Completed),
     };
     eye.look("list", &list);
+    eye.look("state_event", &jobs::completed().states(0).next_back().unwrap());
     eye.look("webhook", &webhook_request());
     eye.look("webhook_created", &webhook_created());
 }

@@ -1,6 +1,7 @@
 //! The NATS door: what a tenant's program asks in its own account. The same handlers, gate, limits,
 //! JSON and problems as over HTTP; the status is in the header `Hotcell-Status`, and the headers of
-//! an HTTP answer are headers here.
+//! an HTTP answer are headers here. A login may ask for others' approval and read it; people give it
+//! over HTTP, where they show who they are.
 //!
 //! Promises: the tenant is the account that the broker wrote into the subject, the actor the login
 //! that the broker states. Refuses: a request whose login the broker does not state.
@@ -48,6 +49,8 @@ pub static VERBS: &[Verb] = &[
     Verb { name: "tenant.get", twin: (Method::GET, "/v1/transcodes/{id}"), fit: by_id },
     Verb { name: "tenant.list", twin: (Method::GET, "/v1/transcodes"), fit: by_query },
     Verb { name: "tenant.cancel", twin: (Method::DELETE, "/v1/transcodes/{id}"), fit: by_id },
+    Verb { name: "tenant.ask", twin: (Method::POST, "/v1/approvals"), fit: |_| Ok(()) },
+    Verb { name: "tenant.asked", twin: (Method::GET, "/v1/approvals/{id}"), fit: by_id },
 ];
 
 /// `{"id": ...}` is the id in the path. One that is no id is nobody's, as over HTTP.
@@ -143,6 +146,14 @@ async fn call(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) -> Resul
     fields.on(entitled(app, verb, route, who, incoming).await)
 }
 
+/// A header that may be sent once, as over HTTP.
+fn once<'a>(incoming: &'a Incoming, name: &'static str) -> Result<Option<&'a str>, Problem> {
+    if incoming.repeats(name) {
+        return Err(Problem::field(Kind::BadRequest, name, "must be sent at most once"));
+    }
+    Ok(incoming.header(name))
+}
+
 /// Reads the body, asks the gate, and calls the handler.
 async fn entitled(
     app: &Arc<App>,
@@ -160,8 +171,8 @@ async fn entitled(
         method: route.method.clone(),
         route: route.path,
         path: route.path.to_owned(),
-        idempotency: incoming.header(IDEMPOTENCY).map(|text| text.as_bytes().to_vec()),
-        approval: incoming.header(APPROVAL).map(str::to_owned),
+        idempotency: once(incoming, IDEMPOTENCY)?.map(|text| text.as_bytes().to_vec()),
+        approval: once(incoming, APPROVAL)?.map(str::to_owned),
         body: Bytes::copy_from_slice(incoming.payload()),
         ..Call::default()
     };

@@ -1,6 +1,7 @@
 //! `GET /v1/transcodes/{id}/events`: a job's states as they come, as server-sent events (WHATWG
 //! HTML §9.2). The number of a state in the job's timeline is the event's id, so a client that comes
-//! back with `Last-Event-ID` misses nothing and hears nothing twice.
+//! back with `Last-Event-ID` misses nothing and hears nothing twice. The data of a state is the body
+//! of `events.<job>.state` in a tenant's broker account.
 //!
 //! Promises: the stream ends with the job's end, after [`LIFE_SECS`], within a second of its
 //! tenant's suspension and of the end of the credential that opened it, and at shutdown;
@@ -132,14 +133,12 @@ pub async fn follow(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
 /// The events from the `known`-th state on. The last of a job that has ended shows all of it. Pure.
 fn events(job: &Job, known: usize) -> String {
     let mut text = String::new();
-    for (index, stamp) in job.stamps.iter().enumerate().skip(known) {
-        let number = index + 1;
-        let mut data = json!({ "id": job.id, "state": stamp.event, "at": stamp.at.rfc3339() });
-        if number == job.stamps.len() && is_over(job) {
-            data = json!({ "id": job.id, "state": stamp.event, "at": stamp.at.rfc3339(),
-                "job": view::snapshot(job) });
+    for told in job.states(known) {
+        let mut data = json!(told);
+        if told.seq == job.stamps.len() && is_over(job) {
+            data["job"] = view::snapshot(job);
         }
-        text.push_str(&format!("id: {number}\nevent: {}\ndata: {data}\n\n", stamp.event));
+        text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", told.seq, told.state));
     }
     text
 }
@@ -224,6 +223,13 @@ mod tests {
         assert!(text.starts_with(first), "{text}");
         assert!(text.contains("\n\nid: 2\nevent: completed\ndata: {"));
         assert_eq!(text.matches("\"outputs\"").count(), 1, "the last shows the job");
+        // The rest is what is told over the broker.
+        for (told, line) in job.states(0).zip(text.lines().filter_map(|l| l.strip_prefix("data: ")))
+        {
+            let mut data: serde_json::Value = serde_json::from_str(line).unwrap();
+            data.as_object_mut().unwrap().remove("job");
+            assert_eq!(data, json!(told));
+        }
         assert_eq!(text.lines().filter(|line| line.starts_with("data: ")).count(), 2);
         assert!(events(&job, 1).starts_with("id: 2\n"));
         assert_eq!(events(&job, 2), "");

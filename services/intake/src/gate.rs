@@ -252,7 +252,8 @@ fn challenge(who: &Principal, step_up: &StepUp, decision: &Decision) -> Problem 
 
 fn needs_approval(decision: &Decision) -> Problem {
     let detail = "this principal has no second factor: have the request approved by POST \
-                  /v1/approvals, then repeat it with the header Hotcell-Approval";
+                  /v1/approvals, over the broker api.ask, then repeat it with the header \
+                  Hotcell-Approval";
     Problem::new(Kind::ApprovalRequired, detail)
         .with("policy", json!(decision.policies))
         .with("allowed", json!(decision.advice))

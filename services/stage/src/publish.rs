@@ -201,10 +201,14 @@ impl Bus {
     }
 
     /// Publishes a tenant's own event to its account: not stored, not acknowledged, a courtesy.
-    pub async fn notify(&self, account: &str, job: &hotcell_schemas::JobId, json: Vec<u8>) {
-        let subject = format!("events.{account}.{job}.terminal");
+    /// What the table has not as such an event is not sent.
+    pub async fn notify(&self, subject: &Subject, json: Vec<u8>) {
+        if subject.route().carrier != Carrier::TenantEvents || !subject.may_publish(self.role()) {
+            tracing::error!(%subject, "no event of a tenant's account");
+            return;
+        }
         #[expect(clippy::disallowed_methods, reason = "the one flow that is not stored")]
-        if let Err(error) = self.client.publish(subject, json.into()).await {
+        if let Err(error) = self.client.publish(subject.to_string(), json.into()).await {
             tracing::debug!(%error, "tenant event not sent");
         }
     }

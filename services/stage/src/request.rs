@@ -193,6 +193,12 @@ impl Incoming {
         Some(self.message.headers.as_ref()?.get(name)?.as_str())
     }
 
+    /// Whether its sender gave the header more than once.
+    #[must_use]
+    pub fn repeats(&self, name: &str) -> bool {
+        self.message.headers.as_ref().is_some_and(|map| map.get_all(name).nth(1).is_some())
+    }
+
     /// Who is behind it, for requests that came through an import.
     #[must_use]
     pub fn info(&self) -> Option<RequestInfo> {

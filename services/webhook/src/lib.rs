@@ -1,13 +1,14 @@
-//! Signed deliveries to tenants' endpoints.
+//! Signed deliveries to tenants' endpoints, and what tenants' own programs hear at the broker.
 //!
 //! Promises: every delivery is signed (there is no unsigned mode), is repeated under one id until
 //! it succeeds or its schedule is spent, and survives restarts: its state is a record, its turn a
 //! message. A slow or hostile endpoint costs its own lane and no other. Refuses: to reach anything
 //! but public addresses, to show a secret twice, and to touch a job: it only tells of it.
 //!
-//! Pure: `address`, `payload`, `schedule`, `signature`, `vault`. Effects: `egress`, `endpoints`,
-//! `planner`, `deliver`.
+//! Pure: `address`, `payload`, `schedule`, `signature`, `vault`. Effects: `accounts`, `egress`,
+//! `endpoints`, `planner`, `teller`, `deliver`.
 
+mod accounts;
 pub mod address;
 pub mod config;
 mod deliver;
@@ -18,6 +19,7 @@ pub mod payload;
 mod planner;
 pub mod schedule;
 pub mod signature;
+mod teller;
 pub mod vault;
 
 #[cfg(test)]
@@ -27,6 +29,7 @@ mod testing;
 pub use config::Config;
 pub use signature::{Secret, VerifyError, verify};
 
+use accounts::Accounts;
 use deliver::Deliverer;
 use egress::Egress;
 use endpoints::Endpoints;
@@ -35,6 +38,7 @@ use hotcell_stage::{Bus, ServiceError, Shutdown, run as stage};
 use lanes::Lanes;
 use planner::Planner;
 use std::sync::Arc;
+use teller::Teller;
 use tokio::task::JoinSet;
 
 /// The queue group that all webhook services share.
@@ -66,9 +70,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     });
     let mut tasks: JoinSet<Result<(), ServiceError>> = JoinSet::new();
     tasks.spawn(deliver::run(deliverer, config.attempts_max, shutdown.clone()));
-    let (planner, own) = (Planner::new(bus.clone(), Arc::clone(&endpoints)), shutdown.clone());
-    let (events, own_bus) = (config.events_max, bus.clone());
+    let accounts = Arc::new(Accounts::new(&bus));
+    let teller = Teller { bus: bus.clone(), accounts: Arc::clone(&accounts) };
+    let planner = Planner { bus: bus.clone(), accounts, endpoints: Arc::clone(&endpoints) };
+    let (events, own_bus, own) = (config.events_max, bus.clone(), shutdown.clone());
     tasks.spawn(async move { stage::run(&own_bus, "webhook", events, planner, own).await });
+    let (own_bus, own) = (bus.clone(), shutdown.clone());
+    tasks.spawn(async move { stage::run(&own_bus, "teller", events, teller, own).await });
     let (own_bus, own) = (bus.clone(), shutdown.clone());
     tasks.spawn(async move {
         let subject = Subject::hooks_create();

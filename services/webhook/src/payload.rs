@@ -56,6 +56,13 @@ pub fn event_body(event: WebhookEvent, sequence: u64, job: &Job) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
+/// The body of a job's last state, for the tenant's own broker account: what a server-sent event of
+/// the API holds. `None` for a job without a state.
+#[must_use]
+pub fn state_body(job: &Job) -> Option<Vec<u8>> {
+    serde_json::to_vec(&job.states(0).next_back()?).ok()
+}
+
 fn snapshot(job: &Job) -> Value {
     // Outputs are the job's once the hasher agreed to them.
     let known = if job.state == EventKind::Completed { job.outputs.as_slice() } else { &[] };
@@ -115,6 +122,15 @@ mod tests {
         assert_eq!(data["timeline"].as_array().unwrap().len(), 2);
         let text = String::from_utf8(body).unwrap();
         assert!(!text.contains("://") && !text.contains("out/acme") && !text.contains("worker"));
+    }
+
+    #[test]
+    fn brk_83_a_state_is_told_with_its_number() {
+        let job = delivery().job;
+        let value: Value = serde_json::from_slice(&state_body(&job).unwrap()).unwrap();
+        let at = "2026-05-22T14:30:46.120Z";
+        assert_eq!(value, json!({ "id": job.id, "state": "completed", "at": at, "seq": 2 }));
+        assert_eq!(state_body(&Job { stamps: Vec::new(), ..job }), None);
     }
 
     #[test]

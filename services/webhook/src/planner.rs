@@ -1,46 +1,36 @@
 //! From a job's last event to its deliveries: one for each endpoint that wants it, and a courtesy
-//! to the tenant's own broker account.
+//! to the tenant's own broker account, where its end is told as a state as well.
 //!
 //! May run twice: a delivery's id is a function of job, event and endpoint, so a repeat is dropped
 //! by the broker, or, later than its window, by the delivery's record.
 
 use crate::{
+    accounts::Accounts,
     endpoints::{Endpoints, wants},
     payload::{delivery_id, event_body, happened_at},
+    teller::tell,
 };
-use hotcell_schemas::{
-    EndpointId, Job, hook::Delivery, records::TenantRecord, request::WebhookEvent,
-};
-use hotcell_stage::{Bus, Delivered, Halt, Outgoing, Stage, kv::Bucket};
+use hotcell_schemas::{EndpointId, Job, Subject, hook::Delivery, request::WebhookEvent};
+use hotcell_stage::{Bus, Delivered, Halt, Outgoing, Stage};
 use std::sync::Arc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// Delay before an event is planned again when the broker did not answer, in milliseconds.
 const RETRY_MS: u64 = 1000;
 
 pub(crate) struct Planner {
-    bus: Bus,
-    tenants: Bucket,
-    endpoints: Arc<Endpoints>,
+    pub(crate) bus: Bus,
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) endpoints: Arc<Endpoints>,
 }
 
 impl Planner {
-    pub(crate) fn new(bus: Bus, endpoints: Arc<Endpoints>) -> Self {
-        Self { tenants: bus.bucket("tenants"), bus, endpoints }
-    }
-
     async fn notify(&self, event: WebhookEvent, sequence: u64, job: &Job) -> Result<(), Halt> {
-        let found = self.tenants.get::<TenantRecord>(job.tenant.as_str()).await;
-        let found = found.map_err(|error| {
-            debug!(%error, "tenant not read");
-            Halt::retry_ms(RETRY_MS, "the tenant's record cannot be read")
-        })?;
-        let Some(tenant) = found else {
-            warn!(tenant = %job.tenant, "a job's tenant has no record");
-            return Ok(());
-        };
-        let body = event_body(event, sequence, job);
-        self.bus.notify(&tenant.value.account, &job.id, body).await;
+        let Some(account) = self.accounts.of(&job.tenant).await? else { return Ok(()) };
+        if let Ok(subject) = Subject::terminal(&account, &job.id) {
+            self.bus.notify(&subject, event_body(event, sequence, job)).await;
+        }
+        tell(&self.bus, &account, job).await;
         Ok(())
     }
 }

@@ -141,10 +141,10 @@ impl World {
 /// What rows are called in a tenant's own account, and what they might be called.
 fn local() -> impl Iterator<Item = String> {
     let job = job();
-    ["submit", "get", "list", "cancel", "*", ">"]
+    ["submit", "get", "list", "cancel", "ask", "asked", "approve", "*", ">"]
         .map(|verb| format!("api.{verb}"))
         .into_iter()
-        .chain(["terminal", "started", ">"].map(|event| format!("events.{job}.{event}")))
+        .chain(["terminal", "state", "started", ">"].map(|event| format!("events.{job}.{event}")))
         .chain([format!("events.{job}"), "events.>".to_owned(), "events.*.terminal".to_owned()])
 }
 
