@@ -86,6 +86,9 @@ pub struct ProbedStream {
     pub duration_ms: Option<u64>,
     /// Frames of a picture track, where its container counts them.
     pub frames: Option<u64>,
+    /// Frames per second of a picture track on average, to the nearest, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fps: Option<u32>,
     /// Whether it is a cover or another attached picture, which is no track of the film.
     pub attached: bool,
 }

@@ -26,6 +26,7 @@ fn video(codec: &str, size: (u32, u32)) -> ProbedStream {
         channels: None,
         duration_ms: None,
         frames: None,
+        fps: None,
         attached: false,
     }
 }

@@ -212,6 +212,7 @@ fn attempt(number: u32, assigned_at: UnixMs) -> Attempt {
             method: "GET".to_owned(),
             key_digest: upload_key().digest(),
             ttl_secs: 3600,
+            destination: None,
         }],
         ended_at: None,
         report: None,
@@ -258,6 +259,7 @@ pub(crate) fn report() -> Report {
                 channels: None,
                 duration_ms: Some(10_000),
                 frames: Some(300),
+                fps: Some(30),
                 attached: false,
             },
             ProbedStream {
@@ -269,6 +271,7 @@ pub(crate) fn report() -> Report {
                 channels: Some(2),
                 duration_ms: Some(10_000),
                 frames: None,
+                fps: None,
                 attached: false,
             },
         ],

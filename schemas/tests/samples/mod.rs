@@ -6,6 +6,7 @@
 pub(crate) mod approval;
 pub(crate) mod jobs;
 mod own;
+pub(crate) mod preset;
 pub(crate) mod rest;
 pub(crate) mod worker;
 

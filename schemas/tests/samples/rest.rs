@@ -6,6 +6,7 @@ use super::{
 };
 use hotcell_schemas::{
     RejectCode, Role,
+    destination::{Addressing, DestinationRecord},
     evidence::{EvidenceKind, EvidenceReply, EvidenceRequest, EvidenceRow, Who, WhoKind},
     hook::{
         DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
@@ -136,6 +137,7 @@ fn acts() -> [Act; 11] {
             method: "PUT".to_owned(),
             key_digest: upload_key().digest(),
             ttl_secs: 3600,
+            destination: None,
         }],
     };
     let refused = AuditAct::Refused {
@@ -196,6 +198,21 @@ pub(crate) trait Look {
     );
 }
 
+fn destination() -> DestinationRecord {
+    DestinationRecord {
+        tenant: tenant(),
+        name: "cdn".parse().unwrap(),
+        endpoint: "https://s3.eu-central-1.amazonaws.com".to_owned(),
+        region: "eu-central-1".to_owned(),
+        bucket: "acme-media".to_owned(),
+        prefix: "video".to_owned(),
+        addressing: Addressing::Virtual,
+        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+        sealed: vec![7; 68],
+        created_at: T0,
+    }
+}
+
 /// Every record of the buckets.
 pub(crate) fn at_rest(eye: &mut impl Look) {
     let tenant_record = TenantRecord {
@@ -251,6 +268,8 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     eye.look("upload.protected", &UploadRecord { pinned, ..upload.clone() });
     eye.look("policy", &policy());
     eye.look("approval", &super::approval::record());
+    eye.look("destination", &destination());
+    super::preset::at_rest(eye);
     of_work(eye);
     of_webhooks(eye);
 }
@@ -345,6 +364,7 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("transcode.preset", &jobs::preset_request());
     eye.look("transcode.explicit", &jobs::explicit_request());
     super::approval::http(eye);
+    super::preset::http(eye);
     eye.look("get", &GetRequest { id: job_id() });
     let list = ListRequest {
         limit: Some(20),

@@ -174,8 +174,15 @@ fn stream(from: Stream, file_ms: Option<u64>) -> Result<ProbedStream, ProbeError
         channels: from.channels.filter(|channels| *channels > 0),
         duration_ms: own_ms,
         frames: counted.filter(|_| is_video),
+        fps: rate.filter(|_| is_video).and_then(a_second),
         attached: from.disposition.attached_pic != 0,
     })
+}
+
+/// A rate to the nearest frame per second; none for none.
+fn a_second((above, below): (u64, u64)) -> Option<u32> {
+    let rounded = above.saturating_add(below / 2) / below;
+    u32::try_from(rounded).ok().filter(|fps| *fps > 0)
 }
 
 /// Holds the limits of frames to a picture track: `rate` is a fraction, `counted` the file's claim.
@@ -267,7 +274,8 @@ mod tests {
     use serde_json::json;
 
     const VIDEO: &str = r#"{"index":0,"codec_name":"h264","codec_type":"video","width":1280,
-        "height":720,"duration":"10.000000","nb_frames":"300","disposition":{"attached_pic":0}}"#;
+        "height":720,"duration":"10.000000","avg_frame_rate":"30000/1001",
+        "nb_frames":"300","disposition":{"attached_pic":0}}"#;
 
     fn with(format: &str, streams: &str) -> Result<Probe, ProbeError> {
         parse(format!(r#"{{"streams":[{streams}],"format":{{{format}}}}}"#).as_bytes())
@@ -309,6 +317,7 @@ mod tests {
         );
         assert_eq!((audio.sample_rate, audio.channels), (Some(48_000), Some(2)));
         assert_eq!((video.duration_ms, video.frames), (Some(10_000), Some(300)));
+        assert_eq!((video.fps, audio.fps), (Some(30), None));
         assert_eq!((audio.duration_ms, audio.frames), (None, None));
         let cover = VIDEO.replace(r#""attached_pic":0"#, r#""attached_pic":1"#);
         let probe = with(format, &format!("{cover},{VIDEO}")).unwrap();

@@ -52,6 +52,7 @@ fn a_report() -> Report {
         channels: None,
         duration_ms: Some(10_000),
         frames: Some(300),
+        fps: None,
         attached: false,
     };
     let probe = Probe {
@@ -94,6 +95,7 @@ fn an_attempt() -> Attempt {
             method: "GET".to_owned(),
             key_digest: Digest::of(b"key"),
             ttl_secs: 600,
+            destination: None,
         }],
         ended_at: Some(UnixMs(3000)),
         report: Some(a_report()),
@@ -208,6 +210,36 @@ fn api_11_no_view_holds_an_object_key_or_a_url() {
             assert!(!text.contains(secret), "{secret}");
         }
     }
+}
+
+#[test]
+fn iam_09_outputs_at_a_destination_are_found_by_their_tenant_and_by_no_signature() {
+    let destination = DestinationRecord {
+        tenant: "acme".parse().unwrap(),
+        name: "cdn".parse().unwrap(),
+        endpoint: "https://s3.example.com".to_owned(),
+        region: "eu-central-1".to_owned(),
+        bucket: "media".to_owned(),
+        prefix: "video".to_owned(),
+        addressing: hotcell_schemas::destination::Addressing::Virtual,
+        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+        sealed: vec![1; 60],
+        created_at: UnixMs(1),
+    };
+    let mut job = completed();
+    assert_eq!(snapshot(&job)["destination"], Value::Null);
+    job.request.destination = Some(destination.name.clone());
+    let (plain, view) = (snapshot(&job), located(&job, &destination));
+    assert_eq!(plain["destination"], "cdn");
+    assert_eq!(plain["outputs"][0].get("location"), None);
+    let expect = format!("https://s3.example.com/media/video/{}", job.outputs[0].key);
+    assert_eq!(view["outputs"][0]["location"], expect);
+    assert!(expect.ends_with(&destination.object_key(&job.outputs[0].key)));
+    for secret in ["AKIA", "?", "X-Amz", job.inputs[0].key.as_str()] {
+        assert!(!view.to_string().contains(secret), "{secret}");
+    }
+    let encoded = located(&Job { state: EventKind::Encoded, ..job }, &destination);
+    assert_eq!(encoded["outputs"], json!([]), "nothing before the hasher agreed");
 }
 
 #[test]

@@ -46,6 +46,18 @@ impl Destinations {
         Ok(check(found.map(|entry| entry.value), tenant, name, at).map(Some))
     }
 
+    /// Where the job's outputs go: as [`Self::find`], as of its submission.
+    ///
+    /// # Errors
+    /// The bucket's; a refusal is the inner result.
+    pub async fn of_job(
+        &self,
+        job: &Job,
+    ) -> Result<Result<Option<DestinationRecord>, Failure>, KvError> {
+        let at = job.stamps.first().map_or(UnixMs(0), |stamp| stamp.at);
+        self.find(&job.tenant, job.request.destination.as_ref(), at).await
+    }
+
     /// The tenant's destinations that can be used, by name.
     ///
     /// # Errors
@@ -57,15 +69,6 @@ impl Destinations {
         all.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
         Ok(all)
     }
-}
-
-/// Where the job's outputs go: as [`Destinations::find`], as of its submission.
-pub(crate) async fn of_job(
-    destinations: &Destinations,
-    job: &Job,
-) -> Result<Result<Option<DestinationRecord>, Failure>, KvError> {
-    let at = job.stamps.first().map_or(UnixMs(0), |stamp| stamp.at);
-    destinations.find(&job.tenant, job.request.destination.as_ref(), at).await
 }
 
 /// Whether `record` is what `name` led to at `at`. One that was entered later may lead elsewhere

@@ -25,6 +25,9 @@ const HEIGHT_MAX: i64 = 8192;
 /// headers round.
 const LONGER_SECS: i64 = 2;
 
+/// Frames per second by which an average may be above what a filter sets: short files round.
+const MORE_FPS: i64 = 1;
+
 impl Facts {
     /// The facts of a compiled job. `sniffed` is what the input was found to be; without it unknown
     /// sizes are 0. `destination` is where its outputs go: [`crate::destination::location`].
@@ -38,19 +41,24 @@ impl Facts {
         }
     }
 
-    /// Whether the file that was made is taller or longer than these facts say; then they say so
-    /// afterwards. An input's header is its sender's word: FFmpeg goes by the stream, which may be
-    /// larger, longer or turned.
+    /// Whether the file that was made is taller, longer or has more frames a second than these facts
+    /// say; then they say so afterwards. An input's header is its sender's word: FFmpeg goes by the
+    /// stream, which may be larger, longer or turned; and how many frames it has, nobody knew before.
     #[must_use]
     pub fn outgrown(&mut self, made: &Probe) -> bool {
-        let pictures = made.streams.iter().filter(|it| it.kind == "video" && !it.attached);
-        let height = pictures.filter_map(|it| it.height).max().map_or(0, i64::from);
+        let pictures = || made.streams.iter().filter(|it| it.kind == "video" && !it.attached);
+        let height = pictures().filter_map(|it| it.height).max().map_or(0, i64::from);
+        let fps = pictures().filter_map(|it| it.fps).max().map_or(0, i64::from);
         let secs = made.duration_ms.unwrap_or(0).div_ceil(1000);
         let secs = i64::try_from(secs).unwrap_or(i64::MAX);
         let mut outgrown = false;
         for output in &mut self.outputs {
             if height > output.height {
                 (output.height, outgrown) = (height, true);
+            }
+            let named = output.fps > 0;
+            if fps > output.fps.saturating_add(if named { MORE_FPS } else { 0 }) {
+                (output.fps, outgrown) = (fps, true);
             }
             if secs > output.duration_secs.saturating_add(LONGER_SECS) {
                 (output.duration_secs, outgrown) = (secs, true);

@@ -37,7 +37,7 @@ pub struct OutputFacts {
     pub audio_bitrate: i64,
     /// Constant quality (CRF); -1 for a target rate. Lower is better and larger.
     pub crf: i64,
-    /// Frames per second where a filter sets it; 0 for the input's.
+    /// Frames per second where a filter sets it; 0 for the input's, until the output was made.
     pub fps: i64,
     /// Seconds of output; 0 before the input was read, the most where it stays unknown.
     pub duration_secs: i64,

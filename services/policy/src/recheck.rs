@@ -152,7 +152,7 @@ impl Recheck {
         &self,
         job: &Job,
     ) -> Result<Result<Option<DestinationRecord>, Failure>, RecheckError> {
-        destination::of_job(&self.destinations, job).await.map_err(RecheckError::Record)
+        self.destinations.of_job(job).await.map_err(RecheckError::Record)
     }
 
     /// Asks policy for each of `actions`; what it said of all of them when it permits. Where more was

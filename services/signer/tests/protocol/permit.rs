@@ -259,8 +259,8 @@ async fn policy_that_changes_meets_a_job_at_each_step() {
     }
 }
 
-/// What FFmpeg's prober says of a file of one picture track.
-fn probe(height: u32, duration_ms: u64) -> Probe {
+/// What FFmpeg's prober says of a file of one picture track with so many frames a second.
+fn probe(height: u32, duration_ms: u64, fps: u32) -> Probe {
     let picture = ProbedStream {
         kind: "video".to_owned(),
         codec: "h264".to_owned(),
@@ -270,6 +270,7 @@ fn probe(height: u32, duration_ms: u64) -> Probe {
         channels: None,
         duration_ms: Some(duration_ms),
         frames: None,
+        fps: Some(fps),
         attached: false,
     };
     let format = "mov,mp4,m4a,3gp,3g2,mj2".to_owned();
@@ -277,8 +278,8 @@ fn probe(height: u32, duration_ms: u64) -> Probe {
     Probe { format, duration_ms, start_ms: None, bit_rate: None, streams: vec![picture] }
 }
 
-/// IAM-08: headers that understate the picture and its length, or that have it turned. By them the
-/// job is within the ceilings; what came of it is not.
+/// IAM-08: headers that understate the picture and its length, or that have it turned, and say nothing
+/// of frames. By them the job is within the ceilings; what came of it is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iam_08_what_an_inputs_header_hid_does_not_count_once_it_is_made() {
     let rig = Rig::start().await;
@@ -289,13 +290,16 @@ async fn iam_08_what_an_inputs_header_hid_does_not_count_once_it_is_made() {
         let when = format!("when {{ context.output.{fact} > {most} }}");
         format!("@id(\"{id}\") @about(\"x\") {head} {when};\n")
     };
-    let ceilings = ceiling("height", "height", 480) + &ceiling("length", "duration_s", 10);
+    let ceilings = ceiling("height", "height", 480)
+        + &ceiling("length", "duration_s", 10)
+        + &ceiling("rate", "fps", 30);
     for (made, policies, refused) in [
         // The attack works without the ceilings, and an honest header passes them.
-        (probe(640, 60_000), "", None),
-        (probe(240, 3_000), ceilings.as_str(), None),
-        (probe(640, 1_000), &ceilings, Some("acme/height")),
-        (probe(240, 60_000), &ceilings, Some("acme/length")),
+        (probe(640, 60_000, 60), "", None),
+        (probe(240, 3_000, 30), ceilings.as_str(), None),
+        (probe(640, 1_000, 30), &ceilings, Some("acme/height")),
+        (probe(240, 60_000, 30), &ceilings, Some("acme/length")),
+        (probe(240, 1_000, 60), &ceilings, Some("acme/rate")),
     ] {
         rig.policies(policies).await;
         known().await;
