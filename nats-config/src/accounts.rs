@@ -51,6 +51,11 @@ pub const EVERY_USER: &str = "*";
 /// 32 bits hold. The same in every rendering, so that two can be compared.
 pub const REVOKED_UNTIL_SECS: u64 = 0xFFFF_FFFF;
 
+/// Logins of one account that are revoked: 96 KB of its JWT, of the 256 KiB that the broker takes. Only
+/// when it is full is one of them forgotten, and only one whose token has ended: an agent that was not
+/// told goes on renewing a login that is revoked.
+pub const REVOKED_MAX: usize = 1000;
+
 /// Connections of the operator.
 pub const SYS_CONNECTIONS_MAX: i64 = 8;
 

@@ -109,6 +109,12 @@ pub enum AdminError {
     /// Suspended.
     #[error("tenant {0} is suspended: resume it first")]
     NotServed(TenantId),
+    /// No login of that name is here, and none was revoked.
+    #[error("there is no login {0} here")]
+    UnknownLogin(String),
+    /// A login that was revoked, and that the broker takes all the same.
+    #[error("the broker still takes login {0}, which is revoked: try again")]
+    StillTaken(String),
     /// The record names another account than this installation's key.
     #[error("tenant {0} has another account on the server")]
     OtherAccount(TenantId),

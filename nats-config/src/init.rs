@@ -8,6 +8,7 @@
 //! DIR/creds/*.creds    one file for each login; hand a service its own file and nothing else
 //! DIR/accounts/*.jwt   the operator's and the accounts' JWTs, as last rendered
 //! DIR/resolver/        the server's own folder of account JWTs
+//! DIR/revoked/*.json   one file for each login that is revoked
 //! DIR/trust.json       which public key signs for which role
 //! ```
 
@@ -61,6 +62,12 @@ pub enum InitError {
     /// The trust list as JSON.
     #[error("the trust list does not encode as JSON")]
     TrustJson(#[source] serde_json::Error),
+    /// A file of the folder of revoked logins: without it a login would be taken again.
+    #[error("{} does not say which login is revoked: restore it", .0.display())]
+    Revoked(PathBuf),
+    /// Nothing of the list of revoked logins can be forgotten.
+    #[error("the account's list of revoked logins is full of such as have not ended")]
+    RevokedFull,
     /// The configuration.
     #[error("the server's configuration was not made")]
     Config(#[source] PathError),
@@ -105,7 +112,7 @@ pub struct Installation {
 /// # Errors
 /// [`InitError`].
 pub fn init(dir: &Path, options: &InitOptions) -> Result<Installation, InitError> {
-    for folder in ["", "keys", "creds", "accounts", "resolver"] {
+    for folder in ["", "keys", "creds", "accounts", "resolver", "revoked"] {
         let path = dir.join(folder);
         files::private_dir(&path).map_err(|source| InitError::File { path, source })?;
     }
@@ -255,6 +262,7 @@ impl Installation {
         now: UnixMs,
     ) -> Result<PathBuf, InitError> {
         let path = self.creds_path(login);
+        self.drop_revoked(&path)?;
         self.with_scope(login, |scope, account| {
             let issue = Issue { login, terms, scope, account: &account.public_key(), now };
             creds::issue(&path, &issue)
@@ -305,9 +313,9 @@ impl Installation {
     /// `Jwt`.
     pub fn platform_accounts(&self) -> Result<Vec<RenderedAccount>, InitError> {
         Ok(vec![
-            read_fresh("SYS", accounts::sys(&self.keys, NEVER))?,
-            read_fresh("PIPELINE", accounts::pipeline(&self.keys, NEVER))?,
-            read_fresh("ENCODERS", accounts::encoders(&self.keys, NEVER))?,
+            self.read_fresh("SYS", accounts::sys(&self.keys, NEVER))?,
+            self.read_fresh("PIPELINE", accounts::pipeline(&self.keys, NEVER))?,
+            self.read_fresh("ENCODERS", accounts::encoders(&self.keys, NEVER))?,
         ])
     }
 
@@ -322,7 +330,7 @@ impl Installation {
     ) -> Result<RenderedAccount, InitError> {
         let keys = self.tenant_keys(tenant, Missing::Refuse)?;
         let jwt = accounts::tenant(&self.keys, &keys, tenant, state, NEVER);
-        read_fresh(&tenant_account_name(tenant), jwt)
+        self.read_fresh(&tenant_account_name(tenant), jwt)
     }
 
     /// A tenant's account as the code says; makes its keys when they are missing.
@@ -396,7 +404,7 @@ impl Installation {
         name: &str,
         fresh: Result<String, JwtError>,
     ) -> Result<RenderedAccount, InitError> {
-        let fresh = read_fresh(name, fresh)?;
+        let fresh = self.read_fresh(name, fresh)?;
         let path = self.account_path(name);
         if let Some(jwt) = self.read(&path)?
             && let Ok(claims) = jwt::decode(&jwt)
@@ -406,6 +414,17 @@ impl Installation {
         }
         self.write(&path, &fresh.jwt)?;
         Ok(fresh)
+    }
+
+    /// What the code says, with the logins that are revoked.
+    fn read_fresh(
+        &self,
+        name: &str,
+        jwt: Result<String, JwtError>,
+    ) -> Result<RenderedAccount, InitError> {
+        let jwt = jwt.map_err(InitError::Jwt)?;
+        let claims = jwt::decode(&jwt).map_err(InitError::Jwt)?;
+        self.revoking(RenderedAccount { name: name.to_owned(), jwt, claims }, None)
     }
 
     /// Gives the server the account before its first start. Later it is pushed: the folder is the
@@ -442,12 +461,6 @@ impl Installation {
 
 pub(crate) fn tenant_account_name(tenant: &TenantId) -> String {
     format!("tenant-{tenant}")
-}
-
-fn read_fresh(name: &str, jwt: Result<String, JwtError>) -> Result<RenderedAccount, InitError> {
-    let jwt = jwt.map_err(InitError::Jwt)?;
-    let claims = jwt::decode(&jwt).map_err(InitError::Jwt)?;
-    Ok(RenderedAccount { name: name.to_owned(), jwt, claims })
 }
 
 /// What two renderings of one account have in common: everything but issue times and ids, in the

@@ -24,6 +24,8 @@ mod open_jobs;
 pub mod permissions;
 pub mod plan;
 mod provision;
+mod revocations;
+mod revoke;
 mod server_config;
 pub mod streams;
 mod tenants;
@@ -42,6 +44,7 @@ pub use logins::{FoundLogin, Renewals};
 pub use permissions::{Permissions, allowed};
 pub use plan::{Plan, PlanError};
 pub use provision::{AddedTenant, TenantSpec};
+pub use revocations::RevokedLogin;
 pub use server_config::{
     ACCOUNTS_MAX, BrokerTls, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,
     ServerIdentity, ServerOptions, render as render_server_config,

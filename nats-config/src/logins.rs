@@ -109,7 +109,8 @@ impl Installation {
         Ok((found, failed))
     }
 
-    /// Renews those of the logins that are wanted and due for `life`. One that fails stops no other:
+    /// Renews those of the logins that are wanted and due for `life`, or for the shorter life that was
+    /// asked for a tenant's. One that fails stops no other:
     /// a stray file must not end every service within a day.
     ///
     /// # Errors
@@ -124,7 +125,14 @@ impl Installation {
         let mut renewals = Renewals { renewed: Vec::new(), failed };
         for mut found in logins {
             let Some(login) = found.login.as_ref().filter(|login| wanted(login)) else { continue };
-            if !creds::is_due(&found.claims, life, now) {
+            // A shorter life that was asked for a tenant's program stays.
+            let life = match login {
+                Login::Tenant { .. } => {
+                    Life::of_claims(&found.claims).map_or(life, |l| l.min(life))
+                }
+                Login::Service(_) | Login::Worker { .. } | Login::Sys => life,
+            };
+            if !creds::is_due(&found.claims, life, now) || self.is_revoked(&found.claims.sub)? {
                 continue;
             }
             match self.renew(login, life, now) {
@@ -171,15 +179,10 @@ impl Installation {
             self.account_path(&name),
             keys.join(format!("{name}.nk")),
         ];
-        for path in logins.chain(rest) {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(InitError::File { path, source });
-                }
-                Ok(()) | Err(_) => {}
-            }
+        if let Ok(own) = self.tenant_keys(tenant, Missing::Refuse) {
+            self.forget_revoked(&own.account.public_key())?;
         }
-        Ok(())
+        logins.chain(rest).try_for_each(|path| self.remove_file(path))
     }
 
     /// The tenants whose keys are here, by their account's public key, and why others do not read.

@@ -11,6 +11,7 @@ use crate::{
     keys::Missing,
     login::LoginName,
     streams::{self, ConsumerSpec, Replicas, StreamSpec},
+    tenants::FOLLOWS_MAX,
 };
 use hotcell_schemas::{
     PoolId, TenantId, UnixMs, WorkerId,
@@ -239,16 +240,32 @@ impl Admin {
         Ok(records)
     }
 
+    /// Shows the broker `account`, if it holds another, with every login that is revoked here or
+    /// there: what somebody revoked is taken back by no later push.
     pub(crate) async fn ensure_account(
         &self,
         account: &RenderedAccount,
     ) -> Result<Option<String>, AdminError> {
-        let stored = self.stored_claims(&account.claims.sub).await?;
-        if stored.is_some_and(|stored| comparable(&stored) == comparable(&account.claims)) {
-            return Ok(None);
+        let (installation, failed) = (self.installation(), AdminError::Installation);
+        for _ in 0..FOLLOWS_MAX {
+            let stored = self.stored_claims(&account.claims.sub).await?;
+            if let Some(stored) = &stored {
+                installation.follow_revoked(stored).map_err(failed)?;
+            }
+            let issued = stored.as_ref().map(|stored| stored.iat);
+            let wanted = installation.revoking(account.clone(), issued).map_err(failed)?;
+            let same = |stored| comparable(&stored) == comparable(&wanted.claims);
+            if stored.is_some_and(same) {
+                return Ok(None);
+            }
+            self.push_account(&wanted.jwt).await?;
+            // Another command may have revoked a login while this one was pushed.
+            let after = installation.revoking(account.clone(), issued).map_err(failed)?;
+            if after.claims.nats == wanted.claims.nats {
+                return Ok(Some(format!("account {}", account.name)));
+            }
         }
-        self.push_account(&account.jwt).await?;
-        Ok(Some(format!("account {}", account.name)))
+        Err(AdminError::NotStored)
     }
 
     async fn ensure_work(&self, record: &TenantRecord) -> Result<Vec<String>, AdminError> {

@@ -30,7 +30,7 @@ const CANCEL_ROUNDS_MAX: usize = 20;
 
 /// Changes of one record that are followed while its account is shown to the broker: each is another
 /// command that ran at the same moment.
-const FOLLOWS_MAX: usize = 8;
+pub(crate) const FOLLOWS_MAX: usize = 8;
 
 /// Between two looks.
 const CANCEL_PAUSE: Duration = Duration::from_millis(500);
@@ -130,7 +130,17 @@ impl Admin {
         self.record(Some(tenant), "tenant_removed", tenant.as_str(), now).await?;
         if record.state != TenantState::Removed {
             record.state = TenantState::Removed;
-            self.put("tenants", tenant.as_str(), sequence, &record).await?;
+            // Connections first: whatever interrupts this, they are gone. The record's word follows.
+            if self.knows(tenant) {
+                self.ensure_state(&record, now).await?;
+            }
+            let put = self.put("tenants", tenant.as_str(), sequence, &record).await;
+            let followed = match &put {
+                Ok(()) => Ok(None),
+                Err(_) => self.follow_record(tenant, now).await,
+            };
+            put?;
+            followed?;
         }
         self.delete_account(&record, now).await?;
         let keys_revoked = self.revoke_keys(tenant, now).await?;

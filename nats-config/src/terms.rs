@@ -2,6 +2,7 @@
 //! for is 15 minutes to a day; a role is one of the list, so a tag never holds what the broker would
 //! expand. Refuses: to make a tenant's program an operator.
 
+use crate::{claims::UserBody, jwt::Claims};
 use hotcell_schemas::{UnixMs, identity::RoleName};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -41,6 +42,13 @@ impl Life {
         } else {
             Err(LifeError)
         }
+    }
+
+    /// The life that a login's token was given; `None` when it does not end.
+    #[must_use]
+    pub fn of_claims(claims: &Claims<UserBody>) -> Option<Self> {
+        let secs = claims.exp?.saturating_sub(claims.iat);
+        Some(Self(secs.clamp(LIFE_SECS_MIN, LIFE_SECS_MAX)))
     }
 
     /// A life of any length: for tests, which cannot wait for 15 minutes.

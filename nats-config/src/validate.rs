@@ -3,11 +3,12 @@
 //! and locks the account out at its next start. So this is asked before every push.
 
 use crate::{
-    accounts::EVERY_USER,
+    accounts::{EVERY_USER, REVOKED_MAX},
     claims::{AccountBody, ActivationBody, Export, FlowType, Import, Limits, SigningKey, VERSION},
     jwt::{self, Claims, JwtError},
     keys::Keyring,
     permissions::{Permissions, covers},
+    revocations::is_user,
 };
 use nkeys::{KeyPair, KeyPairType};
 
@@ -29,6 +30,9 @@ pub enum AccountRefused {
     /// A user without stated rights would have some.
     #[error("the default permissions are not 'nothing'")]
     DefaultPermissions,
+    /// A revocation that would revoke nobody, or too many of them.
+    #[error("the revocations are not a bounded list of users")]
+    Revocations,
     /// An unscoped key could make users with any rights.
     #[error("a signing key has no scope")]
     UnscopedKey,
@@ -74,7 +78,7 @@ pub fn importer(
 /// Reads the JWT of any account of this operator.
 ///
 /// # Errors
-/// `Jwt`, `Issuer`, `Kind`.
+/// `Jwt`, `Issuer`, `Kind`, `Revocations`.
 pub fn own_account(
     account_jwt: &str,
     keys: &Keyring,
@@ -88,6 +92,12 @@ pub fn own_account(
     let body = &claims.nats;
     if !is_account || body.kind != "account" || body.version != VERSION || claims.exp.is_some() {
         return Err(AccountRefused::Kind);
+    }
+    let listed = &body.revocations;
+    // Twice the bound: two folders of one installation may each have filled theirs.
+    if listed.len() > 2 * REVOKED_MAX || !listed.keys().all(|key| key == EVERY_USER || is_user(key))
+    {
+        return Err(AccountRefused::Revocations);
     }
     Ok(claims)
 }
@@ -270,6 +280,10 @@ mod tests {
         }
         let open = check(|_, body| body.default_permissions = Permissions::default());
         assert!(matches!(open, Err(AccountRefused::DefaultPermissions)));
+        for nobody in [KeyPair::new_account().public_key(), "U".to_owned(), String::new()] {
+            let typo = check(|_, body| _ = body.revocations.insert(nobody, u64::MAX));
+            assert!(matches!(typo, Err(AccountRefused::Revocations)));
+        }
         let key = check(|_, body| {
             body.signing_keys.push(SigningKey::Plain(KeyPair::new_account().public_key()));
         });

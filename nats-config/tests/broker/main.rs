@@ -4,5 +4,6 @@
 
 mod logins;
 mod provisioning;
+mod revoked;
 mod tenants;
 mod world;

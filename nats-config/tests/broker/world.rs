@@ -2,14 +2,18 @@
 
 use async_nats::{Client, Request};
 use hotcell_nats_config::{
-    Difference, InitOptions, Login, Replicas, TenantSpec, api, jwt,
+    Admin, Difference, InitOptions, Login, Replicas, TenantSpec, api, jwt,
     testing::{NOW, TestServer},
 };
+use hotcell_schemas::TenantId;
 use nkeys::KeyPair;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What issue 4 asks of a suspension, and of a revocation.
+pub(crate) const CUT_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) fn options() -> InitOptions {
     InitOptions {
@@ -31,7 +35,7 @@ pub(crate) fn worker(name: &str) -> Login {
     Login::Worker { name: name.parse().unwrap(), pools: vec!["cpu".parse().unwrap()] }
 }
 
-pub(crate) async fn provisioned() -> (TestServer, hotcell_nats_config::Admin) {
+pub(crate) async fn provisioned() -> (TestServer, Admin) {
     let server = TestServer::start(&options()).await.unwrap();
     let admin = server.admin().await.unwrap();
     admin.provision(Replicas::One, NOW).await.unwrap();
@@ -138,4 +142,27 @@ pub(crate) async fn settle(client: &Client) {
 
 pub(crate) fn texts(differences: &[Difference]) -> Vec<String> {
     differences.iter().map(ToString::to_string).collect()
+}
+
+pub(crate) fn acme() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+pub(crate) async fn with_acme() -> (TestServer, Admin) {
+    let (server, admin) = provisioned().await;
+    admin.add_tenant(&tenant("acme"), &"app".parse().unwrap(), NOW).await.unwrap();
+    (server, admin)
+}
+
+pub(crate) async fn no_difference(admin: &Admin) {
+    assert_eq!(texts(&admin.check(Replicas::One).await.unwrap()), Vec::<String>::new());
+}
+
+/// Waits until the server has cut `live`, and says how long after `since` that was.
+pub(crate) async fn cut(live: &mut Watched, since: Instant) -> Duration {
+    let seen = async {
+        while !live.events.recv().await.unwrap().contains("disconnected") {}
+        since.elapsed()
+    };
+    tokio::time::timeout(DEADLINE, seen).await.expect("the connection is not cut")
 }
