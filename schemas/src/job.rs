@@ -1,8 +1,8 @@
 //! The job snapshot: every event carries all of it, so the last message of a job is its state.
 
 use crate::{
-    BlobKey, Digest, EventKind, FileName, JobId, KeyId, Plan, PoolId, Report, Subject, TenantId,
-    UnixMs, WorkerId,
+    BlobKey, DestinationName, Digest, EventKind, FileName, JobId, KeyId, Plan, PoolId, Report,
+    Subject, TenantId, UnixMs, WorkerId,
     envelope::Message,
     identity::{Authority, Decided},
     plan::Sniffed,
@@ -89,6 +89,9 @@ pub struct Grant {
     pub key_digest: Digest,
     /// Life of the URL, in seconds.
     pub ttl_secs: u32,
+    /// The tenant's destination that the URL leads to; hotcell's own store when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<DestinationName>,
 }
 
 /// The worker's signature over its report; with the report it can be checked by anyone.

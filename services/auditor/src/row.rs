@@ -180,7 +180,8 @@ const fn name(act: &AuditAct) -> &'static str {
 }
 
 fn granted(grant: &Grant) -> String {
-    format!("{} {} {} s", grant.method, grant.key_digest, grant.ttl_secs)
+    let at = grant.destination.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
+    format!("{} {} {} s{at}", grant.method, grant.key_digest, grant.ttl_secs)
 }
 
 /// The job of a decision about a route: records name a route and then an id.

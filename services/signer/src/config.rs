@@ -1,6 +1,7 @@
 //! Configuration of the signer.
 
 use crate::{
+    destinations::Destinations,
     mint::Mint,
     presign::{Addressing, Endpoint, PresignKey},
 };
@@ -30,6 +31,9 @@ pub struct Config {
     pub storage: StorageConfig,
     /// File with the lease key.
     pub lease_key: PathBuf,
+    /// File with the key that opens the secrets of tenants' destinations.
+    #[serde(default)]
+    pub destination_key: Option<PathBuf>,
     /// Worker images that get work.
     pub images: Vec<Digest>,
     /// Seconds between two reaps.
@@ -75,6 +79,7 @@ pub enum AddressingConfig {
 /// The configuration as domain types.
 pub(crate) struct Checked {
     pub(crate) mint: Mint,
+    pub(crate) destinations: Destinations,
     pub(crate) lease_key: LeaseKey,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) endpoint: Endpoint,
@@ -91,6 +96,10 @@ impl ServiceConfig for Config {
 }
 
 impl Config {
+    fn destination_key(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+        self.destination_key.as_deref().map(|path| read_key("destination_key", path)).transpose()
+    }
+
     /// Turns values into domain types; nothing has connected yet.
     pub(crate) fn check(&self) -> Result<Checked, ServiceError> {
         let storage = &self.storage;
@@ -125,6 +134,7 @@ impl Config {
         Ok(Checked {
             mint: Mint::new(key, endpoint.clone(), storage.bucket.clone()),
             endpoint,
+            destinations: Destinations::new(self.destination_key()?),
             lease_key: LeaseKey::new(read_key("lease_key", &self.lease_key)?),
             objects: Arc::new(objects),
         })

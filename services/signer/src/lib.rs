@@ -7,6 +7,7 @@
 //! is not on the list, a lease of another worker, attempt or time, a file that was not planned.
 
 pub mod config;
+mod destinations;
 mod leases;
 mod meter;
 mod mint;
@@ -43,7 +44,8 @@ const QUEUE: &str = "signers";
 /// Everything a handler needs.
 pub(crate) struct Signer {
     pub(crate) bus: Bus,
-    pub(crate) mint: Mint,
+    pub(crate) mint: Arc<Mint>,
+    pub(crate) destinations: destinations::Destinations,
     pub(crate) lease_key: LeaseKey,
     pub(crate) images: BTreeSet<Digest>,
     pub(crate) queues: Queues,
@@ -69,7 +71,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError>
     let bus = Bus::connect(Role::Signer, &config.nats).await?;
     let (queues, dispatcher) = Queues::new(bus.clone());
     let signer = Arc::new(Signer {
-        mint: checked.mint,
+        mint: Arc::new(checked.mint),
+        destinations: checked.destinations,
         lease_key: checked.lease_key,
         images: config.images.iter().copied().collect(),
         quota: quota::Quota::new(checked.objects.clone(), bus.clone()),

@@ -1,20 +1,22 @@
 //! URLs and the grants that record them. A grant is made with its URL, so that none can be
-//! handed out without the other.
+//! handed out without the other, and says where the URL leads.
 
 use crate::presign::{Bound, Endpoint, PresignError, PresignKey, PresignRequest, Ttl, presign};
 use hotcell_schemas::{
     BlobKey, Digest, UnixMs,
+    destination::DestinationRecord,
     job::Grant,
     limits::{DOWNLOAD_TTL_SECS, SERVICE_URL_TTL_SECS, URL_TTL_SECS},
     work::{SecretUrl, SignedUrl},
 };
 use hotcell_stage::clock;
 
-/// The storage key and where it opens.
+/// A storage key and where it opens: hotcell's own store, or a tenant's destination.
 pub(crate) struct Mint {
     key: PresignKey,
     endpoint: Endpoint,
     bucket: String,
+    destination: Option<DestinationRecord>,
 }
 
 /// A URL with its record.
@@ -36,7 +38,31 @@ pub(crate) enum ReadFor {
 
 impl Mint {
     pub(crate) fn new(key: PresignKey, endpoint: Endpoint, bucket: String) -> Self {
-        Self { key, endpoint, bucket }
+        Self { key, endpoint, bucket, destination: None }
+    }
+
+    /// The mint of a destination: an object has the key that it would have in the store, below the
+    /// destination's prefix.
+    pub(crate) fn elsewhere(
+        key: PresignKey,
+        endpoint: Endpoint,
+        destination: DestinationRecord,
+    ) -> Self {
+        let bucket = destination.bucket.clone();
+        Self { key, endpoint, bucket, destination: Some(destination) }
+    }
+
+    /// Whether both are the same bucket.
+    pub(crate) fn is_at(&self, endpoint: &Endpoint, bucket: &str) -> bool {
+        self.endpoint.is_same(endpoint) && self.bucket == bucket
+    }
+
+    /// An object's key in the bucket.
+    fn place(&self, key: &BlobKey) -> String {
+        match &self.destination {
+            Some(destination) => destination.object_key(key),
+            None => key.as_str().to_owned(),
+        }
     }
 
     /// A GET of one object.
@@ -51,7 +77,8 @@ impl Mint {
             ReadFor::Service => SERVICE_URL_TTL_SECS,
             ReadFor::Tenant => DOWNLOAD_TTL_SECS,
         })?;
-        let mut request = PresignRequest::get(&self.bucket, key.as_str(), ttl);
+        let place = self.place(key);
+        let mut request = PresignRequest::get(&self.bucket, &place, ttl);
         if matches!(reader, ReadFor::Tenant) {
             // Each download URL is a URL of its own, also within one second (API-29). S3 ignores
             // the value of `x-id`, but the signature covers it.
@@ -77,7 +104,7 @@ impl Mint {
             sha256: digest.map(|digest| *digest.as_bytes()),
         };
         let ttl = Ttl::from_secs(URL_TTL_SECS)?;
-        self.sign(key, PresignRequest::put(&self.bucket, key.as_str(), ttl, bound), now)
+        self.sign(key, PresignRequest::put(&self.bucket, &self.place(key), ttl, bound), now)
     }
 
     fn sign(
@@ -91,6 +118,7 @@ impl Mint {
             method: request.method.as_str().to_owned(),
             key_digest: key.digest(),
             ttl_secs: request.ttl.as_secs(),
+            destination: self.destination.as_ref().map(|destination| destination.name.clone()),
         };
         let url = SignedUrl {
             url: SecretUrl::new(signed.url.expose().to_owned()),

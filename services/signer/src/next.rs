@@ -214,7 +214,15 @@ impl Signer {
         let mut inputs = Vec::with_capacity(job.inputs.len());
         let mut grants = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
-            let granted = self.mint.get(&input.key, ReadFor::Worker, now).ok()?;
+            let granted = match self.mint.get(&input.key, ReadFor::Worker, now) {
+                Ok(granted) => granted,
+                // It would keep its place under the cap, and come back only after a whole lease.
+                Err(error) => {
+                    warn!(%error, job = %job.id, "URL not signed; the job will be offered again");
+                    settle(&self.bus, Some(&ack), Settle::RetryMs(ATTEMPT_RETRY_MS)).await;
+                    return None;
+                }
+            };
             grants.push(granted.grant);
             inputs.push(OrderInput { get: granted.url, size: input.size, sha256: input.sha256 });
         }

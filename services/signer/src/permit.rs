@@ -5,7 +5,7 @@
 //! policy, as it is now, permits the plan in the job. A job of a suspended tenant waits; one that is
 //! refused ends at once, with its reason, and is not tried again.
 
-use crate::{Signer, leases::Held, transitions};
+use crate::{Signer, destinations::DestinationError, leases::Held, mint::Mint, transitions};
 use hotcell_policy::recheck::{Case, RecheckError, Refused, submitted_at};
 use hotcell_schemas::{
     Job, UnixMs,
@@ -17,6 +17,7 @@ use hotcell_schemas::{
     tenancy::TenantState,
 };
 use hotcell_stage::{clock, read::ReadError, service::describe};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// What is asked of policy before a worker gets a URL.
@@ -88,9 +89,14 @@ impl Signer {
         if let Err(failure) = self.recheck.principal(job, tenant.as_ref(), at).await? {
             return Ok(Checked::Refused(failure.into()));
         }
-        Ok(match self.asked(job, None, at, &TO_ASSIGN).await? {
-            Ok(decided) => Checked::Permitted(decided),
-            Err(refused) => Checked::Refused(refused),
+        let decided = match self.asked(job, None, at, &TO_ASSIGN).await? {
+            Ok(decided) => decided,
+            Err(refused) => return Ok(Checked::Refused(refused)),
+        };
+        // No worker shall encode what no URL could be signed for.
+        Ok(match self.outputs_of(job).await? {
+            Ok(_) => Checked::Permitted(decided),
+            Err(failure) => Checked::Refused(Refused { failure, decided }),
         })
     }
 
@@ -126,6 +132,21 @@ impl Signer {
         let sniffed = job.inputs.first().and_then(|input| input.sniffed.as_ref());
         let case = Case { job, plan, sniffed, made, submitted_at };
         self.recheck.decide(case, actions).await
+    }
+
+    /// Where the outputs of a lease's job are put now, if they may be stored.
+    ///
+    /// # Errors
+    /// `None`: nobody can tell now.
+    pub(crate) async fn place(&self, held: &Held) -> Option<Result<Arc<Mint>, Refused>> {
+        let decided = match self.may_store(held, None).await? {
+            Ok(decided) => decided,
+            Err(refused) => return Some(Err(refused)),
+        };
+        let outputs = self.outputs_of(&held.job).await.inspect_err(|error| {
+            warn!(job = %held.job.id, error = %describe(error), "no URLs for the job's outputs");
+        });
+        Some(outputs.ok()?.map_err(|failure| Refused { failure, decided }))
     }
 
     /// Whether the outputs of a lease's job may be stored; once they are `made`, whether they count.
@@ -164,4 +185,7 @@ enum PermitError {
     /// Records or policies.
     #[error(transparent)]
     Recheck(#[from] RecheckError),
+    /// Where its outputs go.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
 }

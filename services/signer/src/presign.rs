@@ -149,6 +149,12 @@ impl Endpoint {
         Ok(Self { scheme, host, addressing })
     }
 
+    /// Whether both are one server, however a bucket is named there.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.host == other.host
+    }
+
     /// `rest` of `bucket`, unsigned: what a stranger would ask for.
     #[must_use]
     pub fn unsigned_url(&self, bucket: &str, rest: &str) -> String {

@@ -1,6 +1,10 @@
 //! URLs for the trusted services, each only for what its stage has business with.
 
-use crate::{Signer, mint::ReadFor, quota::QuotaError};
+use crate::{
+    Signer,
+    mint::{Mint, ReadFor},
+    quota::QuotaError,
+};
 use hotcell_schemas::{
     BlobKey, EventKind, Job, JobId, TenantId, Verified,
     limits::UPLOAD_BYTES_MAX,
@@ -8,7 +12,7 @@ use hotcell_schemas::{
     subject::SignVerb,
     work::{SignReply, SignRequest},
 };
-use hotcell_stage::{Incoming, Outgoing, clock};
+use hotcell_stage::{Incoming, Outgoing, clock, service::describe};
 use std::sync::Arc;
 use tracing::warn;
 
@@ -83,18 +87,12 @@ impl Signer {
                 (tenant, Some(job), self.mint.get(key, ReadFor::Service, now))
             }
             (SignVerb::Output, SignRequest::Read { tenant, key, job: Some(job) }) => {
-                self.check_job(tenant, job, EventKind::Encoded, |job| {
-                    job.outputs.iter().any(|output| output.key == *key)
-                })
-                .await?;
-                (tenant, Some(job), self.mint.get(key, ReadFor::Service, now))
+                let outputs = self.outputs(tenant, job, EventKind::Encoded, key).await?;
+                (tenant, Some(job), outputs.get(key, ReadFor::Service, now))
             }
             (SignVerb::Download, SignRequest::Read { tenant, key, job: Some(job) }) => {
-                self.check_job(tenant, job, EventKind::Completed, |job| {
-                    job.outputs.iter().any(|output| output.key == *key)
-                })
-                .await?;
-                (tenant, Some(job), self.mint.get(key, ReadFor::Tenant, now))
+                let outputs = self.outputs(tenant, job, EventKind::Completed, key).await?;
+                (tenant, Some(job), outputs.get(key, ReadFor::Tenant, now))
             }
             (
                 SignVerb::Upload
@@ -135,13 +133,33 @@ impl Signer {
         }
     }
 
+    /// Where the output `key` of a job in `state` is.
+    async fn outputs(
+        &self,
+        tenant: &TenantId,
+        id: &JobId,
+        state: EventKind,
+        key: &BlobKey,
+    ) -> Result<Arc<Mint>, &'static str> {
+        let names = |job: &Job| job.outputs.iter().any(|output| output.key == *key);
+        let job = self.check_job(tenant, id, state, names).await?;
+        let outputs = self.outputs_of(&job).await.map_err(|error| {
+            warn!(job = %id, error = %describe(&error), "no URL for an output");
+            "the job's destination cannot be used now"
+        })?;
+        outputs.map_err(|failure| {
+            warn!(job = %id, reason = failure.message, "no URL for an output");
+            "the job's destination is not, or no longer, one of the tenant's"
+        })
+    }
+
     async fn check_job(
         &self,
         tenant: &TenantId,
         id: &JobId,
         state: EventKind,
         names: impl Fn(&Job) -> bool,
-    ) -> Result<(), &'static str> {
+    ) -> Result<Job, &'static str> {
         let stored = self.bus.job(tenant, id).await.map_err(|error| {
             warn!(%error, "job not read");
             "the job cannot be read"
@@ -150,7 +168,7 @@ impl Signer {
         if job.state != state {
             return Err("the job is in another state");
         }
-        if names(&job) { Ok(()) } else { Err("the job does not name this object") }
+        if names(&job) { Ok(job) } else { Err("the job does not name this object") }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     Signer,
     leases::{Held, NotHeld, Spoken},
-    mint::{Granted, ReadFor},
+    mint::{Granted, Mint, ReadFor},
     queue::{Settle, settle},
     transitions,
 };
@@ -104,23 +104,24 @@ impl Signer {
         if !request.files.is_empty() && !transitions::is_planned(job, &request.files) {
             return Err(Stop::NotPlanned.into());
         }
+        let mut outputs = Arc::clone(&self.mint);
         if !request.files.is_empty() {
-            let permitted = self.may_store(&held, None).await.ok_or(NotHeld::Unread)?;
-            if let Err(refused) = permitted {
-                return Err(self.forbid(held, refused).await);
-            }
+            outputs = match self.place(&held).await.ok_or(NotHeld::Unread)? {
+                Ok(outputs) => outputs,
+                Err(refused) => return Err(self.forbid(held, refused).await),
+            };
         }
         let mut grants = Vec::new();
-        let mut put = |key: &BlobKey, size: u64, kind: &str, digest: Digest| {
+        let mut put = |mint: &Mint, key: &BlobKey, size: u64, kind: &str, digest: Digest| {
             let Granted { url, grant } =
-                self.mint.put(key, size, kind, Some(digest), now).map_err(|_| Stop::NotPlanned)?;
+                mint.put(key, size, kind, Some(digest), now).map_err(|_| Stop::NotPlanned)?;
             grants.push(grant);
             Ok::<_, Stop>(url)
         };
         let mut files = Vec::with_capacity(request.files.len());
         for file in &request.files {
             let key = BlobKey::output(&job.tenant, &job.id, attempt, &file.name);
-            let put = put(&key, file.size, &file.content_type, file.sha256)?;
+            let put = put(&outputs, &key, file.size, &file.content_type, file.sha256)?;
             files.push(PutUrl { name: file.name.clone(), put });
         }
         let stderr = match request.stderr {
@@ -129,7 +130,7 @@ impl Signer {
             }
             Some((size, digest)) => {
                 let key = BlobKey::stderr(&job.tenant, &job.id, attempt);
-                Some(put(&key, size, ZSTD, digest)?)
+                Some(put(&self.mint, &key, size, ZSTD, digest)?)
             }
             None => None,
         };

@@ -120,7 +120,9 @@ async fn brk_80_a_job_that_is_cancelled_while_it_runs_is_no_free_turn() {
         }
     }
     println!("cancels all: {} turns, honest: {}", turns.0, turns.1);
-    assert!((12..=26).contains(&turns.0), "{turns:?}");
+    // Half of them each, or fewer where this machine stood still in one: its time was held as well.
+    // Were they free, all of the flood's forty would come first.
+    assert!((3..=26).contains(&turns.0), "{turns:?}");
     // Nor is the month's CPU time: for as long as it held its worker.
     eventually(|| async {
         let used = usage(&rig, "acme").await;

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod costs;
+mod destinations;
 mod fair;
 mod job;
 mod lease;

@@ -90,7 +90,8 @@ async fn api_26_unconfirmed_and_expired_bytes_are_removed_and_recorded() {
         ..TenantSpec::new("bolt".parse().unwrap(), vec!["cpu".parse().unwrap()])
     };
     rig.admin.add_tenant(&brief, &"app".parse().unwrap(), clock::now()).await.unwrap();
-    rig.signer_with("reap_secs = 1\nunconfirmed_secs = 1\n");
+    // What is to be confirmed is, long before.
+    rig.signer_with("reap_secs = 1\nunconfirmed_secs = 8\n");
     let (acme, bolt): (TenantId, TenantId) = ("acme".parse().unwrap(), "bolt".parse().unwrap());
     let (kept, lost): (FileName, FileName) =
         ("kept.mp4".parse().unwrap(), "lost.mp4".parse().unwrap());

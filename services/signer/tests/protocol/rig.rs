@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::{task::JoinSet, time::Instant};
 
 /// Nothing in these tests takes this long unless it never happens.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const BUCKET: &str = "hotcell";
@@ -88,7 +88,7 @@ impl Rig {
         let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::new());
         let store = store(&dir).await;
         let address = format!("http://{}", store.local_addr());
-        let stop = shutdown.token();
+        let stop = Shutdown::new().token();
         tasks.spawn(async move {
             store.run(stop).await.unwrap();
             Ok(())
@@ -153,10 +153,20 @@ impl Rig {
         });
     }
 
+    /// Stops every signer that was started.
+    pub(crate) fn stop_signers(&mut self) {
+        std::mem::take(&mut self.shutdown).begin();
+    }
+
     pub(crate) async fn worker(&self, name: &str, pool: &str) -> Worker {
         let config = nats(&self.server, &self.login(name));
         let bus = Bus::connect(Role::Encoder, &config).await.unwrap();
         Worker::new(bus, name, pool)
+    }
+
+    /// The store's address.
+    pub(crate) fn store(&self) -> &str {
+        &self.store
     }
 
     /// The store's objects on disk.

@@ -20,8 +20,8 @@ use nkeys::KeyPair;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Longer than the signer's long poll.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// Longer than the signer's long poll, by what a busy machine may stand still.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(crate) struct Worker {
