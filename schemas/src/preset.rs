@@ -7,6 +7,7 @@ use crate::{
     request::{Format, OutputRequest, PresetRequest},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a preset settles: `outputFormat` with `preset`, or `outputs`; and where outputs go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,5 +48,35 @@ impl PresetRecord {
     #[must_use]
     pub fn key(tenant: &TenantId, name: &PresetName) -> String {
         format!("{tenant}.{name}")
+    }
+}
+
+/// A tenant's names of presets, and the last number that each was given; bucket `presets`, key
+/// `<tenant>`. Every change takes its number here first, by compare-and-set: no number is given
+/// twice, and what counts against the bound is what stands here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresetIndex {
+    /// Those that stand, and removed ones whose numbers go on.
+    pub names: BTreeMap<PresetName, PresetMark>,
+    /// The highest number of a removed name that was forgotten: names that are new go on after it.
+    pub forgotten: u64,
+}
+
+/// One name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresetMark {
+    /// The number of its last change; its record follows.
+    pub version: u64,
+    /// Whether it stands; from before it is written until after it is removed.
+    pub stands: bool,
+}
+
+impl PresetIndex {
+    /// Key of the record: one token, where a preset's has two.
+    #[must_use]
+    pub fn key(tenant: &TenantId) -> &str {
+        tenant.as_str()
     }
 }

@@ -3,8 +3,7 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, cancel, destinations, events, evidence, health, keys, list,
-    policies, presets,
+    approvals, cancel, destinations, events, evidence, health, keys, list, policies, presets,
     problem::Problem,
     token, transcodes, uploads, usage, webhooks,
 };

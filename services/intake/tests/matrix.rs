@@ -83,6 +83,7 @@ fn rows(file: &str) -> Vec<Row> {
     let none = Value::Null;
     let job = json!({ "inputs": [{ "url": format!("upload:{file}") }], "outputFormat": "mp4",
         "preset": { "quality": "low", "resolution": "480p" } });
+    let preset = json!({ "outputFormat": "mp4", "preset": job["preset"] });
     let upload = json!({ "filename": "a.mp4", "contentType": "video/mp4", "fileSize": 1 });
     vec![
         row("POST", "/v1/upload/presigned-url", upload, 200),
@@ -108,7 +109,13 @@ fn rows(file: &str) -> Vec<Row> {
         row("GET", "/v1/policy/step-up", none.clone(), 200),
         row("POST", "/v1/policy/explain", json!({ "request": job }), 200),
         row("POST", "/v1/keys", json!({ "roles": ["viewer"] }), 201),
+        row("GET", "/v1/presets", none.clone(), 200),
+        row("GET", "/v1/presets/{id}", none.clone(), 404),
+        row("DELETE", "/v1/presets/{id}", none.clone(), 404),
+        // The last of them, since it leaves one.
+        row("PUT", "/v1/presets/{id}", preset, 200),
         row("GET", "/v1/usage", none.clone(), 200),
+        row("GET", "/v1/destinations", none.clone(), 200),
         row("GET", "/v1/keys", none.clone(), 200),
         row("GET", "/v1/keys/{id}", none.clone(), 404),
         row("DELETE", "/v1/keys/{id}", none.clone(), 404),

@@ -85,6 +85,12 @@ pub fn check_request(request: &TranscodeRequest) -> Result<(), FieldError> {
             && !workflow.chars().any(char::is_control);
         rule(good, "workflow", "must be 1 to 128 bytes without control characters")?;
     }
+    // A tenant's preset is a name, the version that the edge found, and the settings that it put in.
+    match (&request.preset_name, request.preset_version) {
+        (None, Some(_)) => return fail("presetVersion", "is set by the server"),
+        (Some(_), None) => return fail("presetName", "only the server knows its settings"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
     match (request.output_format, request.preset, request.outputs.as_slice()) {
         (Some(_), Some(_), []) => Ok(()),
         (None, None, [output]) => check_output(output),

@@ -95,6 +95,31 @@ fn api_12_a_bad_request_is_answered_with_its_field_and_rule() {
     }
 }
 
+/// STEP-04: a job by a preset's name has the version and the settings in it, or is refused here.
+#[test]
+fn step_04_a_job_by_a_preset_s_name_has_its_settings() {
+    let preset = json!({"quality": "low", "resolution": "480p"});
+    let settled = json!({"outputFormat": "mp4", "preset": preset});
+    let with = |more: Value| {
+        let mut body = settled.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (body, field) in [
+        (json!({"presetName": "web"}), "presetName"),
+        (with(json!({"presetName": "web"})), "presetName"),
+        (with(json!({"presetVersion": 1})), "presetVersion"),
+        (json!({"presetName": "web", "presetVersion": 1}), "outputFormat"),
+        (json!({"presetName": "web", "presetVersion": 1, "preset": preset}), "outputFormat"),
+    ] {
+        assert_eq!(check_request(&request(body.clone())).unwrap_err().field, field, "{body}");
+        let failure = compile(&request(body), &clip()).unwrap_err();
+        assert_eq!(failure.code, RejectCode::RequestUnsupported);
+    }
+    let named = request(with(json!({"presetName": "web", "presetVersion": 1})));
+    assert_eq!(compile(&named, &clip()), compile(&request(settled), &clip()));
+}
+
 #[test]
 fn presets_compile_by_the_table() {
     let check = |quality: &str, resolution: &str, format: &str| {
