@@ -160,6 +160,12 @@ impl DestinationRecord {
         }
     }
 
+    /// Where an object is, in the form of [`Self::location`].
+    #[must_use]
+    pub fn object_location(&self, key: &BlobKey) -> String {
+        format!("{}/{key}", self.location())
+    }
+
     /// An object's key in the bucket: that in hotcell's own store, below the prefix.
     #[must_use]
     pub fn object_key(&self, key: &BlobKey) -> String {

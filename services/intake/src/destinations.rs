@@ -8,32 +8,39 @@ use crate::{
     problem::Problem,
 };
 use hotcell_policy::Destinations;
-use hotcell_schemas::{destination::DestinationRecord, reject::Failure, request::TranscodeRequest};
+use hotcell_schemas::{DestinationName, Job, destination::DestinationRecord, reject::Failure};
 use hotcell_stage::clock;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// The field that names one.
-const FIELD: &str = "destination";
-
 /// What it must be.
 const RULE: &str = "must be one of the tenant's destinations: GET /v1/destinations lists them";
 
-/// Where the outputs of a request are to go; `None` is the store.
+/// Where the outputs of a request are to go that names `name` in its `field`; `None` is the store.
 ///
 /// # Errors
 /// 422 for a name that leads nowhere; 503.
 pub(crate) async fn find(
     app: &App,
     who: &Principal,
-    request: &TranscodeRequest,
+    field: &str,
+    name: Option<&DestinationName>,
 ) -> Result<Option<DestinationRecord>, Problem> {
-    let name = request.destination.as_ref();
     let found = Destinations::new(&app.bus).find(who.tenant(), name, clock::now()).await;
     found.map_err(|error| store_problem(&error))?.map_err(|failure| {
         let message = format!("{RULE}; {}", failure.message);
-        Problem::rejected(FIELD, &Failure { message, ..failure })
+        Problem::rejected(field, &Failure { message, ..failure })
     })
+}
+
+/// Where the outputs of a job went; nothing for the store, and where its destination was removed
+/// since, or another has its name.
+///
+/// # Errors
+/// 503.
+pub(crate) async fn of_job(app: &App, job: &Job) -> Result<Option<DestinationRecord>, Problem> {
+    let found = Destinations::new(&app.bus).of_job(job).await;
+    Ok(found.map_err(|error| store_problem(&error))?.ok().flatten())
 }
 
 fn show(record: &DestinationRecord) -> Value {

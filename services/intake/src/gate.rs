@@ -136,6 +136,13 @@ pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, 
     }
 }
 
+/// Whether policy permits it, or would with stronger authentication or an approval. Nothing comes of
+/// asking, and what cannot be decided is left to [`pass`].
+pub async fn may_open(app: &App, who: &Principal, ask: &Ask<'_>) -> bool {
+    let decision = decide(app, who, ask).await;
+    !decision.is_ok_and(|decision| decision.verdict == Verdict::Deny)
+}
+
 /// Asks the operator's agent, where there is one; it can only refuse.
 async fn second_opinion(
     app: &App,

@@ -49,6 +49,9 @@ use tracing::{error, info, warn};
 /// What records say of a submission, through whichever door.
 const TARGET: &str = "POST /v1/transcodes";
 
+/// The field that names where outputs go.
+const FIELD: &str = "destination";
+
 /// What a URL of an input begins with.
 const UPLOAD_SCHEME: &str = "upload:";
 
@@ -120,7 +123,7 @@ pub async fn submit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
     let request = presets::expand(&app, &who, json::parse(&call.body)?).await?;
     let tenant = gate::active(&app, &who).await?;
     check(&request, &tenant)?;
-    let destination = destinations::find(&app, &who, &request).await?;
+    let destination = destinations::find(&app, &who, FIELD, request.destination.as_ref()).await?;
     let (inputs, sniffed) = inputs(&app, &who, &request).await?;
     quota::job(&app, &tenant, &inputs).await?;
     let facts = facts(&request, &inputs, &sniffed, destination.as_ref())?;
@@ -211,6 +214,13 @@ async fn permitted(
     let who = who.with_approval(approval.as_ref().map(|entry| entry.value.id.clone()));
     let mut decisions = Vec::new();
     let external = destination.map(|_| Action::PublishOutput);
+    if let Some(action) = external {
+        // Nobody is sent through a second factor, or other people, for what then is refused.
+        let ask = Ask { action, target: TARGET, facts: &facts };
+        if !gate::may_open(app, &who, &ask).await {
+            gate::pass(app, &who, &ask).await?;
+        }
+    }
     for action in [Action::SubmitTranscode, Action::ReadSource].into_iter().chain(external) {
         let ask = Ask { action, target: TARGET, facts: &facts };
         decisions.push(gate::pass(app, &who, &ask).await?);
@@ -242,7 +252,7 @@ pub(crate) async fn compiled(
     let request = presets::expand(app, who, json::parse(body)?).await?;
     let tenant = gate::active(app, who).await?;
     check(&request, &tenant)?;
-    let destination = destinations::find(app, who, &request).await?;
+    let destination = destinations::find(app, who, FIELD, request.destination.as_ref()).await?;
     let (inputs, sniffed) = inputs(app, who, &request).await?;
     let facts = facts(&request, &inputs, &sniffed, destination.as_ref())?;
     Ok((request, destination, facts))
@@ -378,7 +388,12 @@ pub(crate) async fn found(app: &App, who: &Principal, id: &str) -> Result<Job, P
 /// 404 for an unknown id and for another tenant's; 503.
 pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let job = found(&app, &who, &call.id).await?;
-    Ok(Reply::new(200, view::snapshot(&job)))
+    let destination = destinations::of_job(&app, &job).await?;
+    let shown = match &destination {
+        None => view::snapshot(&job),
+        Some(destination) => view::located(&job, destination),
+    };
+    Ok(Reply::new(200, shown))
 }
 
 /// `GET /v1/transcodes/{id}/audit`.

@@ -1,9 +1,12 @@
 //! What a tenant sees of a job: JSON, camelCase, RFC 3339 times. Pure.
 //!
-//! Refuses: object keys, URLs, ETags and ack subjects. Hashes of keys are shown instead.
+//! Refuses: object keys, URLs, ETags and ack subjects. Hashes of keys are shown instead. Of outputs
+//! at a tenant's own destination it is told where they are, so that it finds them; never with a
+//! signature.
 
 use hotcell_schemas::{
     EventKind, Job, UnixMs,
+    destination::DestinationRecord,
     identity::Decided,
     job::{Actor, Attempt, Grant, Input, Output, ReportSeal, Stamp},
     report::{CellUse, ProducedFile, Report, Steps},
@@ -24,11 +27,28 @@ pub fn snapshot(job: &Job) -> Value {
         "timeline": timeline(&job.stamps),
         "attempts": job.attempts.len(),
         "priority": job.request.priority,
+        "destination": job.request.destination,
+        "presetName": job.request.preset_name,
+        "presetVersion": job.request.preset_version,
         "cpuSecs": cpu_secs(job),
         "inputs": job.inputs.iter().map(input).collect::<Vec<_>>(),
         "outputs": known.iter().map(output).collect::<Vec<_>>(),
         "failure": job.failure,
     })
+}
+
+/// The same, with where the outputs are that were put at `destination`.
+#[must_use]
+pub fn located(job: &Job, destination: &DestinationRecord) -> Value {
+    let mut view = snapshot(job);
+    let shown = view.get_mut("outputs").and_then(Value::as_array_mut);
+    for (shown, output) in shown.into_iter().flatten().zip(&job.outputs) {
+        if let Some(fields) = shown.as_object_mut() {
+            let location = json!(destination.object_location(&output.key));
+            fields.insert("location".to_owned(), location);
+        }
+    }
+    view
 }
 
 /// What its cells used, in seconds to the hundredth (NEW-14): of the attempts whose reports the

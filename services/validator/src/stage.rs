@@ -64,6 +64,10 @@ pub(crate) struct Validator {
 /// What is asked of policy about a compiled job.
 const ACTIONS: [Action; 2] = [Action::ReadSource, Action::SubmitTranscode];
 
+/// The same of a job whose outputs leave the store: none is encoded that the signer would not let
+/// go there.
+const EXTERNAL: [Action; 3] = [Action::ReadSource, Action::SubmitTranscode, Action::PublishOutput];
+
 impl Stage for Validator {
     type Input = Job;
 
@@ -112,6 +116,12 @@ impl Validator {
         if let Err(failure) = held.map_err(|error| unread(job, &error))? {
             return Ok(Err(failure.into()));
         }
+        let destination = self.recheck.destination(job).await;
+        let destination = match destination.map_err(|error| unread(job, &error))? {
+            Ok(destination) => destination,
+            Err(failure) => return Ok(Err(failure.into())),
+        };
+        let actions = if destination.is_some() { &EXTERNAL[..] } else { &ACTIONS[..] };
         let url = self.url(job).await?;
         let verdict = judge(&self.blobs, job, &url).await.map_err(|error| {
             warn!(job = %job.id, %error, "input not read");
@@ -122,7 +132,7 @@ impl Validator {
             Err(failure) => return Ok(Err(failure.into())),
         };
         let case = Case { job, plan: &plan, sniffed: Some(&sniffed), made: None, submitted_at };
-        let decided = self.recheck.decide(case, &ACTIONS).await;
+        let decided = self.recheck.decide(case, actions).await;
         let decided = decided.map_err(|error| unread(job, &error))?;
         Ok(decided.map(|decided| (sniffed, plan, decided)))
     }
