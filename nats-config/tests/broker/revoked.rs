@@ -238,6 +238,36 @@ async fn a_revocation_is_not_taken_back_by_what_began_before_it() {
     }
 }
 
+// Two that are revoked at the same moment, by two commands, are both dead.
+#[tokio::test]
+async fn two_revocations_at_once_are_both_kept() {
+    let (server, admin) = provisioned().await;
+    let (other, pools) = (server.admin().await.unwrap(), ["cpu".parse().unwrap()]);
+    for round in 0..20_u64 {
+        let mut stolen = Vec::new();
+        let names = [format!("a{round}").parse().unwrap(), format!("b{round}").parse().unwrap()];
+        for name in &names {
+            let path = admin.add_worker(name, &pools, NOW).await.unwrap();
+            stolen.push(fs::read_to_string(path).unwrap());
+        }
+        let late = async {
+            tokio::time::sleep(Duration::from_micros(round * 100)).await;
+            other.revoke_worker(&names[1], NOW).await
+        };
+        let (one, two) = tokio::join!(admin.revoke_worker(&names[0], NOW), late);
+        // Of two that write at once one may be told to try again, and does.
+        for (name, result) in names.iter().zip([one, two]) {
+            if result.is_err() {
+                admin.revoke_worker(name, NOW).await.unwrap();
+            }
+        }
+        for text in &stolen {
+            assert!(!takes(&server, text).await, "alive in round {round}");
+        }
+        no_difference(&admin).await;
+    }
+}
+
 // A worker's: its fellow stays, its name gets another key, and a server that starts from its
 // configuration, which preloads the workers' account, refuses it, too.
 #[tokio::test]
