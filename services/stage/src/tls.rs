@@ -1,18 +1,19 @@
 //! TLS at the edges of a process: the files of a client of the broker, and a listener whose
-//! certificate is replaced while it runs.
+//! certificate, and whose clients' authorities, are replaced while it runs.
 //!
-//! Promises: TLS 1.2 or 1.3, and nothing older; a new certificate is taken within
-//! [`LOOK_SECS`] seconds of its file changing, without a connection lost; one that does not read
-//! leaves the old one in place and says so. Refuses: a key that is not the certificate's; plain
-//! text anywhere but on loopback.
+//! Promises: TLS 1.2 or 1.3, and nothing older; a new certificate, or other authorities, hold
+//! within [`LOOK_SECS`] seconds of their file changing, without a connection lost: also a session
+//! of before is not taken up again. Files that do not read leave the old ones in place, all of
+//! them, and say so. Refuses: a key that is not the certificate's; plain text anywhere but on
+//! loopback.
 
 use crate::config::ConfigError;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
-    sign::CertifiedKey,
+    server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use serde::Deserialize;
 use std::{
@@ -27,7 +28,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 use tracing::{info, warn};
 
-/// A changed certificate file is noticed after this long, in seconds, at the next handshake.
+/// A changed file is noticed after this long, in seconds, at the next handshake.
 pub const LOOK_SECS: u64 = 2;
 
 /// A client that does not end its handshake is cut after this long, in seconds.
@@ -101,9 +102,19 @@ pub fn is_private(url: &str) -> bool {
     host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Takes connections as their handshakes end.
+/// Takes connections as their handshakes end, by the files as they are.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    files: ServerTls,
+    held: Arc<Mutex<Held>>,
+}
+
+/// What the files said when they were last read.
+struct Held {
+    acceptor: TlsAcceptor,
+    changed: Changed,
+    looked: Instant,
+}
 
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,25 +131,30 @@ impl Acceptor {
     /// # Panics
     /// When the TLS backend lacks TLS 1.2 and 1.3: it is compiled in.
     pub fn new(files: &ServerTls) -> Result<Self, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("the backend has both versions");
-        let builder = match &files.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let unfit = |_| TlsError::Authorities(path.clone());
-                let verifier = WebPkiClientVerifier::builder_with_provider(
-                    Arc::new(authorities(path)?),
-                    provider,
-                );
-                builder.with_client_cert_verifier(verifier.build().map_err(unfit)?)
+        // Before the read: a change while we read is seen at the next look.
+        let changed = changed(files);
+        let held = Held { acceptor: acceptor(files)?, changed, looked: Instant::now() };
+        Ok(Self { files: files.clone(), held: Arc::new(Mutex::new(held)) })
+    }
+
+    fn current(&self) -> TlsAcceptor {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.looked.elapsed() < Duration::from_secs(LOOK_SECS) {
+            return held.acceptor.clone();
+        }
+        held.looked = Instant::now();
+        let found = changed(&self.files);
+        if found != held.changed {
+            match acceptor(&self.files) {
+                Ok(acceptor) => {
+                    (held.acceptor, held.changed) = (acceptor, found);
+                    info!(path = %self.files.cert.display(), "TLS files replaced");
+                }
+                // Half of a replacement, perhaps: the next look tries again.
+                Err(error) => warn!(%error, "the TLS files in use stay"),
             }
-        };
-        let resolver = Arc::new(Reloading::new(files.clone())?);
-        let mut config = builder.with_cert_resolver(resolver);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        }
+        held.acceptor.clone()
     }
 
     /// Ends the handshake of a connection.
@@ -147,7 +163,7 @@ impl Acceptor {
     /// The handshake failed, or took longer than [`HANDSHAKE_SECS`].
     pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let within = Duration::from_secs(HANDSHAKE_SECS);
-        let accepted = tokio::time::timeout(within, self.0.accept(socket)).await;
+        let accepted = tokio::time::timeout(within, self.current().accept(socket)).await;
         accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -164,6 +180,27 @@ pub async fn open(acceptor: Option<&Acceptor>, socket: TcpStream) -> io::Result<
         None => Ok(Either::Left(socket)),
         Some(acceptor) => Ok(Either::Right(acceptor.accept(socket).await?)),
     }
+}
+
+/// What the files say now. It remembers no session: whoever comes back is looked at again.
+fn acceptor(files: &ServerTls) -> Result<TlsAcceptor, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("the backend has both versions");
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let unfit = |_| TlsError::Authorities(path.clone());
+            let roots = Arc::new(authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            builder.with_client_cert_verifier(verifier.build().map_err(unfit)?)
+        }
+    };
+    let shown = SingleCertAndKey::from(read(files)?);
+    let mut config = builder.with_cert_resolver(Arc::new(shown));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -189,61 +226,10 @@ fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
     made.map_err(|_| TlsError::Key(files.key.clone()))
 }
 
-/// When both files were last changed.
-type Changed = (Option<SystemTime>, Option<SystemTime>);
+/// When each of the files was last changed.
+type Changed = [Option<SystemTime>; 3];
 
 fn changed(files: &ServerTls) -> Changed {
     let of = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    (of(&files.cert), of(&files.key))
-}
-
-#[derive(Debug)]
-struct Held {
-    key: Arc<CertifiedKey>,
-    changed: Changed,
-    looked: Instant,
-}
-
-/// The certificate of the files as they are.
-#[derive(Debug)]
-struct Reloading {
-    files: ServerTls,
-    held: Mutex<Held>,
-}
-
-impl Reloading {
-    fn new(files: ServerTls) -> Result<Self, TlsError> {
-        // Before the read: a change while we read is seen at the next look.
-        let changed = changed(&files);
-        let key = Arc::new(read(&files)?);
-        let held = Mutex::new(Held { key, changed, looked: Instant::now() });
-        Ok(Self { files, held })
-    }
-
-    fn current(&self) -> Arc<CertifiedKey> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.looked.elapsed() < Duration::from_secs(LOOK_SECS) {
-            return Arc::clone(&held.key);
-        }
-        held.looked = Instant::now();
-        let found = changed(&self.files);
-        if found != held.changed {
-            match read(&self.files) {
-                Ok(key) => {
-                    held.key = Arc::new(key);
-                    held.changed = found;
-                    info!(path = %self.files.cert.display(), "certificate replaced");
-                }
-                // Half of a replacement, perhaps: the next look tries again.
-                Err(error) => warn!(%error, "the certificate in use stays"),
-            }
-        }
-        Arc::clone(&held.key)
-    }
-}
-
-impl ResolvesServerCert for Reloading {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
-    }
+    [of(&files.cert), of(&files.key), files.client_ca.as_deref().and_then(of)]
 }

@@ -39,6 +39,12 @@ impl Stage for Counting {
     }
 }
 
+/// Messages that a dead pull holds come back after its 20 s, those of a dead process after 30.
+const SOON: Duration = Duration::from_secs(15);
+
+/// Nothing that is waited for takes longer, on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(90);
+
 struct Running {
     seen: mpsc::Receiver<Job>,
     shutdown: Shutdown,
@@ -61,7 +67,7 @@ async fn work_flows_within_seconds_after_the_broker_came_back() {
     let mut rig = Rig::start().await;
     let mut running = start(&rig, 4, Duration::ZERO);
     rig.submit(&submitted()).await;
-    timeout(Duration::from_secs(20), running.seen.recv()).await.unwrap().unwrap();
+    timeout(DEADLINE, running.seen.recv()).await.unwrap().unwrap();
     for down_ms in [0, 1500, 7000] {
         rig.server.kill().unwrap();
         tokio::time::sleep(Duration::from_millis(down_ms)).await;
@@ -71,10 +77,10 @@ async fn work_flows_within_seconds_after_the_broker_came_back() {
             rig.submit(&submitted()).await;
         }
         for _ in 0..6 {
-            timeout(Duration::from_secs(60), running.seen.recv()).await.unwrap().unwrap();
+            timeout(DEADLINE, running.seen.recv()).await.unwrap().unwrap();
         }
         println!("down {down_ms} ms: flowed again after {:?}", back.elapsed());
-        assert!(back.elapsed() < Duration::from_secs(8), "{:?}", back.elapsed());
+        assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
     }
     running.shutdown.begin();
     running.task.join_next().await.unwrap().unwrap();
@@ -88,7 +94,7 @@ async fn a_stopped_process_gives_back_what_it_has_not_begun() {
         rig.submit(&submitted()).await;
     }
     let mut first = start(&rig, 2, Duration::from_millis(1500));
-    timeout(Duration::from_secs(20), first.seen.recv()).await.unwrap().unwrap();
+    timeout(DEADLINE, first.seen.recv()).await.unwrap().unwrap();
     first.shutdown.begin();
     let mut done = 1;
     first.task.join_next().await.unwrap().unwrap();
@@ -98,11 +104,11 @@ async fn a_stopped_process_gives_back_what_it_has_not_begun() {
     let mut second = start(&rig, 2, Duration::ZERO);
     let begun = Instant::now();
     while done < 8 {
-        timeout(Duration::from_secs(60), second.seen.recv()).await.unwrap().unwrap();
+        timeout(DEADLINE, second.seen.recv()).await.unwrap().unwrap();
         done += 1;
     }
     println!("the rest was done after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     second.shutdown.begin();
 }
 
@@ -112,12 +118,13 @@ async fn a_process_without_its_broker_stops_at_once() {
     let mut rig = Rig::start().await;
     let mut running = start(&rig, 4, Duration::ZERO);
     rig.submit(&submitted()).await;
-    timeout(Duration::from_secs(20), running.seen.recv()).await.unwrap().unwrap();
+    timeout(DEADLINE, running.seen.recv()).await.unwrap().unwrap();
     rig.server.kill().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     let begun = Instant::now();
     running.shutdown.begin();
-    timeout(Duration::from_secs(60), running.task.join_next()).await.unwrap();
+    timeout(DEADLINE, running.task.join_next()).await.unwrap();
     println!("stopped after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // A flush waits for a broker, and this one never comes back.
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }

@@ -5,7 +5,7 @@
 
 use hotcell_stage::{
     blob::install_tls,
-    tls::{Acceptor, ServerTls, TlsError, check_listen, is_private},
+    tls::{Acceptor, LOOK_SECS, ServerTls, TlsError, check_listen, is_private},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -51,7 +51,9 @@ impl Site {
     fn new() -> Self {
         install_tls();
         let site = Self { dir: tempfile::tempdir().unwrap(), authority: authority() };
-        std::fs::write(site.path("ca.pem"), site.authority.pem()).unwrap();
+        for name in ["ca.pem", "clients.pem"] {
+            std::fs::write(site.path(name), site.authority.pem()).unwrap();
+        }
         site.replace(&issue(&site.authority));
         site
     }
@@ -69,7 +71,7 @@ impl Site {
         ServerTls {
             cert: self.path("cert.pem"),
             key: self.path("key.pem"),
-            client_ca: client_ca.then(|| self.path("ca.pem")),
+            client_ca: client_ca.then(|| self.path("clients.pem")),
         }
     }
 
@@ -164,6 +166,34 @@ async fn a_replaced_certificate_is_shown_and_half_of_one_is_not() {
         assert!(Instant::now() < until, "the new certificate is not shown");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// ZT-01: an authority that is no more lets nobody in, and a new one does, without a restart.
+#[tokio::test]
+async fn zt_01_replaced_authorities_of_clients_hold_for_the_next_connection() {
+    let site = Site::new();
+    let (port, _tasks) = site.listen(true).await;
+    let next = Site::new();
+    // One client each, so that a session that is taken up again would be seen. Both believe the
+    // listener, whose own authority stays.
+    let (old, new) = (issue(&site.authority), issue(&next.authority));
+    let (old, new) = (site.client(Some(&old)), site.client(Some(&new)));
+    assert_eq!(ask(&old, port).await.unwrap().0, "here");
+    assert!(ask(&new, port).await.is_none());
+    // What holds no authority changes nothing.
+    std::fs::write(site.path("clients.pem"), "").unwrap();
+    let until = Instant::now() + Duration::from_secs(LOOK_SECS + 2);
+    while Instant::now() < until {
+        assert_eq!(ask(&old, port).await.unwrap().0, "here");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::write(site.path("clients.pem"), next.authority.pem()).unwrap();
+    let until = Instant::now() + DEADLINE;
+    while ask(&old, port).await.is_some() {
+        assert!(Instant::now() < until, "the old authority is still believed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ask(&new, port).await.unwrap().0, "here");
 }
 
 #[test]
