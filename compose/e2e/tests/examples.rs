@@ -118,6 +118,11 @@ async fn brk_83_producers_in_three_languages_submit_list_cancel_and_hear() -> Re
         let steps = run(&up, index, (&creds, &filename), || Ok(()))?;
         check(name, &steps)?;
         ensure!(steps.iter().any(|said| said["step"] == "event"), "{name} heard no event");
+        let states = steps.iter().filter(|said| said["step"] == "state");
+        let first = states.min_by_key(|said| said["said"]["seq"].as_u64());
+        let first = first.with_context(|| format!("{name} heard no state: {steps:?}"))?;
+        ensure!(first["said"]["state"] == "submitted", "{name}: {first}");
+        ensure!(first["said"]["id"] == steps[0]["said"]["id"], "{name}: {first}");
     }
     up.stop()?;
     Ok(())

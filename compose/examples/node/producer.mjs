@@ -54,8 +54,8 @@ async function ask(client, verb, body, key) {
   throw new Error(`api.${verb} is not answered`);
 }
 
-/** Waits for the event that a job ended with. Each silence is a reason to ask: events are not
- * stored. */
+/** Waits for the event that a job ended with, and says its states on the way. Each silence is a
+ * reason to ask: events are not stored. */
 async function ended(client, events, job) {
   let next = events.next();
   for (;;) {
@@ -66,6 +66,7 @@ async function ended(client, events, job) {
       continue;
     }
     if (event.done) throw new Error("the connection is closed");
+    if (event.value.subject === `events.${job}.state`) say("state", 200, event.value.json());
     if (event.value.subject === `events.${job}.terminal`) return ["event", event.value.json().data];
     next = events.next();
   }

@@ -82,11 +82,13 @@ async def ask(client, verb, body, key=None):
 
 
 async def ended(client, events, job):
-    """Waits for the event that a job ended with. Each silence is a reason to ask: events are not
-    stored."""
+    """Waits for the event that a job ended with, and says its states on the way. Each silence is a
+    reason to ask: events are not stored."""
     while True:
         try:
             event = await events.next_msg(timeout=EVENT_SECS)
+            if event.subject == f"events.{job}.state":
+                say("state", 200, json.loads(event.data))
             if event.subject == f"events.{job}.terminal":
                 return "event", json.loads(event.data)["data"]
         except (NatsError, TimeoutError):

@@ -94,13 +94,17 @@ async fn ask(client: &Client, verb: &str, body: &Value, key: Option<&str>) -> Re
     bail!("api.{verb} is not answered")
 }
 
-/// Waits for the event that a job ended with. Each silence is a reason to ask: events are not stored.
+/// Waits for the event that a job ended with, and says its states on the way. Each silence is a
+/// reason to ask: events are not stored.
 async fn ended(client: &Client, events: &mut Subscriber, id: &str) -> Result<(String, Value)> {
     loop {
         match timeout(Duration::from_secs(EVENT_SECS), events.next()).await {
             Ok(Some(event)) if event.subject.split('.').eq(["events", id, "terminal"]) => {
                 let event: Value = serde_json::from_slice(&event.payload)?;
                 return Ok(("event".to_owned(), event.get("data").cloned().unwrap_or_default()));
+            }
+            Ok(Some(event)) if event.subject.split('.').eq(["events", id, "state"]) => {
+                say("state", 200, &serde_json::from_slice(&event.payload)?);
             }
             Ok(Some(_)) => {}
             Ok(None) => bail!("the connection is closed"),

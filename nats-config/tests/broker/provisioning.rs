@@ -113,8 +113,8 @@ async fn a_changed_account_is_seen_and_mended() {
 /// Rows that came after the first tenants.
 const NEWER: [&str; 3] = ["tenant.ask", "tenant.asked", "events.state"];
 
-// BRK-83, NEW-16: what an earlier version rendered for a tenant has not the newer rows; `nats provision`,
-// and so `up`, gives them to it, and its login file stays as it is.
+// BRK-78, NEW-16: what an earlier version rendered for a tenant has not the newer rows; `nats
+// provision`, and so `up`, gives them to it, and its login file stays as it is.
 #[tokio::test]
 async fn an_earlier_tenant_gets_the_rows_that_came_since() {
     let (server, admin) = provisioned().await;

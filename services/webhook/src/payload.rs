@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn brk_83_a_state_is_told_with_its_number() {
+    fn iam_15_a_state_is_told_as_the_api_streams_it() {
         let job = delivery().job;
         let value: Value = serde_json::from_slice(&state_body(&job).unwrap()).unwrap();
         let at = "2026-05-22T14:30:46.120Z";

@@ -248,10 +248,10 @@ fn states(job: &Job) -> Vec<(String, StateEvent)> {
     job.states(0).map(|event| (job.id.to_string(), event)).collect()
 }
 
-// BRK-83, API-26: a program hears at the broker what the server-sent events of its job are, the end
+// BRK-78, IAM-15: a program hears at the broker what the server-sent events of its job are, the end
 // included, and nothing of another tenant's.
 #[tokio::test(flavor = "multi_thread")]
-async fn brk_83_each_state_is_told_to_its_own_tenant_with_its_number() {
+async fn brk_78_each_state_is_told_to_its_own_tenant_with_its_number() {
     let mut rig = Rig::start(&[1]).await;
     let bolt: TenantId = "bolt".parse().unwrap();
     let (acme_app, bolt_app) = (rig.add_tenant(&tenant()).await, rig.add_tenant(&bolt).await);

@@ -1,0 +1,159 @@
+//! Approvals by the broker's door: a program asks there, people agree over HTTP, and exactly what
+//! was asked is then taken there, once.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/people.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod people;
+#[path = "support/world.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod world;
+
+use async_nats::{Client, HeaderMap};
+use hotcell_nats_config::{Login, Terms, testing::NOW};
+use hotcell_schemas::{
+    Role,
+    approval::{ApprovalRecord, check_job},
+    identity::RoleName,
+    job::Actor,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use world::{World, answer, tenant};
+
+/// What is answered: the status, the header `location` and the body.
+type Answer = (u16, Option<String>, Value);
+
+impl World {
+    /// A program of `of` with a login of its own.
+    async fn program(&self, of: &str, user: &str, role: RoleName) -> Client {
+        let (id, user) = (tenant(of), user.parse().unwrap());
+        let terms = Terms::new([role], None).unwrap();
+        let admin = self.server.admin().await.unwrap();
+        admin.add_program(&id, &user, &terms, NOW).await.unwrap();
+        self.server.connect(&Login::Tenant { tenant: id, user }).await.unwrap()
+    }
+
+    async fn approve(&self, id: &str, strong: &str) {
+        let path = format!("/v1/approvals/{id}/approve");
+        let (status, given) = self.post(&path, strong, &json!({ "reason": "seen" })).await;
+        assert_eq!(status, 200, "{given}");
+    }
+}
+
+async fn ask(client: &Client, verb: &str, body: &Value, approvals: &[&str]) -> Answer {
+    let mut headers = HeaderMap::new();
+    for approval in approvals {
+        headers.append("Hotcell-Approval", *approval);
+    }
+    let (subject, body) = (format!("api.{verb}"), body.to_string().into());
+    let answer = client.request_with_headers(subject, headers, body).await.unwrap();
+    let headers = answer.headers.unwrap();
+    let status = headers.get("Hotcell-Status").unwrap().as_str().parse().unwrap();
+    let location = headers.get("location").map(ToString::to_string);
+    (status, location, serde_json::from_slice(&answer.payload).unwrap())
+}
+
+fn kind(problem: &Value) -> &str {
+    problem["type"].as_str().unwrap().rsplit(':').next().unwrap()
+}
+
+fn refused(answer: &Answer) -> (u16, &str) {
+    (answer.0, kind(&answer.2))
+}
+
+fn own_arguments(filename: &str) -> Value {
+    json!({ "inputs": [{ "url": format!("upload:{filename}") }], "outputs": [{ "format": "mp4",
+        "ffmpegArgs": ["-i", "{in0}", "-c:v", "libx264", "-an", "-crf", "20", "{out0}"] }] })
+}
+
+/// NEW-08, BRK-84, IAM-15: four eyes on one request of a program that has nothing but its login.
+#[tokio::test]
+async fn brk_84_a_program_asks_at_the_broker_and_people_approve() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::Submitter).await;
+    let body = own_arguments(&world.upload("bolt", "a.mp4", false).await);
+    let submit = async |body: &Value, shown: &[&str]| ask(&program, "submit", body, shown).await;
+    let first = submit(&body, &[]).await;
+    assert_eq!(refused(&first), (403, "approval-required"));
+    assert!(first.2["detail"].as_str().unwrap().contains("api.ask"), "{}", first.2);
+
+    let asked = json!({ "action": "SubmitTranscode", "request": body, "approversMin": 2 });
+    let (status, location, made) = ask(&program, "ask", &asked, &[]).await;
+    assert_eq!(status, 201, "{made}");
+    let id = made["result"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(location, Some(format!("/v1/approvals/{id}")));
+    assert_eq!(world.audited("bolt", "change").await, 1, "asking is recorded");
+    let state = async || {
+        let (status, _, read) = ask(&program, "asked", &json!({ "id": id }), &[]).await;
+        (status, read["result"]["state"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(state().await, (200, "waiting".to_owned()));
+    assert_eq!(refused(&submit(&body, &[&id]).await), (403, "approval-unusable"), "nobody spoke");
+    for given in ["waiting", "given"] {
+        let person = world.enrolled("bolt", &[RoleName::TenantAdmin]).await;
+        world.approve(&id, &world.stepped_up(&person).await).await;
+        assert_eq!(state().await, (200, given.to_owned()));
+    }
+
+    // Another job, another login, a key over HTTP, another tenant: not by this approval.
+    let mut changed = body.clone();
+    changed["outputs"][0]["ffmpegArgs"][6] = json!("21");
+    assert_eq!(refused(&submit(&changed, &[&id]).await), (403, "approval-mismatch"));
+    assert_eq!(refused(&submit(&body, &[&id, &id]).await), (400, "bad-request"));
+    let other = world.program("bolt", "other", RoleName::Submitter).await;
+    let stolen = ask(&other, "submit", &body, &[&id]).await;
+    assert_eq!(refused(&stolen), (403, "approval-unusable"));
+    let key = world.key("bolt", &[RoleName::Submitter]).await;
+    let by_key = world.request(Method::POST, "/v1/transcodes").bearer_auth(&key);
+    let by_key = by_key.header("hotcell-approval", &id).body(body.to_string());
+    let (status, problem) = answer(by_key.send().await.unwrap()).await;
+    assert_eq!((status, kind(&problem)), (403, "approval-unusable"));
+    let foreign = world.program("acme", "ci", RoleName::TenantAdmin).await;
+    let foreign = ask(&foreign, "asked", &json!({ "id": id }), &[]).await;
+    assert_eq!(refused(&foreign), (404, "not-found"));
+
+    let (status, _, taken) = submit(&body, &[&id]).await;
+    assert_eq!(status, 202, "{taken}");
+    assert_eq!(refused(&submit(&body, &[&id]).await), (403, "approval-unusable"), "used once");
+    assert_eq!(world.stored("JOBS", "job.>").await, 1);
+    // Validator and signer come to the same answer from the record.
+    let (job, bus) = (taken["result"]["id"].as_str().unwrap(), world.bus(Role::Intake).await);
+    let job = bus.job(&tenant("bolt"), &job.parse().unwrap()).await.unwrap().unwrap();
+    let job = job.message.into_inner();
+    assert!(matches!(&job.actor, Actor::NatsLogin { name, .. } if name == "ci"), "{:?}", job.actor);
+    assert_eq!(job.authority.approval.as_ref().unwrap().as_str(), id);
+    let record = bus.bucket("approvals").get::<ApprovalRecord>(&format!("bolt.{id}")).await;
+    assert_eq!(check_job(Some(&record.unwrap().unwrap().value), &job), Ok(true));
+}
+
+/// IAM-15: what cannot be asked for is refused by both doors in the same words, and what was asked at
+/// one is read at the other.
+#[tokio::test]
+async fn iam_15_both_doors_refuse_an_approval_alike() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::TenantAdmin).await;
+    let key = world.key("bolt", &[RoleName::TenantAdmin]).await;
+    let job = own_arguments(&world.upload("bolt", "a.mp4", false).await);
+    let call = json!({ "method": "DELETE", "path": "/v1/nothing", "body": null });
+    for (asked, status) in [
+        (json!({ "action": "ApproveRequest", "request": job }), 422),
+        (json!({ "action": "CancelJob", "request": call }), 422),
+        (json!({ "action": "SubmitTranscode", "request": job, "approversMin": 1000 }), 422),
+        (json!({ "action": "SubmitTranscode", "request": job, "expiresInSecs": 0 }), 422),
+        (json!({ "action": "SubmitTranscode", "request": { "inputs": [] } }), 422),
+        (json!({ "action": "SubmitTranscode", "request": job, "approved": true }), 400),
+    ] {
+        let by_broker = ask(&program, "ask", &asked, &[]).await;
+        let by_http = world.post("/v1/approvals", &key, &asked).await;
+        assert_eq!((by_broker.0, &by_broker.2), (by_http.0, &by_http.1), "{asked}");
+        assert_eq!(by_broker.0, status, "{}", by_broker.2);
+    }
+    let (status, _, made) =
+        ask(&program, "ask", &json!({ "action": "SubmitTranscode", "request": job }), &[]).await;
+    assert_eq!(status, 201, "{made}");
+    let path = format!("/v1/approvals/{}", made["result"]["id"].as_str().unwrap());
+    let read = ask(&program, "asked", &json!({ "id": made["result"]["id"] }), &[]).await;
+    let (status, shown) = world.get(&path, &key).await;
+    assert_eq!((read.0, read.2), (status, shown), "one approval, read by both");
+}
