@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::{
-    access, audit, breach, client, creds_agent, doctor, export, fail::Fail, key, nats, poison,
-    policy, replay, tenant, tls, token, up, usage, worker,
+    access, audit, breach, client, creds_agent, destination, doctor, export, fail::Fail, key, nats,
+    poison, policy, preset, replay, tenant, tls, token, up, usage, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -47,6 +47,9 @@ enum Command {
     /// Tenants.
     #[command(subcommand)]
     Tenant(tenant::args::TenantCommand),
+    /// Buckets of tenants where their outputs may go, instead of hotcell's own store.
+    #[command(subcommand)]
+    Destination(destination::DestinationCommand),
     /// What tenants may use.
     #[command(subcommand)]
     Plan(tenant::args::PlanCommand),
@@ -61,6 +64,9 @@ enum Command {
     /// API keys of a tenant.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// A tenant's own settings, by name.
+    #[command(subcommand)]
+    Preset(preset::PresetCommand),
     /// Exchange the API key for an access token of five minutes, and print it.
     Token(token::TokenArgs),
     /// Jobs.
@@ -186,6 +192,9 @@ Examples:
 pub(crate) struct DoctorArgs {}
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hotcell transcode clip.mov --resolution 480p -o small.mp4
+  hotcell transcode clip.mov --preset-name web-480p   (hotcell preset list)")]
 pub(crate) struct TranscodeArgs {
     /// The file.
     pub(crate) file: PathBuf,
@@ -198,6 +207,9 @@ pub(crate) struct TranscodeArgs {
     /// `mp4`, `webm`, `mkv`, `mp3` or `m4a`.
     #[arg(long, default_value = "mp4")]
     pub(crate) format: String,
+    /// One of the tenant's own presets, instead of the three above.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["quality", "resolution", "format"])]
+    pub(crate) preset_name: Option<hotcell_schemas::PresetName>,
     /// Where to put the result; beside the file when absent.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
@@ -286,10 +298,10 @@ pub(crate) struct InitArgs {
     /// TLS 1.3 with client certificates: the server's files are DIR/tls/{ca.pem,nats.pem,nats.key}.
     #[arg(long)]
     pub(crate) tls: bool,
-    /// How long each login lives, 15m to 24h; run `hotcell creds-agent` for each. Without this
-    /// they do not end.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) expires: Option<hotcell_nats_config::Life>,
+    /// How long each login lives, 15m to 24h; run `hotcell creds-agent` for each. `never` makes logins
+    /// that do not end, and leaves those that do as they are.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = nats::expires)]
+    pub(crate) expires: nats::Expires,
     /// A worker's login, and the pool whose work it may ask for; may be repeated.
     #[arg(long = "worker", value_name = "NAME:POOL", value_parser = nats::worker)]
     pub(crate) workers: Vec<nats::Worker>,
@@ -332,6 +344,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Usage => usage::run(&data, json).await,
         Command::Job(JobCommand::Show { id }) => client::show(&data, &id, json).await,
         Command::Tenant(command) => Box::pin(tenant::manage::run(&data, command, json)).await,
+        Command::Destination(command) => Box::pin(destination::run(&data, command, json)).await,
         Command::Plan(command) => tenant::manage::plans(&command, json),
         Command::Worker(command) => Box::pin(worker::run(&data, command, json)).await,
         Command::Access(command) => Box::pin(access::run(&data, &command, json)).await,
@@ -345,6 +358,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         }
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
         Command::Key(command) => key::run(&data, command, json).await,
+        Command::Preset(command) => preset::run(&data, command, json).await,
         Command::Token(args) => token::run(&data, &args, json).await,
         Command::Policy(command) => Box::pin(policy::run(&data, command, json)).await,
         Command::Nats(command) => nats::run(command, json).await,

@@ -55,7 +55,9 @@ impl Plan<'_> {
     }
 
     fn secrets(&self) -> Result<(), Fail> {
-        for name in ["lease.key", "webhook.key", "totp.key", "storage-signer.secret"] {
+        for name in
+            ["lease.key", "destination.key", "webhook.key", "totp.key", "storage-signer.secret"]
+        {
             secret(self.layout, name)?;
         }
         let key = keep_secret(&self.layout.secret("checkpoint.key"), || {
@@ -141,6 +143,7 @@ impl Plan<'_> {
     fn signer(&self) -> Value {
         let config = json!({
             "lease_key": self.layout.secret("lease.key"),
+            "destination_key": self.layout.secret("destination.key"),
             "images": [self.cells.image],
             "nats": self.nats(Role::Signer),
             "storage": {
