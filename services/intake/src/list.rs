@@ -20,8 +20,9 @@ use hotcell_schemas::{
 use serde_json::{Value, json};
 use std::{num::IntErrorKind, sync::Arc};
 
-/// Jobs that one answer reads at most: 500 reads of 50 us, sixteen at once.
-pub const LOOKED_MAX: usize = 500;
+/// Jobs that one answer reads at most: as many as the largest page shows, so that a request that
+/// looks for a rare state costs no more than any other; it counts as one against the plan's rate.
+pub const LOOKED_MAX: usize = LIST_MAX;
 
 /// Reads at once.
 const READS_MAX: usize = 16;
