@@ -11,6 +11,7 @@ mod people;
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod world;
 
+use futures::future::join_all;
 use hotcell_e2e::idp::{AUDIENCE, Idp, Login, ProofKey};
 use hotcell_intake::{jwt::encoded, token};
 use hotcell_nats_config::{Login as Broker, Terms, key_id_of, testing::NOW};
@@ -27,11 +28,29 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use world::{DEADLINE, World, answer, tenant, until};
 
-/// How long a stream goes on from now, at most [`DEADLINE`].
+/// The cache's life and one look at the job; what is left is for a busy machine.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Measures of one wait: a machine that stood still spoils one of them, and not each.
+const TRIES: usize = 3;
+
+/// The shortest of some waits, of which one must be shorter than `most`.
+async fn best(most: Duration, mut wait: impl AsyncFnMut() -> Duration) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..TRIES {
+        best = best.min(wait().await);
+        if best < most {
+            break;
+        }
+    }
+    best
+}
+
+/// How long a stream goes on from now, at most [`DEADLINE`]; it must end by then.
 async fn goes_on(mut stream: Response) -> Duration {
     let began = Instant::now();
     let end = async { while let Ok(Some(_)) = stream.chunk().await {} };
-    timeout(DEADLINE, end).await.ok();
+    timeout(DEADLINE, end).await.expect("the stream has no end");
     began.elapsed()
 }
 
@@ -56,28 +75,39 @@ async fn api_08_a_stream_ends_with_the_credential_that_opened_it() {
         store.update(id.as_str(), &entry.value, entry.revision).await.unwrap();
         entry.value
     };
-    let soon = Duration::from_secs(3);
+    let went_on = best(SOON, async || {
+        let revoked = world.key("acme", &[RoleName::Viewer]).await;
+        let (own, token) = (open(&revoked).await, open(&world.token(&revoked).await).await);
+        change(&revoked, |key| key.revoked_at = Some(clock::now())).await;
+        let (own, token) = tokio::join!(goes_on(own), goes_on(token));
+        own.max(token)
+    });
+    let went_on = went_on.await;
+    assert!(went_on < SOON, "a revoked key listened on for {went_on:?}");
 
-    let revoked = world.key("acme", &[RoleName::Viewer]).await;
-    let (own, token) = (open(&revoked).await, open(&world.token(&revoked).await).await);
-    change(&revoked, |key| key.revoked_at = Some(clock::now())).await;
-    let (own, token) = tokio::join!(goes_on(own), goes_on(token));
-    assert!(own < soon && token < soon, "a revoked key listened on for {own:?}, {token:?}");
-
-    let lessened = world.key("acme", &[RoleName::Viewer]).await;
-    let stream = open(&lessened).await;
-    change(&lessened, |key| key.roles = [RoleName::WebhookAdmin].into()).await;
-    let went_on = goes_on(stream).await;
-    assert!(went_on < soon, "a key without its role listened on for {went_on:?}");
+    let went_on = best(SOON, async || {
+        let lessened = world.key("acme", &[RoleName::Viewer]).await;
+        let stream = open(&lessened).await;
+        change(&lessened, |key| key.roles = [RoleName::WebhookAdmin].into()).await;
+        goes_on(stream).await
+    });
+    let went_on = went_on.await;
+    assert!(went_on < SOON, "a key without its role listened on for {went_on:?}");
 
     let record = change(&world.key("acme", &[RoleName::Viewer]).await, |_| ()).await;
     let bus = world.bus(Role::Intake).await;
-    let life = (clock::now(), 3);
-    let claims = token::claims(&record, record.roles.clone(), false, life, [1; 16]);
-    let text = token::unsigned(&bus.public_key(), &claims);
-    let text = format!("{text}.{}", encoded(&bus.sign_token(&text).unwrap()));
-    let went_on = goes_on(open(&text).await).await;
-    assert!(went_on < 2 * soon, "a token of 3 s listened on for {went_on:?}");
+    // Long enough to be opened with it at all.
+    const LIFE_SECS: u64 = 6;
+    let most = Duration::from_secs(LIFE_SECS) + SOON;
+    let went_on = best(most, async || {
+        let life = (clock::now(), LIFE_SECS);
+        let claims = token::claims(&record, record.roles.clone(), false, life, [1; 16]);
+        let text = token::unsigned(&bus.public_key(), &claims);
+        let text = format!("{text}.{}", encoded(&bus.sign_token(&text).unwrap()));
+        goes_on(open(&text).await).await
+    });
+    let went_on = went_on.await;
+    assert!(went_on < most, "a token of {LIFE_SECS} s listened on for {went_on:?}");
 }
 
 /// IAM-05, STEP-16: a tenant's own policy on what is granted holds for a key's successor, whose text
@@ -114,9 +144,10 @@ async fn brk_13_decisions_for_gateways_are_counted() {
     let world = World::start_with(rate).await;
     let viewer = world.key("acme", &[RoleName::Viewer]).await;
     let mut statuses = Vec::new();
-    for _ in 0..100 {
-        let (status, _) = world.get("/ext-authz/v1/transcodes", &viewer).await;
-        statuses.push(status);
+    // At once, so that a slow machine asks too often as well.
+    for _ in 0..5 {
+        let asks = (0..20).map(|_| world.get("/ext-authz/v1/transcodes", &viewer));
+        statuses.extend(join_all(asks).await.into_iter().map(|(status, _)| status));
     }
     assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
 }

@@ -92,9 +92,15 @@ async fn api_06_a_revoked_key_is_dead_within_its_cache_and_refusals_are_bounded(
     assert_eq!(entry.value.sha256, Digest::of(world.acme.as_bytes()));
     let revoked = KeyRecord { revoked_at: Some(clock::now()), ..entry.value };
     keys.update(id.as_str(), &revoked, entry.revision).await.unwrap();
+    // A second, and a busy machine: the last call that was served began before that.
     let began = Instant::now();
-    until(async || (world.get(&job, &world.acme).await.0 == 401).then_some(())).await;
-    assert!(began.elapsed().as_secs() < 5, "a second, and a busy machine");
+    until(async || {
+        let asked = began.elapsed();
+        let is_dead = world.get(&job, &world.acme).await.0 == 401;
+        assert!(is_dead || asked.as_secs() < 3, "served {asked:?} after its end");
+        is_dead.then_some(())
+    })
+    .await;
 
     let began = Instant::now();
     for _ in 0..300 {
