@@ -1,5 +1,6 @@
 //! FFmpeg's own arguments from the tenant's request to the file that comes back, through every
-//! service; and what a tenant without the right, or with a wrong argument, is told.
+//! service; and what a tenant without the right, or with a wrong argument, is told. On the same
+//! installation, a job by a preset's name.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -11,9 +12,9 @@ use hotcell_e2e::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn body(name: &str, arguments: &str) -> Value {
     let arguments: Vec<&str> = arguments.split_whitespace().collect();
@@ -73,5 +74,38 @@ async fn new_07_own_arguments_from_the_request_to_the_file() -> Result<()> {
     ensure!(streams[0]["width"] == 100 && streams[0]["height"] == 100, "{seen}");
     let film = bytes.windows(7).any(|part| part == b"Fenster");
     ensure!(film, "the title is not in the file");
+    a_job_by_preset(&up).await
+}
+
+/// STEP-04: a preset by the command line, and a job by its name: made as the preset says, and
+/// recorded with its version and settings by every node.
+async fn a_job_by_preset(up: &Up) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (settings, clip) = (place("web.json"), place("clip.mp4"));
+    fs::write(&clip, media::clip(1, 320, 240)?)?;
+    let output = json!({"format": "webm", "video": {"codec": "vp9", "height": 120}});
+    for height in [240, 120] {
+        let mut body = json!({ "outputs": [output] });
+        body["outputs"][0]["video"]["height"] = json!(height);
+        fs::write(&settings, body.to_string())?;
+        up.json(&["preset", "put", "web-120p", &settings])?;
+    }
+    let listed = up.json(&["preset", "list"])?;
+    ensure!(listed[0]["name"] == "web-120p" && listed[0]["version"] == 2, "{listed}");
+    let made = up.json(&["transcode", &clip, "--preset-name", "web-120p"])?;
+    let file = made["file"].as_str().context("it names its file")?;
+    ensure!(file == place("clip.webm"), "{made}");
+    let seen = media::probe(Path::new(file))?;
+    ensure!(seen["streams"][0]["codec_name"] == "vp9", "{seen}");
+    ensure!(seen["streams"][0]["height"] == 120, "{seen}");
+    let record = up.json(&["job", "show", &text(&made, "job")?])?;
+    let request = &record["request"];
+    ensure!(request["presetName"] == "web-120p" && request["presetVersion"] == 2, "{request}");
+    ensure!(request["outputs"] == json!([output]), "{request}");
+    up.json(&["preset", "remove", "web-120p"])?;
+    let gone = up.cli(&["transcode", &clip, "--preset-name", "web-120p"])?;
+    let said = String::from_utf8_lossy(&gone.stderr);
+    ensure!(gone.status.code() == Some(1) && said.contains("presetName: must be"), "{said}");
     Ok(())
 }

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An id that nothing has.
 const NONE: &str = "0193a0f0c0de7000800000000000beef";
@@ -46,6 +46,9 @@ fn body(route: &Route, upload: &str) -> Value {
         ("POST", "/v1/approvals") => json!({ "action": "SubmitTranscode", "request": job }),
         ("POST", "/v1/policy/explain") => json!({ "request": job }),
         ("PUT", "/v1/policy") => json!({ "text": "" }),
+        ("PUT", "/v1/presets/{id}") => {
+            json!({ "outputFormat": job["outputFormat"], "preset": job["preset"] })
+        }
         ("POST", "/v1/keys") => json!({ "roles": ["viewer"] }),
         _ => Value::Null,
     }

@@ -79,14 +79,17 @@ pub(crate) async fn transcode(data: &Path, args: &TranscodeArgs, json: bool) -> 
         let rule = format!("must have 1 to {UPLOAD_BYTES_MAX} bytes");
         return Err(Fail::usage(format!("{}: {rule}", args.file.display())));
     }
-    let out = args.output.clone().unwrap_or_else(|| beside(&args.file, &args.format));
     let api = Api::find(data)?;
     let name = upload(&api, &args.file, kind, size).await?;
-    let request = json!({
-        "inputs": [{ "url": format!("upload:{name}") }],
-        "outputFormat": args.format,
-        "preset": { "quality": args.quality, "resolution": args.resolution },
-    });
+    let inputs = json!([{ "url": format!("upload:{name}") }]);
+    let request = match &args.preset_name {
+        Some(preset) => json!({ "inputs": inputs, "presetName": preset }),
+        None => json!({
+            "inputs": inputs,
+            "outputFormat": args.format,
+            "preset": { "quality": args.quality, "resolution": args.resolution },
+        }),
+    };
     let id = string(&api.post("/v1/transcodes", &request).await?, "id")?;
     let job = wait(&api, &id).await?;
     let state = string(&job, "state")?;
@@ -102,7 +105,11 @@ pub(crate) async fn transcode(data: &Path, args: &TranscodeArgs, json: bool) -> 
     let output = job.pointer("/outputs/0").cloned().unwrap_or_default();
     let expected = string(&output, "sha256")?;
     let size = output.get("fileSize").and_then(Value::as_u64).unwrap_or(0);
-    download(&api, &id, &string(&output, "name")?, &expected, size, &out).await?;
+    let name = string(&output, "name")?;
+    // A preset's format is known by what was made.
+    let format = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or(&args.format);
+    let out = args.output.clone().unwrap_or_else(|| beside(&args.file, format));
+    download(&api, &id, &name, &expected, size, &out).await?;
     if json {
         print::json(&json!({ "job": id, "file": out, "sha256": expected, "size": size }));
     } else {

@@ -24,7 +24,7 @@ const PAGES_MAX: usize = 11;
 pub(crate) struct Factor {
     /// The code that your authenticator shows now; for `hotcell up`'s own tenant it is not needed.
     #[arg(long, value_name = "CODE")]
-    totp: Option<String>,
+    pub(crate) totp: Option<String>,
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -72,6 +72,32 @@ fn iam_17_a_file_is_checked_offline_with_lines_and_rules() {
     assert_eq!(hotcell(&["policy", "check", "/dev/zero"]).0, 2, "not read for ever");
 }
 
+/// STEP-04: what a preset's name stands for is not known offline, so nothing is said about it.
+#[test]
+fn step_04_explain_does_not_pass_a_preset_that_it_cannot_know() {
+    let files = Files::new();
+    let settled = json!({"outputFormat": "mp4",
+        "preset": {"quality": "low", "resolution": "480p"}});
+    let explain = |more: Value| {
+        let mut job = json!({"inputs": [{"url": "upload:a.mp4"}]});
+        job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let job = files.file("job.json", &job.to_string());
+        hotcell(&["policy", "explain", &job, "--as", "submitter"])
+    };
+    assert_eq!(explain(settled.clone()).0, 0);
+    let (code, out, err) = explain(json!({"presetName": "web"}));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("only the installation knows"), "{err}");
+    assert!(err.contains("POST /v1/policy/explain"), "{err}");
+    // Nor what only the server writes, as a copy of a record would have it.
+    let mut copy = settled;
+    copy["presetVersion"] = json!(1);
+    let (code, _, err) = explain(copy.clone());
+    assert!(code == 1 && err.contains("presetVersion: is set by the server"), "{err}");
+    copy["presetName"] = json!("web");
+    assert_eq!(explain(copy).0, 1);
+}
+
 #[test]
 fn new_07_explain_says_which_policy_decides_and_what_would_be_allowed() {
     let files = Files::new();

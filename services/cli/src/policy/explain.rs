@@ -85,8 +85,18 @@ pub(super) fn run(
 
 fn read(path: &Path) -> Result<TranscodeRequest, Fail> {
     let bytes = read_at_most(path, HTTP_BODY_BYTES_MAX)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Fail::failed(format!("refused: {}: {error}", path.display())))
+    let request: TranscodeRequest = serde_json::from_slice(&bytes)
+        .map_err(|error| Fail::failed(format!("refused: {}: {error}", path.display())))?;
+    if request.preset_version.is_some() {
+        return Err(Fail::failed("refused: presetVersion: is set by the server"));
+    }
+    match &request.preset_name {
+        None => Ok(request),
+        Some(name) => Err(Fail::failed(format!(
+            "cannot say: presetName: only the installation knows what {name} settles. Ask it by \
+             POST /v1/policy/explain, or put in what `hotcell preset show {name}` says"
+        ))),
+    }
 }
 
 const fn assumed_size() -> (u32, u32) {
