@@ -6,14 +6,17 @@ use crate::{
     print,
     tenant::{args::AccessCommand, manage::admin},
 };
-use hotcell_nats_config::{FoundLogin, Login, terms::roles_of};
+use hotcell_nats_config::{FoundLogin, Login, RevokedLogin, terms::roles_of};
 use hotcell_schemas::{
     TenantId, UnixMs,
     records::{KeyRecord, TenantRecord},
 };
 use hotcell_stage::clock;
 use serde::Serialize;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// One way in.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,9 +46,15 @@ pub(crate) async fn run(data: &Path, command: &AccessCommand, as_json: bool) -> 
     let logins = admin.installation().logins().or_fail("logins not listed")?;
     let keys = admin.keys().await.or_fail("keys not listed")?;
     let now = clock::now();
-    let logins = logins.iter().map(|found| of_login(found, &tenants, now));
-    let mut all: Vec<Access> =
-        logins.chain(keys.iter().map(|k| of_key(k, &tenants, now))).collect();
+    let revoked = admin.installation().revoked().or_fail("revoked logins not listed")?;
+    let encoders = admin.installation().keys().encoders.public_key();
+    // The file of one whose revocation was interrupted is still there.
+    let dead: BTreeSet<_> = revoked.iter().map(|login| &login.key).collect();
+    let logins = logins.iter().filter(|found| !dead.contains(&found.claims.sub));
+    let logins = logins.map(|found| of_login(found, &tenants, now));
+    let keys = keys.iter().map(|k| of_key(k, &tenants, now));
+    let revoked = revoked.iter().map(|login| of_revoked(login, &records, &encoders));
+    let mut all: Vec<Access> = logins.chain(keys).chain(revoked).collect();
     all.sort();
     if as_json {
         print::json(&all);
@@ -102,6 +111,26 @@ fn of_login(
     of_time(expires_at, now, &mut notes);
     let changed_at = UnixMs(claims.iat.saturating_mul(1000));
     Access { kind, tenant, name: claims.name.clone(), roles, changed_at, expires_at, notes }
+}
+
+/// One that the broker refuses for ever; by its key where nobody here knows its name.
+fn of_revoked(login: &RevokedLogin, records: &[TenantRecord], encoders: &str) -> Access {
+    let owner = records.iter().find(|record| record.account == login.account);
+    let (kind, roles) = if login.account == encoders {
+        ("worker", login.tags.clone())
+    } else {
+        let roles = roles_of(&login.tags);
+        ("tenant login", roles.iter().map(ToString::to_string).collect())
+    };
+    Access {
+        kind,
+        tenant: owner.map(|record| record.id.clone()),
+        name: login.name.clone().unwrap_or_else(|| login.key.clone()),
+        roles,
+        changed_at: login.revoked_at,
+        expires_at: login.ends_at.map(|end| UnixMs(end.saturating_mul(1000))),
+        notes: vec!["revoked"],
+    }
 }
 
 fn of_key(key: &KeyRecord, tenants: &BTreeMap<&TenantId, &TenantRecord>, now: UnixMs) -> Access {

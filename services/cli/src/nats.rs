@@ -7,7 +7,8 @@ use crate::{
     print,
 };
 use hotcell_nats_config::{
-    Admin, Durability, InitOptions, Installation, Renewals, Replicas, ServerOptions, init,
+    Admin, Durability, InitOptions, Installation, Life, Renewals, Replicas, ServerOptions, init,
+    terms::LifeError,
 };
 use hotcell_schemas::{PoolId, WorkerId, ids::IdError};
 use hotcell_stage::clock;
@@ -28,6 +29,20 @@ pub(crate) fn worker(text: &str) -> Result<Worker, String> {
         name: name.parse().map_err(|error: IdError| error.to_string())?,
         pool: pool.parse().map_err(|error: IdError| error.to_string())?,
     })
+}
+
+/// How long the logins live that `init` makes; `None` without an end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expires(Option<Life>);
+
+/// Reads a life, or `never`.
+pub(crate) fn expires(text: &str) -> Result<Expires, String> {
+    if text == "never" {
+        return Ok(Expires(None));
+    }
+    text.parse()
+        .map(|life| Expires(Some(life)))
+        .map_err(|error: LifeError| format!("{error}, or never"))
 }
 
 /// Runs one of the three.
@@ -74,9 +89,15 @@ fn make(args: &InitArgs, as_json: bool) -> Result<(), Fail> {
     let options =
         InitOptions { now: clock::now(), workers: workers.collect(), ..InitOptions::default() };
     let installation = init(&args.dir, &options).or_fail("not written")?;
-    if let Some(life) = args.expires {
-        let renewals = installation.renew_due(life, clock::now(), |_| true);
-        renewals.and_then(Renewals::all).or_fail("the logins")?;
+    match args.expires {
+        Expires(Some(life)) => {
+            let renewals = installation.renew_due(life, clock::now(), |_| true);
+            renewals.and_then(Renewals::all).or_fail("the logins")?;
+        }
+        Expires(None) => print::note(
+            "new logins do not end: whoever copies one has it until it is revoked, and a service's \
+             cannot be. `hotcell access report` names them",
+        ),
     }
     let dir = args.dir.canonicalize().or_fail("the folder")?;
     let config = installation.server_config(&ServerOptions {
@@ -92,11 +113,17 @@ fn make(args: &InitArgs, as_json: bool) -> Result<(), Fail> {
     });
     let path = dir.join("nats.conf");
     write_private(&path, &config.or_fail("the server's configuration")?)?;
+    let ends = match args.expires {
+        Expires(Some(life)) => {
+            format!("\nThe logins end after {life}: run `hotcell creds-agent` beside each service.")
+        }
+        Expires(None) => String::new(),
+    };
     if as_json {
         print::json(&json!({ "dir": dir, "config": path }));
     } else {
         print::line(format!(
-            "keys, logins and configuration are in {}\n\nNow:  nats-server -c {}\nThen: hotcell nats \
+            "keys, logins and configuration are in {}{ends}\n\nNow:  nats-server -c {}\nThen: hotcell nats \
              provision {} --url nats://{}",
             dir.display(),
             path.display(),

@@ -41,6 +41,15 @@ pub(crate) enum TenantCommand {
     },
     /// Make a login in the tenant's broker account that ends by itself, or renew one.
     Creds(CredsArgs),
+    /// End one login at once and for good: its connections are cut, no copy of its file opens
+    /// anything. Other logins stay; the name may be given again, and gets another key.
+    Revoke {
+        /// The tenant's slug.
+        name: TenantId,
+        /// Which of its programs.
+        #[arg(long)]
+        user: LoginName,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -138,6 +147,12 @@ pub(crate) enum WorkerCommand {
         /// Write the credential file here, readable by you alone, instead of printing where it is.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// End a worker's login at once and for good: its connection is cut, and what it ran is given to
+    /// another. The name may be given again, and gets another key.
+    Revoke {
+        /// The worker's name.
+        name: WorkerId,
     },
 }
 

@@ -1,4 +1,4 @@
-//! `hotcell tenant list|show|set|suspend|resume|remove|creds` and `hotcell plan`.
+//! `hotcell tenant list|show|set|suspend|resume|remove|creds|revoke` and `hotcell plan`.
 
 use super::args::{CredsArgs, PlanCommand, SetArgs, Switch, TenantCommand};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     layout::{Layout, write_private},
     print,
 };
-use hotcell_nats_config::{Admin, Installation, Plan, PoolWork, TenantSpec, Terms};
+use hotcell_nats_config::{Admin, Installation, Plan, PoolWork, RevokedLogin, TenantSpec, Terms};
 use hotcell_schemas::{TenantId, records::TenantRecord, tenancy::TenantState};
 use hotcell_stage::clock;
 use serde_json::{Value, json};
@@ -55,6 +55,12 @@ pub(crate) async fn run(data: &Path, command: TenantCommand, as_json: bool) -> R
         }
         TenantCommand::Remove { name, yes } => remove(&admin, &name, yes, as_json).await,
         TenantCommand::Creds(args) => creds(&admin, &args, as_json).await,
+        TenantCommand::Revoke { name, user } => {
+            let done = admin.revoke_program(&name, &user, clock::now()).await;
+            let what = format!("login {user} of tenant {name}");
+            revoked(&what, &done.or_fail("not revoked in full")?, as_json);
+            Ok(())
+        }
     }
 }
 
@@ -282,6 +288,22 @@ async fn creds(admin: &Admin, args: &CredsArgs, as_json: bool) -> Result<(), Fai
     let terms = terms.map_err(|error| Fail::usage(error.to_string()))?;
     let made = admin.add_program(&args.name, &args.user, &terms, clock::now()).await;
     hand_over(&made.or_fail("no login made")?, args.out.as_deref(), as_json)
+}
+
+/// Says that a login is revoked.
+pub(crate) fn revoked(what: &str, login: &RevokedLogin, as_json: bool) {
+    if as_json {
+        print::json(&json!({
+            "login": login.name, "key": login.key, "revoked_at": login.revoked_at,
+            "expires_at": login.ends_at,
+        }));
+    } else {
+        print::line(format!(
+            "{what} is revoked: its connections are cut, and key {} opens nothing.\nStop the agent \
+             that renews it, if there is one: it renews a dead login.",
+            login.key
+        ));
+    }
 }
 
 /// Says where a credential file is, or puts a copy where it was asked for.

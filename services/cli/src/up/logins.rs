@@ -2,7 +2,8 @@
 //!
 //! Promises: the logins of the services, of the operator, of the workers that `up` started and of
 //! each tenant's first program live for a day and are renewed after two thirds of it, so whoever
-//! copied one has it for a day. Refuses: to renew a login that somebody asked to end.
+//! copied one has it for a day; a shorter life that was asked for a tenant's stays. Refuses: to renew
+//! a login that somebody asked to end, and one that is revoked.
 
 use super::Cells;
 use crate::{
@@ -71,7 +72,7 @@ fn hand_over(cells: &Path, found: &FoundLogin) -> Result<(), Fail> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotcell_nats_config::{InitOptions, creds, init};
+    use hotcell_nats_config::{InitOptions, Terms, creds, init};
     use hotcell_schemas::UnixMs;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -131,5 +132,36 @@ mod tests {
         assert!(renewals.renewed.iter().any(is_service));
         assert!(renewals.all().is_err());
         fs::remove_dir_all(Cells::dir(&layout)).unwrap();
+    }
+
+    // IAM-02: `tenant creds app --expires 15m` is not made a day of, however often `up` looks.
+    #[test]
+    fn a_shorter_life_that_was_asked_for_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let options = InitOptions {
+            now: clock::now(),
+            tenants: vec![("acme".parse().unwrap(), tenant::login())],
+            ..InitOptions::default()
+        };
+        let installation = init(&layout.nats(), &options).unwrap();
+        let (acme, app) = ("acme".parse().unwrap(), tenant::login());
+        let login = Login::Tenant { tenant: "acme".parse().unwrap(), user: tenant::login() };
+        let life = |at: UnixMs| {
+            let claims = installation.creds(&login).unwrap().claims;
+            claims.exp.unwrap() - at.secs()
+        };
+        for (asked, secs) in [("15m", 900), ("6h", 21_600), ("24h", 86_400)] {
+            let terms = Terms { life: Some(asked.parse().unwrap()), ..Terms::default() };
+            let now = clock::now();
+            installation.issue_program(&acme, &app, &terms, now).unwrap();
+            let renew = |at| installation.renew_due(Life::DAY, at, |_| true).unwrap().all();
+            renew(now).unwrap();
+            assert_eq!(life(now), secs, "{asked}: renewed although it is not due");
+            // Two thirds later it is due: for as long as before.
+            let later = UnixMs(now.0 + secs * 1000 * 2 / 3);
+            assert!(renew(later).unwrap().iter().any(|found| found.login.as_ref() == Some(&login)));
+            assert_eq!(life(later), secs, "{asked}");
+        }
     }
 }
