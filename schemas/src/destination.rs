@@ -7,8 +7,8 @@
 //! means that host and no other.
 
 use crate::{BlobKey, DestinationName, TenantId, UnixMs};
+use core::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// What policies, approvals and records call hotcell's own store.
 pub const STORE: &str = "store";

@@ -1,3 +1,5 @@
+//! Tests of destinations: what they may be, and the tricks that they may not.
+
 use super::*;
 
 fn record() -> DestinationRecord {
@@ -163,6 +165,35 @@ fn the_other_fields_have_rules_too() {
     assert_eq!(host("https://10.0.0.7", "media"), Some("addressing"));
     let error = DestinationRecord { bucket: "x".to_owned(), ..record() }.check().unwrap_err();
     assert!(error.to_string().starts_with("bucket must be 3 to 63"), "{error}");
+}
+
+#[test]
+fn iam_09_a_location_is_one_of_what_records_can_have() {
+    let check = |text: &str| check_location(text).map_err(|error| error.field);
+    for good in [
+        "https://s3.example.com/media",
+        "https://s3.example.com:9000/media/video/out",
+        "http://127.0.0.1:9000/media/a",
+    ] {
+        assert_eq!(check(good), Ok(()), "{good}");
+    }
+    for (bad, field) in [
+        ("", "endpoint"),
+        ("store", "endpoint"),
+        ("https:/s3.example.com/media", "endpoint"),
+        ("https://s3.example.com@evil.org/media", "endpoint"),
+        ("https://s3.example.com", "bucket"),
+        ("https://s3.example.com/", "bucket"),
+        ("https://s3.example.com//media", "bucket"),
+        ("https://s3.example.com/media/", "prefix"),
+        ("https://s3.example.com/media/*", "prefix"),
+        ("https://s3.example.com/media//x", "prefix"),
+        ("https://s3.example.com/media/../x", "prefix"),
+        ("https://s3.example.com/media/x?y", "prefix"),
+    ] {
+        assert_eq!(check(bad), Err(field), "{bad}");
+    }
+    assert_eq!(check(&record().location()), Ok(()));
 }
 
 #[test]

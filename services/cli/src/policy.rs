@@ -22,6 +22,8 @@ pub(crate) enum PolicyCommand {
   hotcell policy explain job.json --input clip.mov   (sniff the real input)
   hotcell policy explain job.json --as submitter --tenant-policies own.cedar
   hotcell policy explain job.json --as tenant-admin --mfa
+  hotcell policy explain job.json --as publisher,submitter --mfa \\
+    --destination-url https://s3.example.com/media/video   (where its destination leads)
   hotcell policy explain job.json --json | jq -r '.argv[]'
 
 job.json is the body of POST /v1/transcodes:

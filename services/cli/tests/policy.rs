@@ -133,6 +133,70 @@ fn new_07_explain_says_which_policy_decides_and_what_would_be_allowed() {
     assert_eq!(hotcell(&["policy", "explain", &h265, "--mfa"]).0, 2);
 }
 
+/// IAM-09, STEP-15: where a destination leads is said, and never taken for the store.
+#[test]
+fn iam_09_explain_is_told_where_a_destination_leads() {
+    let files = Files::new();
+    let job = files.job(&json!({"format": "mp4", "video": {"codec": "h264", "height": 720}}));
+    let explain = |arguments: &[&str]| {
+        let (code, out, err) = hotcell(&[&["policy", "explain", job.as_str()], arguments].concat());
+        let policy = serde_json::from_str::<Value>(&out).map(|told| told["policy"].clone());
+        (code, policy.unwrap_or_default(), err)
+    };
+    let url = "--destination-url";
+    let (code, _, err) =
+        explain(&["--json", "--as", "submitter", url, "https://s3.example.com/media"]);
+    assert!(code == 2 && err.contains("names no destination"), "{err}");
+    let (_, policy, _) = explain(&["--json", "--as", "submitter"]);
+    assert_eq!(policy["destination"], "store");
+
+    let mut body: Value = serde_json::from_slice(&fs::read(&job).unwrap()).unwrap();
+    body["destination"] = json!("cdn");
+    fs::write(&job, body.to_string()).unwrap();
+    let (code, out, _) = hotcell(&["policy", "explain", &job]);
+    assert!(code == 0 && out.contains("destination"), "{out}");
+    let both = ["--json", "--as", "submitter,publisher"];
+    let (code, _, err) = explain(&both);
+    assert!(code == 2 && err.contains("destination cdn") && err.contains(url), "{err}");
+    for bad in [
+        "store",
+        "https://s3.example.com",
+        "https://s3.example.com@evil/media",
+        "https://s3.example.com/media/",
+        "https://s3.example.com/media/../x",
+        "s3.example.com/media",
+    ] {
+        let (code, _, err) = explain(&[&both[..], &[url, bad]].concat());
+        assert!(code == 2 && err.contains("must"), "{bad}: {err}");
+    }
+    let place = [url, "https://s3.example.com/media/video"];
+    let (code, policy, _) = explain(&[&both[..], &place].concat());
+    assert_eq!((code, &policy["destination"]), (1, &json!(place[1])));
+    assert_eq!(policy["decisions"][2]["policies"], json!(["step-up-external"]));
+    let (code, _, err) = explain(&[&both[..], &place, &["--mfa"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let (code, policy, err) =
+        explain(&[&["--json", "--as", "submitter", "--mfa"], &place[..]].concat());
+    assert_eq!((code, &policy["decisions"][2]["outcome"]), (1, &json!("refused")), "{err}");
+    let own = files.file(
+        "places",
+        "@id(\"places\") @allows(\"https://s3.example.com/media/\")
+        forbid (principal, action == Hotcell::Action::\"PublishOutput\", resource)
+        unless { context.destination like \"https://s3.example.com/media/*\" };",
+    );
+    let own = ["--mfa", "--tenant-policies", own.as_str()];
+    assert_eq!(explain(&[&both[..], &place, &own].concat()).0, 0);
+    for other in ["https://s3.example.com/media-x/video", "https://s3.example.com.evil.org/media/v"]
+    {
+        let (code, policy, err) = explain(&[&both[..], &[url, other], &own].concat());
+        assert_eq!(
+            (code, &policy["decisions"][2]["policies"]),
+            (1, &json!(["own/places"])),
+            "{err}"
+        );
+    }
+}
+
 /// The folder of an installation whose broker runs.
 async fn installation() -> (TestServer, TempDir, String) {
     let options = InitOptions { now: NOW, ..InitOptions::default() };
@@ -194,7 +258,7 @@ async fn puts(server: &TestServer, count: usize) -> Vec<String> {
     let (mut feed, end) = (Feed::new(&bus, "auditor", 64), Shutdown::new());
     let mut found = Vec::new();
     while found.len() < count {
-        let next = tokio::time::timeout(Duration::from_secs(30), feed.next(&end)).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), feed.next(&end)).await;
         let message = next.expect("the record is in the stream").unwrap().unwrap();
         let opened = envelope(&message).unwrap().open::<AuditRecord>(bus.trust()).unwrap();
         if let AuditAct::Admin { action, target } = opened.into_inner().act

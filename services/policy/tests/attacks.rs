@@ -152,7 +152,9 @@ fn step_15_a_stolen_key_or_plain_token_does_nothing_sensitive() {
     let facts: [Case; 4] = [
         ("step-up-protected-source", |ask| ask.facts.protected_source = true),
         ("step-up-raw-arguments", |ask| ask.facts.outputs[0].raw_arguments = true),
-        ("step-up-external", |ask| ask.facts.destination = "cdn.example".to_owned()),
+        ("step-up-external", |ask| {
+            ask.facts.destination = "https://s3.example.com/media".to_owned()
+        }),
         ("step-up-risk", |ask| ask.facts.risk = 2),
     ];
     for (policy, change) in facts {

@@ -26,7 +26,9 @@ fn iam_05_a_role_does_what_it_is_for_and_nothing_else() {
     assert_eq!(told(&ask(&[Submitter], SubmitTranscode).decide()), ("allow", vec!["submitter"]));
     let publish = ask(&[Submitter], PublishOutput);
     assert_eq!(told(&publish.decide()), ("allow", vec!["submitter-store"]));
-    let elsewhere = publish.with(|ask| ask.facts.destination = "cdn.example".to_owned()).fresh(1);
+    let elsewhere = publish
+        .with(|ask| ask.facts.destination = "https://s3.example.com/media".to_owned())
+        .fresh(1);
     let decision = elsewhere.decide();
     assert_eq!(told(&decision), ("deny", vec![]));
     let permits = "PublishOutput is permitted to the role publisher, the role submitter (outputs \

@@ -90,6 +90,10 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Box::pin(Self::start_all()).await
+    }
+
+    async fn start_all() -> Self {
         let options = InitOptions { now: NOW, ..InitOptions::default() };
         let server = TestServer::start(&options).await.unwrap();
         let admin = server.admin().await.unwrap();

@@ -75,15 +75,28 @@ fn iam_09_a_policy_limits_destinations() {
     let publish = forbid(
         "hosts",
         "PublishOutput",
-        "unless { [\"store\", \"cdn.example\"].contains(context.destination) }",
+        "unless { context.destination == \"store\" ||
+            context.destination like \"https://s3.example.com/media/*\" }",
     );
     let hooks =
         forbid("hooks", "ManageWebhooks", "unless { context.destination like \"*.acme.example\" }");
     let own = with(&(publish + &hooks));
     let publish = ask(&[Publisher], PublishOutput).fresh(1);
-    flips(&own, "acme/hosts", &publish, |ask| ask.facts.destination = "evil.example".to_owned());
-    let cdn = publish.with(|ask| ask.facts.destination = "cdn.example".to_owned());
-    assert_eq!(told(&cdn.by(&own).unwrap()).0, "allow");
+    let to = |location: &'static str| {
+        publish.clone().with(|ask| ask.facts.destination = location.to_owned())
+    };
+    let cdn = to("https://s3.example.com/media/video");
+    for other in [
+        "https://s3.example.com.evil.org/media/video",
+        "https://s3.example.com/media-x/video",
+        "https://s3.example.com/other/video",
+        "https://s3.example.com/media",
+        "http://127.0.0.1:9000/media/video",
+        "",
+    ] {
+        flips(&own, "acme/hosts", &cdn, |ask| ask.facts.destination = other.to_owned());
+    }
+    assert_eq!(told(&to("store").by(&own).unwrap()).0, "allow");
     let hook = ask(&[WebhookAdmin], ManageWebhooks)
         .with(|ask| ask.facts.destination = "in.acme.example".to_owned())
         .fresh(1);
@@ -209,7 +222,7 @@ fn asks() -> impl Strategy<Value = Ask> {
             asked = asked.of("umbrella");
         }
         if external {
-            asked.facts.destination = "cdn.example".to_owned();
+            asked.facts.destination = "https://s3.example.com/media".to_owned();
         }
         asked.facts.approved = approved;
         asked.facts.risk = risk;

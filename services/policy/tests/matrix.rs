@@ -144,7 +144,7 @@ fn step_01_the_page_is_made_of_the_policies_in_force() {
     // The examples are valid.
     let (_, example) = page.split_once("```cedar\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
-    assert_eq!(check(example, Some(&tenant("acme"))).unwrap(), 3);
+    assert_eq!(check(example, Some(&tenant("acme"))).unwrap(), 4);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policies.md");
     golden(&path, &page).unwrap();
 }

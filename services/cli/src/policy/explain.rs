@@ -179,6 +179,10 @@ fn decisions(request: &TranscodeRequest) -> Vec<Line> {
     if let Some(format) = request.output_format {
         lines.push(line("outputFormat", word(&format), "format", formats.clone()));
     }
+    if let Some(name) = &request.destination {
+        let takes = "one of the tenant's; GET /v1/destinations lists them".to_owned();
+        lines.push(line("destination", name.to_string(), "destination", takes));
+    }
     if let Some(preset) = request.preset {
         let (quality, resolution) = (word(&preset.quality), word(&preset.resolution));
         let qualities = "one of low, medium, high".to_owned();

@@ -44,6 +44,7 @@ pub(crate) struct WhoArgs {
 #[derive(Debug)]
 pub(super) struct Said {
     digest: Digest,
+    destination: String,
     decisions: Vec<(Action, Decision)>,
 }
 
@@ -85,7 +86,7 @@ impl WhoArgs {
                 .map_err(|error| Fail::failed(format!("refused: {action}: {error}")))
         };
         let decisions = ACTIONS.into_iter().map(decide).collect::<Result<_, _>>()?;
-        Ok(Some(Said { digest: engine.digest(), decisions }))
+        Ok(Some(Said { digest: engine.digest(), destination: facts.destination, decisions }))
     }
 
     /// Where the outputs go, as policy is told. Where a name leads only an installation knows: it is
@@ -137,7 +138,7 @@ impl Said {
     /// Printed for people.
     pub(super) fn print(&self) {
         let hash: String = self.digest.to_string().chars().take(12).collect();
-        print::line(format!("\nPolicy (set {hash})"));
+        print::line(format!("\nPolicy (set {hash}), outputs to {}", self.destination));
         let mut rows = vec![["ACTION", "", "BY", "ADVICE"].map(str::to_owned).to_vec()];
         rows.extend(self.decisions.iter().map(|(action, decision)| {
             let by = decision.policies.join(", ");
@@ -159,7 +160,11 @@ impl Said {
                 "advice": decision.advice,
             })
         });
-        json!({ "digest": self.digest, "decisions": decisions.collect::<Vec<_>>() })
+        json!({
+            "digest": self.digest,
+            "destination": self.destination,
+            "decisions": decisions.collect::<Vec<_>>(),
+        })
     }
 
     /// The first refusal.
