@@ -204,6 +204,23 @@ mod tests {
         }
     }
 
+    /// NEW-08: what was approved as a call over HTTP is approved at the broker, and the other way.
+    #[test]
+    fn new_08_a_verb_is_the_same_call_as_its_twin() {
+        let cancel = VERBS.iter().find(|verb| verb.name == "tenant.cancel").unwrap();
+        let (method, path) = cancel.twin.clone();
+        let id = "0193a0f0c0de7000800000000000beef";
+        let body = Bytes::from(format!("{{\"id\":\"{id}\"}}"));
+        let call =
+            |path: String, body| Call { method: method.clone(), path, body, ..Call::default() };
+        let mut by_broker = call(path.to_owned(), body);
+        (cancel.fit)(&mut by_broker).unwrap();
+        let by_http = call(format!("/v1/transcodes/{id}"), Bytes::new());
+        let digest =
+            |call: &Call| call.digest(hotcell_schemas::identity::Action::CancelJob).unwrap();
+        assert_eq!(digest(&by_broker), digest(&by_http));
+    }
+
     #[test]
     fn path_and_query_come_from_the_body() {
         let fit = |index: usize, body: &'static str| {

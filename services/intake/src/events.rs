@@ -135,8 +135,11 @@ fn events(job: &Job, known: usize) -> String {
     let mut text = String::new();
     for told in job.states(known) {
         let mut data = json!(told);
-        if told.seq == job.stamps.len() && is_over(job) {
-            data["job"] = view::snapshot(job);
+        if told.seq == job.stamps.len()
+            && is_over(job)
+            && let Some(data) = data.as_object_mut()
+        {
+            data.insert("job".to_owned(), view::snapshot(job));
         }
         text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", told.seq, told.state));
     }
