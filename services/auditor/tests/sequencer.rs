@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 const ORIGIN: &str = "audit.hotcell.example/v1";
 /// A busy machine with two cores.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(90);
 
 struct Rig {
     server: TestServer,

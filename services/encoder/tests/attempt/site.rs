@@ -40,7 +40,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 /// A busy machine may take this long for what takes a second.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A change to an order before it is sent.
 pub(crate) type Change = Box<dyn Fn(&mut WorkOrder) + Send>;

@@ -36,12 +36,13 @@ fn users(program: &str) -> BTreeSet<u32> {
 async fn each_slot_has_its_own_user() {
     const MS: u32 = 50_004;
     let (mut site, _programs) = Site::with_stub(MS).await;
-    (site.config.slots, site.config.first_uid) = (2, 64_150);
+    // Users that no other test has: those of a machine are seen by all of its tests.
+    (site.config.slots, site.config.first_uid) = (2, 64_170);
     for number in [3, 4] {
         site.order(b"one of two", move |order| order.job = JobId::new(1, [number; 10]));
     }
     let program = format!("/bin/hotcell-stub-fixed-{MS}\0");
-    let both = BTreeSet::from([64_150, 64_151]);
+    let both = BTreeSet::from([64_170, 64_171]);
     site.work(async {
         site.until("two users", |_| (users(&program) == both).then_some(())).await;
     })

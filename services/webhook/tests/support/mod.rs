@@ -14,7 +14,10 @@ use hotcell_schemas::UnixMs;
 use hotcell_stage::clock;
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::task::JoinSet;
@@ -38,6 +41,26 @@ struct Desk {
     seen: Mutex<Vec<Seen>>,
     /// Statuses of the first answers; then 200. 0 never answers.
     script: Vec<u16>,
+    /// Requests that wait for an answer now, and the most that ever did.
+    open: AtomicUsize,
+    open_most: AtomicUsize,
+}
+
+/// A request that waits; dropped with its connection, too.
+struct Open(Arc<Desk>);
+
+impl Open {
+    fn new(desk: Arc<Desk>) -> Self {
+        let open = desk.open.fetch_add(1, Ordering::SeqCst) + 1;
+        desk.open_most.fetch_max(open, Ordering::SeqCst);
+        Self(desk)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A receiver, ended on drop.
@@ -49,6 +72,7 @@ pub(crate) struct Receiver {
 }
 
 async fn receive(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let _open = Open::new(Arc::clone(&desk));
     let number = {
         let mut seen = desk.seen.lock().unwrap();
         seen.push(Seen { at: clock::now(), headers, body: body.to_vec() });
@@ -75,7 +99,7 @@ pub(crate) async fn serve(app: Router) -> (SocketAddr, JoinSet<()>) {
 impl Receiver {
     /// A receiver that answers `script` first.
     pub(crate) async fn start(script: Vec<u16>) -> Self {
-        let desk = Arc::new(Desk { seen: Mutex::default(), script });
+        let desk = Arc::new(Desk { script, ..Desk::default() });
         let app = Router::new().fallback(post(receive)).with_state(Arc::clone(&desk));
         let (address, task) = serve(app).await;
         Self { desk, address, _task: task }
@@ -87,6 +111,11 @@ impl Receiver {
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The most requests that waited for an answer at once.
+    pub(crate) fn open_most(&self) -> usize {
+        self.desk.open_most.load(Ordering::SeqCst)
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
