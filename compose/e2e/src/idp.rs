@@ -91,7 +91,7 @@ impl Idp {
         let http = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .timeout(Duration::from_secs(20))
+            .timeout(Duration::from_secs(60))
             .build()?;
         Ok(Self { child, issuer, http })
     }

@@ -21,7 +21,7 @@ use std::{
 const PIPELINE_MAX: usize = 100;
 
 /// Silence after which the server is taken for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,7 @@ pub(crate) fn enter() -> [TcpListener; 2] {
 
 /// An address can be used a moment after it was given.
 fn listen(at: &str) -> TcpListener {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match TcpListener::bind(at) {
             Err(error) if Instant::now() > deadline => panic!("{at}: {error}"),

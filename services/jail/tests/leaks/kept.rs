@@ -151,7 +151,7 @@ pub(crate) fn kernel_objects() -> BTreeMap<String, u64> {
 /// Waits until the kernel has no more than `extra` objects of any kind above `before`: it lets go of namespaces late,
 /// and other tests have some.
 pub(crate) fn until_objects(before: &BTreeMap<String, u64>, extra: u64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let now = kernel_objects();
         let over = now.iter().find(|(name, count)| **count > before[*name] + extra);

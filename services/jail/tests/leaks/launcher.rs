@@ -26,7 +26,7 @@ const LAUNCHER_ITSELF: usize = 0;
 const PROCESS_ONE: usize = 1;
 const PAYLOAD: usize = 2;
 /// All must be gone so soon after the kill.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// One cell that is followed, and one kill.
 struct Followed {

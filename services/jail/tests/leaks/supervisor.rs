@@ -35,7 +35,7 @@ const SMALL: &str = "/usr/bin/env";
 /// A supervisor without a call for so long is looked at: it may wait for its cell, or for a processor.
 const QUIET: Duration = Duration::from_millis(300);
 /// All must be gone so soon after the kill.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 fn name() -> String {
     Path::new(PROBE).file_name().unwrap().to_str().unwrap().to_owned()

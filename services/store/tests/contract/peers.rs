@@ -49,7 +49,7 @@ pub(crate) fn now_unix_secs() -> u64 {
 pub(crate) fn client() -> reqwest::Client {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap()
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap()
 }
 
 pub(crate) fn tool(env: &str, name: &str) -> String {

@@ -139,7 +139,7 @@ impl Raw {
         let mut bytes = Vec::new();
         let read = self.stream.read_to_end(&mut bytes);
         // A reset after the answer is as good as an end.
-        drop(tokio::time::timeout(Duration::from_secs(20), read).await.unwrap());
+        drop(tokio::time::timeout(Duration::from_secs(60), read).await.unwrap());
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let status = text.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
         (status, text)

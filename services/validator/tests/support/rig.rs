@@ -24,7 +24,7 @@ use tokio::{
 };
 
 pub(crate) const ETAG: &str = "\"abc\"";
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How often a URL was asked for each object.
 pub(crate) type Asked = Arc<Mutex<BTreeMap<BlobKey, u32>>>;
