@@ -1,7 +1,7 @@
 //! The NATS door: what a tenant's program asks in its own account. The same handlers, gate, limits,
 //! JSON and problems as over HTTP; the status is in the header `Hotcell-Status`, and the headers of
-//! an HTTP answer are headers here. A login may ask for others' approval and read it; people give it
-//! over HTTP, where they show who they are.
+//! an HTTP answer are headers here. A login may ask for others' approval and read it; people give
+//! it over HTTP, where they show who they are.
 //!
 //! Promises: the tenant is the account that the broker wrote into the subject, the actor the login
 //! that the broker states. Refuses: a request whose login the broker does not state.

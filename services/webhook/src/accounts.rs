@@ -12,8 +12,8 @@ use std::{
 };
 use tracing::{debug, warn};
 
-/// A tenant's record is read again after this long, in milliseconds, as by every service. The broker
-/// has cut the connections of one that was suspended meanwhile, so nobody hears what is still said.
+/// A tenant's record is read again after this long, in milliseconds, as by every service. The
+/// broker has cut the connections of one that was suspended meanwhile: nobody hears the rest.
 const FRESH_MS: u64 = 1000;
 
 /// Tenants that are kept in mind; more than these, and all are read again.

@@ -1,9 +1,9 @@
 //! Each state that a job reaches, told to its tenant's own broker account as `events.<job>.state`,
 //! with the data that the API's server-sent events have.
 //!
-//! Promises: only what the stream has stored is told, also the job's end (by the planner, which reads
-//! it). Refuses: to keep anything for who is away: the broker drops what nobody hears, and `api.get`
-//! and `api.list` say how jobs stand.
+//! Promises: only what the stream has stored is told, also the job's end (by the planner, which
+//! reads it). Refuses: to keep anything for who is away: the broker drops what nobody hears, and
+//! `api.get` and `api.list` say how jobs stand.
 //!
 //! May run twice, and in any order: a state has its number in the job's timeline, so whoever hears
 //! one again, or after a later one, knows.
@@ -13,8 +13,8 @@ use hotcell_schemas::{Job, Subject, UnixMs};
 use hotcell_stage::{Bus, Delivered, Halt, Outgoing, Stage, clock};
 use std::sync::Arc;
 
-/// A state that is older is not told, in milliseconds: whoever waits for it has asked by then. After
-/// an hour without this service its backlog is passed over, not told.
+/// A state that is older is not told, in milliseconds: whoever waits for it has asked by then.
+/// After an hour without this service its backlog is passed over, not told.
 const STALE_MS: u64 = 60_000;
 
 pub(crate) struct Teller {
