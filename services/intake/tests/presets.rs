@@ -5,123 +5,26 @@
 #[path = "support/people.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod people;
+#[path = "support/preset.rs"]
+mod preset;
 #[path = "support/world.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod world;
 
 use hotcell_intake::presets::PRESETS_MAX;
 use hotcell_schemas::{
-    Job, Role, TenantId,
+    Role, UnixMs,
     approval::{ApprovalRecord, check_job},
+    destination::{Addressing, DestinationRecord},
     identity::RoleName,
     preset::{PresetIndex, PresetMark, PresetRecord},
-    records::{AuditAct, AuditRecord, TenantRecord},
+    records::TenantRecord,
 };
-use hotcell_stage::{
-    Shutdown,
-    feed::{Feed, envelope},
-};
+use preset::{PATH, by_name, fault, kind, own_arguments, said, simple};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use world::{DEADLINE, World, answer, program, tenant, until};
-
-const PATH: &str = "/v1/presets";
-
-fn simple(resolution: &str) -> Value {
-    json!({ "outputFormat": "mp4", "preset": { "quality": "low", "resolution": resolution } })
-}
-
-fn own_arguments(crf: &str) -> Value {
-    json!({ "outputs": [{ "format": "mp4",
-        "ffmpegArgs": ["-i", "{in0}", "-c:v", "libx264", "-an", "-crf", crf, "{out0}"] }] })
-}
-
-fn by_name(filename: &str, preset: &str) -> Value {
-    json!({ "inputs": [{ "url": format!("upload:{filename}") }], "presetName": preset })
-}
-
-fn kind(problem: &Value) -> &str {
-    problem["type"].as_str().unwrap().rsplit(':').next().unwrap()
-}
-
-/// The field that a refusal names first, and its rule.
-fn fault(problem: &Value) -> (&str, &str) {
-    let text = |name: &str| problem["errors"][0][name].as_str().unwrap_or_default();
-    (text("field"), text("rule"))
-}
-
-impl World {
-    async fn strong(&self, of: &str) -> String {
-        let key = self.enrolled(of, &[RoleName::TenantAdmin]).await;
-        self.stepped_up(&key).await
-    }
-
-    async fn put(&self, key: &str, name: &str, body: &Value) -> (u16, Value) {
-        let path = format!("{PATH}/{name}");
-        answer(self.send(Method::PUT, &path, Some(key), Some(&body.to_string())).await).await
-    }
-
-    async fn remove(&self, key: &str, name: &str) -> (u16, Value) {
-        let path = format!("{PATH}/{name}");
-        answer(self.send(Method::DELETE, &path, Some(key), None).await).await
-    }
-
-    async fn names(&self, key: &str) -> Vec<String> {
-        let (status, list) = self.get(PATH, key).await;
-        assert_eq!(status, 200, "{list}");
-        let list = list["result"]["presets"].as_array().unwrap().clone();
-        list.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
-    }
-
-    async fn submit(&self, key: &str, body: &Value, headers: &[(&str, &str)]) -> (u16, Value) {
-        let mut request = self.request(Method::POST, "/v1/transcodes").bearer_auth(key);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        answer(request.body(body.to_string()).send().await.unwrap()).await
-    }
-
-    async fn job(&self, of: &TenantId, made: &Value) -> Job {
-        let id = made["result"]["id"].as_str().unwrap().parse().unwrap();
-        let bus = self.bus(Role::Intake).await;
-        bus.job(of, &id).await.unwrap().unwrap().message.into_inner()
-    }
-
-    async fn record(&self, of: &str, name: &str) -> Option<PresetRecord> {
-        let key = PresetRecord::key(&tenant(of), &name.parse().unwrap());
-        let bucket = self.bus(Role::Intake).await.bucket("presets");
-        bucket.get::<PresetRecord>(&key).await.unwrap().map(|entry| entry.value)
-    }
-
-    async fn index(&self, of: &str) -> PresetIndex {
-        let bucket = self.bus(Role::Intake).await.bucket("presets");
-        let entry = bucket.get::<PresetIndex>(PresetIndex::key(&tenant(of))).await.unwrap();
-        entry.map(|entry| entry.value).unwrap_or_default()
-    }
-
-    /// What was recorded of so many changes, in order.
-    async fn changes(&self, count: usize) -> Vec<(String, String)> {
-        let bus = self.bus(Role::Auditor).await;
-        let (mut feed, end) = (Feed::new(&bus, "auditor", 64), Shutdown::new());
-        let mut found = Vec::new();
-        while found.len() < count {
-            let message = tokio::time::timeout(DEADLINE, feed.next(&end)).await;
-            let message = message.expect("the record is in the stream").unwrap().unwrap();
-            let Ok(opened) = envelope(&message).unwrap().open::<AuditRecord>(bus.trust()) else {
-                continue;
-            };
-            if let AuditAct::Changed { what, target, .. } = opened.into_inner().act {
-                found.push((what, target));
-            }
-        }
-        found
-    }
-}
-
-fn said(what: &str, target: &str) -> (String, String) {
-    (what.to_owned(), target.to_owned())
-}
+use world::{World, answer, program, tenant, until};
 
 /// STEP-04, BRK-83: made, changed, shown, removed, made again: every change has its own number, and
 /// one record before it.
@@ -522,4 +425,53 @@ async fn new_08_an_approval_of_a_job_by_preset_is_for_the_preset_as_it_was() {
     let approvals = world.bus(Role::Intake).await.bucket("approvals");
     let record = approvals.get::<ApprovalRecord>(&format!("bolt.{second}")).await;
     assert_eq!(check_job(Some(&record.unwrap().unwrap().value), &job), Ok(true));
+}
+
+/// STEP-04, IAM-09: where a preset puts outputs is looked up and asked about at each use; a request's
+/// own destination goes before it.
+#[tokio::test]
+async fn step_04_a_preset_s_destination_is_looked_up_at_each_use() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let submitter = world.strong_as("acme", RoleName::Submitter).await;
+    let file = world.upload("acme", "a.mp4", false).await;
+    let mut settings = simple("480p");
+    settings["destination"] = json!("cdn");
+    assert_eq!(world.put(&strong, "web", &settings).await.0, 200, "it may be entered later");
+    let body = by_name(&file, "web");
+    let (status, problem) = world.submit(&strong, &body, &[]).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("destination_unknown")), "{problem}");
+
+    let cdn = DestinationRecord {
+        tenant: tenant("acme"),
+        name: "cdn".parse().unwrap(),
+        endpoint: "https://s3.example.com".to_owned(),
+        region: "eu-central-1".to_owned(),
+        bucket: "media".to_owned(),
+        prefix: "video".to_owned(),
+        addressing: Addressing::Path,
+        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+        sealed: vec![0x5e; 60],
+        created_at: UnixMs(1),
+    };
+    let own = DestinationRecord { name: "own".parse().unwrap(), ..cdn.clone() };
+    let places = world.bus(Role::Provisioner).await.bucket("destinations");
+    for record in [&cdn, &own] {
+        let key = DestinationRecord::key(&record.tenant, &record.name);
+        places.create(&key, record).await.unwrap();
+    }
+    let (status, problem) = world.submit(&submitter, &body, &[]).await;
+    assert_eq!((status, kind(&problem)), (403, "forbidden"), "a submitter's go to the store");
+    let (status, problem) = world.submit(&admin, &body, &[]).await;
+    assert_eq!((status, kind(&problem)), (401, "step-up-required"), "{problem}");
+    assert_eq!(problem["policy"], json!(["step-up-external"]));
+    let mut with_own = body.clone();
+    with_own["destination"] = json!("own");
+    for (body, expect) in [(&body, "cdn"), (&with_own, "own")] {
+        let (status, made) = world.submit(&strong, body, &[]).await;
+        assert_eq!(status, 202, "{made}");
+        let job = world.job(&tenant("acme"), &made).await;
+        assert_eq!(job.request.destination.unwrap().as_str(), expect);
+    }
 }
