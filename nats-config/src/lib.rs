@@ -13,6 +13,7 @@ pub mod binary;
 mod check;
 pub mod claims;
 pub mod creds;
+mod destinations;
 pub mod diff;
 mod files;
 mod init;

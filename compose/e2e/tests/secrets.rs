@@ -81,6 +81,9 @@ async fn each_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     let lease = hex::decode(secret(&up, "lease.key"))?;
     let found = holders(&up, &lease)?;
     ensure!(found == BTreeSet::from(["signer"]), "the lease key is in {found:?}");
+    let sealing = hex::decode(secret(&up, "destination.key"))?;
+    let found = holders(&up, &sealing)?;
+    ensure!(found == BTreeSet::from(["signer"]), "the key of destinations is in {found:?}");
     let worker = fs::read_to_string(up.dir().join("nats/creds/worker-worker-1.creds"))?;
     let seed = worker.lines().find(|line| line.starts_with("SU")).context("a seed")?;
     let found = holders(&up, seed.as_bytes())?;

@@ -151,6 +151,7 @@ fn subjects(account: &str) -> Vec<String> {
         "$KV.tenants.demo",
         "$KV.platform.platform",
         "$KV.approvals.demo.x",
+        "$KV.destinations.demo.x",
         "$SYS.REQ.CLAIMS.UPDATE",
         "$SYS.REQ.SERVER.PING",
     ];
@@ -257,7 +258,8 @@ async fn used(up: &Up, admin: &Api, secret: &str) -> Result<Canaries> {
         ("upload URL's signature", query(&text(&slot, "uploadUrl")?)?),
         ("download URL's signature", query(&url)?),
     ];
-    for name in ["storage-signer.secret", "lease.key", "totp.key", "webhook.key"] {
+    for name in ["storage-signer.secret", "lease.key", "destination.key", "totp.key", "webhook.key"]
+    {
         let text = fs::read_to_string(up.dir().join("secrets").join(name))?;
         canaries.push(("a service's secret", text.trim().to_owned()));
     }

@@ -2,6 +2,7 @@
 //! come at run time; what the broker would not honour is refused before it is pushed.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod destinations;
 mod logins;
 mod provisioning;
 mod revoked;

@@ -133,12 +133,14 @@ fn acts() -> [Act; 11] {
         worker: Some(worker()),
         job: Some(job_id()),
         attempt: Some(1),
-        grants: vec![Grant {
-            method: "PUT".to_owned(),
-            key_digest: upload_key().digest(),
-            ttl_secs: 3600,
-            destination: None,
-        }],
+        grants: [None, Some("cdn".parse().unwrap())]
+            .map(|destination| Grant {
+                method: "PUT".to_owned(),
+                key_digest: upload_key().digest(),
+                ttl_secs: 3600,
+                destination,
+            })
+            .into(),
     };
     let refused = AuditAct::Refused {
         by: Role::Validator,

@@ -1,0 +1,53 @@
+//! IAM-09, ZT-04: who can make a destination at the broker, and that a removed tenant keeps none.
+
+use crate::world::*;
+use hotcell_nats_config::{
+    Login, api,
+    testing::{NOW, TestServer},
+};
+use hotcell_schemas::Role;
+
+const KEY: &str = "acme.cdn";
+
+fn subject(key: &str) -> String {
+    api::bucket_key("destinations", key)
+}
+
+/// The record at `key`, as whoever may read it sees it.
+async fn stored(server: &TestServer, reader: Role, key: &str) -> Option<Vec<u8>> {
+    let client = server.connect(&Login::Service(reader)).await.unwrap();
+    let asked = api::direct_get(&api::bucket_stream("destinations"), &subject(key));
+    let answer = client.request(asked, "".into()).await.unwrap();
+    let is_gone = answer.status.is_some_and(|status| status.as_u16() == 404)
+        || answer.headers.as_ref().is_some_and(|headers| headers.get("KV-Operation").is_some());
+    (!is_gone).then(|| answer.payload.to_vec())
+}
+
+#[tokio::test]
+async fn iam_09_whoever_steals_the_edge_enters_no_bucket_of_theirs() {
+    let (server, admin) = with_acme().await;
+    // The attack is a plain write: the provisioner's works, and every reader sees it.
+    let operator = server.connect(&Login::Service(Role::Provisioner)).await.unwrap();
+    for key in [KEY, "bolt.cdn"] {
+        operator.request(subject(key), "the operator's".into()).await.unwrap();
+    }
+    for role in Role::PIPELINE.into_iter().filter(|role| *role != Role::Provisioner) {
+        let mut thief = Watched::connect(&server, &Login::Service(role)).await;
+        for key in [KEY, "acme.mine"] {
+            thief.publish_denied(&subject(key)).await;
+        }
+    }
+    for login in [program("acme"), worker("w1")] {
+        Watched::connect(&server, &login).await.publish_denied(&subject(KEY)).await;
+    }
+    for reader in [Role::Intake, Role::Validator, Role::Signer] {
+        let found = stored(&server, reader, KEY).await;
+        assert_eq!(found.as_deref(), Some(b"the operator's".as_slice()), "{reader}");
+        assert_eq!(stored(&server, reader, "acme.mine").await, None, "{reader}");
+    }
+
+    // Sealed secrets of a removed tenant are kept by nobody; another tenant's stay.
+    admin.remove_tenant(&acme(), NOW).await.unwrap();
+    assert_eq!(stored(&server, Role::Signer, KEY).await, None);
+    assert!(stored(&server, Role::Signer, "bolt.cdn").await.is_some());
+}
