@@ -146,8 +146,9 @@ async fn verified(log: &Path, check: impl FnMut(&Record) -> Result<(), OpenError
     verify(&LogStore::new(folder(log).unwrap(), ""), &keys(), check).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_every_sequence_is_in_the_log_once() {
+/// An auditor that was killed in the middle; the login of who published, and the last sequence then.
+/// Nothing when it was too quick, or the test too slow: it was done.
+async fn killed() -> Option<(Rig, Bus, u64)> {
     let rig = Rig::start().await;
     let intake = Bus::connect(Role::Intake, &rig.nats(Role::Intake)).await.unwrap();
     rig.publish(&intake, 0, 150).await;
@@ -161,7 +162,21 @@ async fn killed_in_the_middle_every_sequence_is_in_the_log_once() {
     rig.await_size(&mut tasks, 100).await;
     tasks.shutdown().await;
     let killed_at = size(&LogStore::new(folder(&rig.log()).unwrap(), "")).await;
-    assert!(killed_at < last, "killed in the middle, not at the end");
+    (killed_at < last).then_some((rig, intake, last))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_every_sequence_is_in_the_log_once() {
+    const TRIES: usize = 5;
+    let mut found = None;
+    for _ in 0..TRIES {
+        found = killed().await;
+        if found.is_some() {
+            break;
+        }
+    }
+    let (rig, intake, last) = found.expect("killed in the middle, not at the end");
+    let mut tasks = JoinSet::new();
 
     // These are offered before the ones that the killed process held.
     let last = rig.publish(&intake, 300, 40).await.max(last);
