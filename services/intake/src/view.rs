@@ -184,6 +184,7 @@ fn grant(grant: &Grant) -> Value {
         "method": grant.method,
         "keyDigest": grant.key_digest,
         "ttlSecs": grant.ttl_secs,
+        "destination": grant.destination,
     })
 }
 

@@ -238,6 +238,10 @@ fn iam_09_outputs_at_a_destination_are_found_by_their_tenant_and_by_no_signature
     for secret in ["AKIA", "?", "X-Amz", job.inputs[0].key.as_str()] {
         assert!(!view.to_string().contains(secret), "{secret}");
     }
+    // The record says of each URL whether it led there, or to the store.
+    job.attempts[0].grants[0].destination = job.request.destination.clone();
+    assert_eq!(audit(&job)["attempts"][0]["grants"][0]["destination"], "cdn");
+    assert_eq!(audit(&completed())["attempts"][0]["grants"][0]["destination"], Value::Null);
     let encoded = located(&Job { state: EventKind::Encoded, ..job }, &destination);
     assert_eq!(encoded["outputs"], json!([]), "nothing before the hasher agreed");
 }
