@@ -222,7 +222,10 @@ async fn found_there(up: &Up, customer: &Customer, api: &Api, id: &str, job: &Va
     }
     let lines = up.cli(&["audit", "export", "--tenant", "demo"])?;
     let lines = String::from_utf8_lossy(&lines.stdout).into_owned();
-    ensure!(lines.contains("destination_added"), "{lines}");
+    let place = customer.endpoint.trim_start_matches("http://");
+    let added =
+        format!("\"target\":\"cdn {place}/{BUCKET}/{PREFIX}\",\"note\":\"destination_added\"");
+    ensure!(lines.contains(&added), "{lines}");
     ensure!(lines.contains(" s at cdn"), "no grant says where its URL led: {lines}");
     Ok(())
 }

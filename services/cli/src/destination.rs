@@ -260,7 +260,10 @@ fn record_key(record: &DestinationRecord) -> String {
 
 /// Puts the act into the evidence log, which comes before the act.
 async fn record(bus: &Bus, action: &str, record: &DestinationRecord) -> Result<(), Fail> {
-    let target = format!("{} {}", record.name, record.location());
+    // Without the scheme: exports for others withhold what looks like a URL.
+    let location = record.location();
+    let place = location.split_once("://").map_or(location.as_str(), |(_, place)| place);
+    let target = format!("{} {place}", record.name);
     let act = AuditAct::Admin { action: action.to_owned(), target };
     let id = format!("admin-{}", hex::encode(clock::random::<16>()));
     let sent = bus.publish(&Outgoing::audit(Some(&record.tenant), act, id)).await;
