@@ -128,8 +128,10 @@ async fn step_17_an_agent_refuses_what_cedar_permits_and_never_the_other_way_rou
     let world = World::start_with(&format!("opa = {{ url = {url:?} }}")).await;
     let viewer = world.key("acme", &[RoleName::Viewer]).await;
     let path = "/v1/transcodes";
-    assert_eq!(world.get(path, &viewer).await.0, 200);
+    // Half a second is what an agent has, which a machine that stands still may take from it.
+    until(async || (world.get(path, &viewer).await.0 == 200).then_some(())).await;
     let input = asked.lock().unwrap().pop().unwrap()["input"].clone();
+    asked.lock().unwrap().clear();
     assert_eq!((&input["tenant"], &input["action"]), (&json!("acme"), &json!("ReadJob")));
     assert_eq!(input["decided"]["policies"], json!(["viewer"]));
     assert!(!input.to_string().contains("hck_"), "no credential leaves");
@@ -142,7 +144,7 @@ async fn step_17_an_agent_refuses_what_cedar_permits_and_never_the_other_way_rou
     parts.shutdown().await;
     let (status, problem) = world.get(path, &viewer).await;
     assert_eq!((status, &problem["policies"]), (403, &json!(["opa"])), "{problem}");
-    until(async || (world.audited("acme", "decision").await == 3).then_some(())).await;
+    until(async || (world.audited("acme", "decision").await >= 3).then_some(())).await;
 }
 
 /// STEP-11: where a request comes from flips the result; a header does not.

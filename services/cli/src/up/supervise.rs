@@ -256,7 +256,7 @@ pub(crate) async fn end_leftovers(layout: &Layout) -> Result<usize, Fail> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
     /// A worker that does not start for want of a layer or a group says so to whoever ran `up`.
     #[tokio::test]
@@ -286,11 +286,12 @@ mod tests {
     async fn leftovers_are_gone_when_the_next_start_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = dir.path().join("port");
         let script = format!(
-            "import socket, subprocess\ns = socket.create_server(('127.0.0.1', {}))\n\
-             subprocess.run(['sleep', '1000'])",
-            port.port()
+            "import os, socket, subprocess\ns = socket.create_server(('127.0.0.1', 0))\n\
+             open('{path}.new', 'w').write(str(s.getsockname()[1]))\n\
+             os.rename('{path}.new', '{path}')\nsubprocess.run(['sleep', '1000'])",
+            path = file.display()
         );
         let spec = Spec {
             name: "left".to_owned(),
@@ -302,11 +303,15 @@ mod tests {
             stop_rank: 0,
         };
         let mut left = spawn(&layout, &spec).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(port).is_err() {
+        let until = Instant::now() + Duration::from_secs(60);
+        let port = loop {
+            if let Ok(port) = fs::read_to_string(&file) {
+                break SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
+            }
             assert!(Instant::now() < until, "the leftover does not listen");
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        };
+        TcpStream::connect(port).unwrap();
         let group = left.id().unwrap().to_string();
         // Another process with a note that is not its own.
         let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
