@@ -46,12 +46,31 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
-        for _ in 0..WAITS {
+        let (_, status, answer) = self.timed(method, path, body).await?;
+        Ok((status, answer))
+    }
+
+    /// The same, and how long the answer took: what waited for its turn was not yet asked.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn timed(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(Duration, u16, Value)> {
+        let mut waits = 0;
+        loop {
+            let began = Instant::now();
             let response = self.send(&method, path, body).await?;
-            let Some(secs) = too_soon(&response) else { return answer(response).await };
+            let Some(secs) = too_soon(&response).filter(|_| waits < WAITS) else {
+                let (status, answer) = answer(response).await?;
+                return Ok((began.elapsed(), status, answer));
+            };
+            waits += 1;
             tokio::time::sleep(Duration::from_secs(secs)).await;
         }
-        answer(self.send(&method, path, body).await?).await
     }
 
     async fn send(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Response> {

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use std::{fs, time::Duration};
 use tokio::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the tenant has forbidden itself.
 const HOUSE: &str = r#"

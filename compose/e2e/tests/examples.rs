@@ -21,9 +21,9 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 /// A program in the cell that works for as long as the slowest of them needs to start.
-const CELL: &str = "fixed:8000";
+const CELL: &str = "fixed:20000";
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How each is started; the arguments are the same.
 fn producers() -> [(&'static str, PathBuf, Option<&'static str>); 3] {

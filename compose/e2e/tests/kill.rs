@@ -108,7 +108,7 @@ async fn every_job_ends_once_whatever_is_killed() -> Result<()> {
 /// The log verifies, and holds exactly one `completed` for each job.
 fn log_is_sound(up: &Up, jobs: &[String]) -> Result<()> {
     for id in jobs {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + PATIENCE;
         loop {
             let output = up.cli(&["audit", "verify", "--job", id, "--json"])?;
             let report: serde_json::Value =

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The encoder's own test program, which does what its name says, where the workers' user finds it.
 fn forger(dir: &Path, what: &str) -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A tenant's program at its own broker account: async-nats and JSON, nothing of ours.
 struct Program(async_nats::Client);

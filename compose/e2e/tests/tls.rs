@@ -19,6 +19,9 @@ const ARGS: [&str; 5] = ["--encoders", "1", "--tls", "--wall-secs", "60"];
 /// Longest wait for an answer that must not come.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// Longest wait for one that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn host(url: &str) -> &str {
     url.split_once("://").unwrap().1
 }
@@ -52,7 +55,7 @@ async fn takes(up: &Up, name: Option<&str>) -> Result<bool> {
     let creds = up.dir().join("nats/creds/hasher.creds");
     let mut options = ConnectOptions::with_credentials_file(creds).await?;
     options = options.require_tls(true).tls_first().add_root_certificates(tls.join("ca.pem"));
-    options = options.connection_timeout(SILENCE).max_reconnects(1);
+    options = options.connection_timeout(PATIENCE).max_reconnects(1);
     if let Some(name) = name {
         let (cert, key) = (tls.join(format!("{name}.pem")), tls.join(format!("{name}.key")));
         options = options.add_client_certificate(cert, key);

@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::Mutex, task::JoinSet};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The services whose spans must be in the one trace.
 const SERVICES: [&str; 6] = [

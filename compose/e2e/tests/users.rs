@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const ARGS: [&str; 5] = ["--encoders", "2", "--cell", "noop", "--webhook-retry=1"];
 
 /// The users of the installation's two workers, while they run.

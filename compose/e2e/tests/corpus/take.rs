@@ -74,11 +74,11 @@ struct Sender<'a> {
 impl Sender<'_> {
     /// Submits. What looks encrypted, junk with the right bits included, is submitted again with the
     /// second factor: the cells shall get it.
-    async fn submit(&self, body: &Value) -> Result<(u16, Value)> {
+    async fn submit(&self, body: &Value) -> Result<(Duration, u16, Value)> {
         let path = "/v1/transcodes";
-        let (status, answer) = self.api.call(Method::POST, path, Some(body)).await?;
+        let (took, status, answer) = self.api.timed(Method::POST, path, Some(body)).await?;
         if status != 401 {
-            return Ok((status, answer));
+            return Ok((took, status, answer));
         }
         ensure!(answer["policy"] == json!(["step-up-protected-source"]), "{answer}");
         let mut stepped = self.stepped.lock().await;
@@ -86,7 +86,7 @@ impl Sender<'_> {
             Some(fresh) => stepped.insert(fresh),
             None => stepped.insert((Instant::now(), self.api.stepped_up(self.totp).await?)),
         };
-        api.1.call(Method::POST, path, Some(body)).await
+        api.1.timed(Method::POST, path, Some(body)).await
     }
 }
 
@@ -105,34 +105,33 @@ async fn take(sender: &Sender<'_>, entry: &Entry) -> Result<End> {
     let api = sender.api;
     let size = entry.bytes.len();
     let slot = json!({ "filename": entry.name, "contentType": entry.kind, "fileSize": size });
-    let began = Instant::now();
-    let (status, answer) = api.call(Method::POST, "/v1/upload/presigned-url", Some(&slot)).await?;
+    let (took, status, answer) =
+        api.timed(Method::POST, "/v1/upload/presigned-url", Some(&slot)).await?;
     if status >= 400 {
         let field = answer["errors"][0]["field"].as_str().unwrap_or_default();
-        return Ok(refused(field, &answer, began));
+        return Ok(refused(field, &answer, took));
     }
     let slot = answer["result"].clone();
     let status = api.put_to(&slot, entry.bytes.clone()).await?;
     ensure!(status == 200, "PUT: {status}");
     let filename = text(&slot, "filename")?;
     let confirm = json!({ "filename": filename, "fileSize": size });
-    let began = Instant::now();
-    let (status, answer) = api.call(Method::POST, "/v1/upload/confirm", Some(&confirm)).await?;
+    let (took, status, answer) =
+        api.timed(Method::POST, "/v1/upload/confirm", Some(&confirm)).await?;
     if status >= 400 {
         ensure!(status == 422, "{status} {answer}");
         let code = text(&answer, "code")?;
-        let end = refused(&code, &answer, began);
+        let end = refused(&code, &answer, took);
         // API-24: a job that names it is refused, too.
         let (status, answer) =
             api.call(Method::POST, "/v1/transcodes", Some(&request(&filename, entry.kind))).await?;
         ensure!(status == 422, "API-24: {status} {answer}");
         return Ok(end);
     }
-    let began = Instant::now();
-    let (status, answer) = sender.submit(&request(&filename, entry.kind)).await?;
+    let (took, status, answer) = sender.submit(&request(&filename, entry.kind)).await?;
     // The edge compiles the job: what cannot be made of this input is said at once.
     if status == 422 {
-        return Ok(refused(&text(&answer, "code")?, &answer, began));
+        return Ok(refused(&text(&answer, "code")?, &answer, took));
     }
     ensure!(status == 202, "{status} {answer}");
     let id = text(&answer["result"], "id")?;
@@ -140,13 +139,13 @@ async fn take(sender: &Sender<'_>, entry: &Entry) -> Result<End> {
     worked(&job, id)
 }
 
-fn refused(code: &str, answer: &Value, began: Instant) -> End {
+fn refused(code: &str, answer: &Value, took: Duration) -> End {
     End {
         place: PlaceOfEnd::Upload,
         state: "rejected".to_owned(),
         code: code.to_owned(),
         message: answer["detail"].as_str().unwrap_or_default().to_owned(),
-        took: began.elapsed(),
+        took,
         attempts: 0,
         job: None,
     }
