@@ -3,10 +3,11 @@
 //! is found out.
 //!
 //! Promises: reads at most one byte more than an output should have; sets nothing but the job's
-//! next state. Refuses to complete a job of which one byte differs.
+//! next state; a tenant's own bucket holds up no job of another's. Refuses to complete a job of which one byte differs.
 
 mod compare;
 pub mod config;
+mod elsewhere;
 pub mod read;
 mod stage;
 
@@ -24,6 +25,6 @@ const DURABLE: &str = "hasher";
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     let concurrency = config.check()?;
     let bus = Bus::connect(Role::Hasher, &config.nats).await?;
-    let stage = Hasher::new(bus.clone());
+    let stage = Hasher::new(bus.clone(), concurrency);
     consume(&bus, DURABLE, concurrency, stage, shutdown).await
 }

@@ -3,7 +3,10 @@
 //! May run twice for one message: both runs read the same create-only objects and publish the same
 //! message id after the same sequence, so the second meets the compare-and-set.
 
-use crate::read::{Found, read};
+use crate::{
+    elsewhere::{self, Elsewhere, Lane},
+    read::{Found, read},
+};
 use hotcell_schemas::{
     EventKind, Job, RejectCode, Subject, UnixMs,
     job::Output,
@@ -14,12 +17,13 @@ use hotcell_schemas::{
 };
 use hotcell_stage::{
     AskError, Bus, Delivered, Halt, Outgoing, Stage,
-    blob::Blobs,
+    blob::{BlobError, Blobs},
     clock,
     retry::{Policy, retry},
     service::describe,
 };
 use std::time::Duration;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 /// The signer answers from memory; then it is asked again.
@@ -27,6 +31,9 @@ const ASK_SECS: u64 = 5;
 
 /// Delay before a job is looked at again when the store or the signer is away, in milliseconds.
 const RETRY_MS: u64 = 2000;
+
+/// Delay while as many tenants' buckets are read as may be, in milliseconds.
+const LANE_MS: u64 = 500;
 
 /// A signer that has refused this often will not give a URL: the job may have lost its outputs.
 const REFUSALS_MAX: u32 = 10;
@@ -36,12 +43,13 @@ const REFUSALS_MAX: u32 = 10;
 pub(crate) struct Hasher {
     bus: Bus,
     blobs: Blobs,
+    elsewhere: Elsewhere,
 }
 
 impl Hasher {
-    /// A stage that asks through `bus`.
-    pub(crate) fn new(bus: Bus) -> Self {
-        Self { bus, blobs: Blobs::new() }
+    /// A stage that asks through `bus` and has so many hands.
+    pub(crate) fn new(bus: Bus, hands: usize) -> Self {
+        Self { bus, blobs: Blobs::new(), elsewhere: Elsewhere::new(hands) }
     }
 
     /// Whether the event still needs work: after a crash between publish and ack, or a cancellation,
@@ -87,6 +95,12 @@ impl Hasher {
         output: &Output,
         delivered: u32,
     ) -> Result<Option<Failure>, Halt> {
+        let lane = match self.elsewhere.enter(job) {
+            Lane::Store => None,
+            Lane::Open(permit) => Some(permit),
+            Lane::Full => return Err(Halt::retry_ms(LANE_MS, "other tenants' buckets are read")),
+            Lane::Resting => return away(job, output),
+        };
         let Some(url) = self.url(job, output).await? else {
             if delivered < REFUSALS_MAX {
                 return Err(Halt::retry_ms(
@@ -97,11 +111,23 @@ impl Hasher {
             let text = format!("{} may not be read again", output.name);
             return Ok(Some(Failure::new(RejectCode::OutputMismatch, text)));
         };
-        match read(&self.blobs, &url, output.size, output.sha256).await {
+        let reading = read(&self.blobs, &url, output.size, output.sha256);
+        let found = match lane {
+            None => reading.await,
+            Some(_) => match timeout(elsewhere::time(output.size), reading).await {
+                Ok(found) => found,
+                Err(_) => Err(BlobError::Unreachable(None)),
+            },
+        };
+        match found {
             Ok(found) => Ok(failure(output, found)),
             Err(error) => {
                 warn!(job = %job.id, error = describe(&error), "an output cannot be read");
-                Err(Halt::retry_ms(RETRY_MS, "the store does not answer"))
+                if lane.is_none() {
+                    return Err(Halt::retry_ms(RETRY_MS, "the store does not answer"));
+                }
+                self.elsewhere.rest(job);
+                away(job, output)
             }
         }
     }
@@ -130,6 +156,15 @@ impl Stage for Hasher {
         info!(job = %next.id, outcome = %next.state, "outputs compared");
         Ok(vec![Outgoing::job(next, input.seq)])
     }
+}
+
+/// What comes of a tenant's bucket that gives nothing: another look, or in the end the verdict.
+fn away(job: &Job, output: &Output) -> Result<Option<Failure>, Halt> {
+    if !elsewhere::is_over(job, clock::now()) {
+        return Err(Halt::retry_ms(RETRY_MS, "a tenant's bucket does not answer"));
+    }
+    let text = format!("{} cannot be read at its destination", output.name);
+    Ok(Some(Failure::new(RejectCode::OutputMissing, text)))
 }
 
 fn no_outputs(job: &Job) -> Option<Failure> {

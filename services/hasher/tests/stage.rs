@@ -177,18 +177,20 @@ async fn serve_store(running: &mut JoinSet<()>) -> String {
     format!("http://{address}/o")
 }
 
-/// Gives a URL for the output that was asked for, and for no other.
-fn serve_signer(running: &mut JoinSet<()>, bus: &Bus, url: String) {
-    let bus = bus.clone();
+/// Gives a URL for the output that was asked for, and for no other: `elsewhere` for bolt's.
+fn serve_signer(running: &mut JoinSet<()>, bus: &Bus, store: &str, elsewhere: &str) {
+    let (bus, urls) = (bus.clone(), [store, elsewhere].map(str::to_owned));
     running.spawn(async move {
         let handle = move |incoming: hotcell_stage::Incoming| {
-            let url = SecretUrl::new(url.clone());
+            let urls = urls.clone();
             async move {
                 let asked = incoming.open::<SignRequest>().unwrap().into_inner();
                 let SignRequest::Read { tenant, key, job: Some(_) } = asked else {
                     panic!("the hasher reads for a job")
                 };
                 assert!(key.belongs_to(&tenant));
+                let url = &urls[usize::from(tenant.as_str() == "bolt")];
+                let url = SecretUrl::new(url.clone());
                 let signed = SignedUrl { url, headers: Vec::new(), expires_at: UnixMs(u64::MAX) };
                 incoming.answer(&SignReply::Signed { signed }).await;
             }
@@ -211,22 +213,91 @@ async fn verdict(bus: &Bus, job: &Job) -> Job {
     }
 }
 
+/// A bucket that takes connections, and gives no byte until it is told to fail.
+async fn serve_silence(running: &mut JoinSet<()>, fail: Shutdown) -> String {
+    let silent = move || {
+        let fail = fail.clone();
+        async move {
+            fail.begun().await;
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    let app = Router::new().route("/o", get(silent));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    running.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    format!("http://{address}/o")
+}
+
+/// IAM-09: bolt's own bucket is silent, and there are more jobs for it than the hasher has hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_09_a_tenant_s_silent_bucket_holds_up_no_other_tenant() {
+    let server = TestServer::start(&InitOptions { now: NOW, ..InitOptions::default() }).await;
+    let server = server.unwrap();
+    server.admin().await.unwrap().provision(Replicas::One, NOW).await.unwrap();
+    let signer = Bus::connect(Role::Signer, &nats(&server, Role::Signer)).await.unwrap();
+    let (mut running, fail) = (JoinSet::new(), Shutdown::new());
+    let store = serve_store(&mut running).await;
+    let silence = serve_silence(&mut running, fail.clone()).await;
+    serve_signer(&mut running, &signer, &store, &silence);
+
+    let theirs: Vec<Job> = (1..=6)
+        .map(|number| {
+            let mut job = encoded(number, BYTES.len(), Digest::of(BYTES));
+            job.tenant = "bolt".parse().unwrap();
+            job.outputs[0].key = BlobKey::output(&job.tenant, &job.id, 1, &job.outputs[0].name);
+            job.request.destination = Some("cdn".parse().unwrap());
+            job
+        })
+        .collect();
+    let own = encoded(7, BYTES.len(), Digest::of(BYTES));
+    for job in theirs.iter().chain([&own]) {
+        signer.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
+    }
+    let shutdown = Shutdown::new();
+    let hasher = hotcell_hasher::run(config(&server, 2), shutdown.clone());
+    let looks = async {
+        // Well before the silent reads are given up.
+        let found = tokio::time::timeout(Duration::from_secs(25), verdict(&signer, &own)).await;
+        assert_eq!(found.expect("acme waits for bolt's bucket").state, EventKind::Completed);
+        fail.begin();
+        // They were encoded long ago, so nobody waits for their bucket any more.
+        for job in &theirs {
+            let failure = verdict(&signer, job).await.failure.unwrap();
+            assert_eq!(failure.code, RejectCode::OutputMissing);
+            assert!(failure.message.contains("at its destination"), "{}", failure.message);
+        }
+        shutdown.begin();
+    };
+    let (ended, ()) = tokio::join!(hasher, looks);
+    ended.unwrap();
+}
+
+fn nats(server: &TestServer, role: Role) -> NatsConfig {
+    let installation = server.installation().unwrap();
+    NatsConfig {
+        tls: None,
+        url: server.url(),
+        creds: installation.creds_path(&Login::Service(role)),
+        trust: installation.trust_path(),
+    }
+}
+
+fn config(server: &TestServer, concurrency: usize) -> Config {
+    let telemetry =
+        TelemetryConfig { log: "info".to_owned(), format: LogFormat::Text, otlp: String::new() };
+    Config { concurrency, nats: nats(server, Role::Hasher), telemetry }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn brk_60_a_job_completes_when_its_outputs_are_read_again_and_same() {
     let server = TestServer::start(&InitOptions { now: NOW, ..InitOptions::default() }).await;
     let server = server.unwrap();
     server.admin().await.unwrap().provision(Replicas::One, NOW).await.unwrap();
-    let installation = server.installation().unwrap();
-    let nats = |role| NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    };
-    let signer = Bus::connect(Role::Signer, &nats(Role::Signer)).await.unwrap();
+    let signer = Bus::connect(Role::Signer, &nats(&server, Role::Signer)).await.unwrap();
     let mut running = JoinSet::new();
     let url = serve_store(&mut running).await;
-    serve_signer(&mut running, &signer, url);
+    serve_signer(&mut running, &signer, &url, &url);
 
     let jobs = [
         encoded(1, BYTES.len(), Digest::of(BYTES)),
@@ -243,11 +314,8 @@ async fn brk_60_a_job_completes_when_its_outputs_are_read_again_and_same() {
     for job in jobs.iter().chain(invalid.iter().map(|(job, _)| job)) {
         signer.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
     }
-    let telemetry =
-        TelemetryConfig { log: "info".to_owned(), format: LogFormat::Text, otlp: String::new() };
-    let config = Config { concurrency: 2, nats: nats(Role::Hasher), telemetry };
     let shutdown = Shutdown::new();
-    let hasher = hotcell_hasher::run(config, shutdown.clone());
+    let hasher = hotcell_hasher::run(config(&server, 2), shutdown.clone());
     let looks = async {
         let good = verdict(&signer, &jobs[0]).await;
         assert_eq!((good.state, good.failure.as_ref()), (EventKind::Completed, None));
