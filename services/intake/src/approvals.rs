@@ -32,6 +32,7 @@ use hotcell_validator::check_request;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tracing::debug;
 
 /// Life of an approval whose requester names none, in seconds: a working hour.
 const EXPIRES_SECS: u64 = 3600;
@@ -39,11 +40,14 @@ const EXPIRES_SECS: u64 = 3600;
 /// Longest reason of a voice, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
-/// Approvals in one list.
+/// Approvals in one list, and so of one tenant that are open at once.
 const LIST_MAX: usize = 100;
 
-/// The last approvals that were asked for, the oldest first; key `<tenant>.index`. A list reads what
-/// it shows, however many there are.
+/// Who asks for one more may ask again after so long, in seconds: people look at those before.
+const RETRY_AFTER_SECS: &str = "60";
+
+/// The last approvals that were asked for, every open one among them, the oldest first; key
+/// `<tenant>.index`. A list reads what it shows, however many there were.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lately {
@@ -200,23 +204,68 @@ fn lately_key(tenant: &TenantId) -> String {
 }
 
 /// Puts an approval into its tenant's list, before there is one: what the list names in vain is
-/// passed over.
+/// passed over. Where it is full, the oldest that has ended gives its place.
 async fn enlist(app: &App, tenant: &TenantId, id: &ApprovalId) -> Result<(), Problem> {
     let key = lately_key(tenant);
     for _ in 0..WRITES_MAX {
         let found = bucket(app).look::<Lately>(&key).await;
         let (entry, revision) = found.map_err(|e| store_problem(&e))?;
         let mut lately = entry.map(|entry| entry.value).unwrap_or_default();
+        let gone = if lately.ids.len() < LIST_MAX {
+            None
+        } else {
+            give_place(app, tenant, &mut lately).await?
+        };
         lately.ids.push(id.clone());
-        let surplus = lately.ids.len().saturating_sub(LIST_MAX);
-        lately.ids.drain(..surplus);
         match bucket(app).update(&key, &lately, revision).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                forget(app, gone).await;
+                return Ok(());
+            }
             Err(KvError::Conflict) => {}
             Err(error) => return Err(store_problem(&error)),
         }
     }
     Err(store_problem(&KvError::Conflict))
+}
+
+/// Takes the oldest approval that has ended out of the list, and returns its record, if there is one.
+///
+/// # Errors
+/// 429 where each of them waits or may be used: who asks without end hides nobody's request.
+async fn give_place(
+    app: &App,
+    tenant: &TenantId,
+    lately: &mut Lately,
+) -> Result<Option<Entry<ApprovalRecord>>, Problem> {
+    let now = clock::now();
+    for (index, id) in lately.ids.iter().enumerate() {
+        let found = bucket(app).get::<ApprovalRecord>(&key(tenant, id)).await;
+        let found = found.map_err(|e| store_problem(&e))?;
+        let open = |entry: &Entry<ApprovalRecord>| {
+            matches!(entry.value.standing(now), Standing::Waiting | Standing::Given)
+        };
+        if !found.as_ref().is_some_and(open) {
+            lately.ids.remove(index);
+            return Ok(found);
+        }
+    }
+    let detail = format!("{LIST_MAX} approvals of the tenant are open: use them or reject some");
+    Err(Problem::new(Kind::QuotaExceeded, detail)
+        .with("quota", "open-approvals")
+        .with("limit", LIST_MAX)
+        .with("used", lately.ids.len())
+        .with("violated-policies", json!(["open-approvals"]))
+        .header("retry-after", RETRY_AFTER_SECS))
+}
+
+/// Removes what ended unused and is in no list any more; what was used is looked at again by the
+/// nodes behind. What is not removed ends with the bucket's age.
+async fn forget(app: &App, gone: Option<Entry<ApprovalRecord>>) {
+    let Some(entry) = gone.filter(|entry| entry.value.used_for.is_none()) else { return };
+    if let Err(error) = bucket(app).remove(&entry.key, entry.revision).await {
+        debug!(%error, "an approval that ended is not removed");
+    }
 }
 
 /// The one form of a request, and its digest.
@@ -262,7 +311,7 @@ async fn canonical(
 /// `POST /v1/approvals`.
 ///
 /// # Errors
-/// 400 and 422 naming the field; 503.
+/// 400 and 422 naming the field; 429 when as many are open as may be; 503.
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let asked: ApprovalRequest = json::parse(&call.body)?;
     let (value, digest) = canonical(&app, &who, &asked).await?;
@@ -294,8 +343,8 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         voices: Vec::new(),
         used_for: None,
     };
-    gate::change(&app, &who, &call, "approval_requested", record.id.as_str()).await?;
     enlist(&app, &record.tenant, &record.id).await?;
+    gate::change(&app, &who, &call, "approval_requested", record.id.as_str()).await?;
     let created = bucket(&app).create(&key(&record.tenant, &record.id), &record).await;
     created.map_err(|e| store_problem(&e))?;
     let location = format!("/v1/approvals/{}", record.id);
@@ -346,7 +395,7 @@ pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
     Ok(Reply::new(200, show(&entry.value, clock::now())))
 }
 
-/// `GET /v1/approvals`: the last hundred that were asked for, the newest first.
+/// `GET /v1/approvals`: a hundred, every open one among them, the newest first.
 ///
 /// # Errors
 /// 503.

@@ -148,10 +148,8 @@ async fn call(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) -> Resul
 
 /// A header that may be sent once, as over HTTP.
 fn once<'a>(incoming: &'a Incoming, name: &'static str) -> Result<Option<&'a str>, Problem> {
-    if incoming.repeats(name) {
-        return Err(Problem::field(Kind::BadRequest, name, "must be sent at most once"));
-    }
-    Ok(incoming.header(name))
+    let repeated = |_| Problem::field(Kind::BadRequest, name, "must be sent at most once");
+    incoming.header(name).map_err(repeated)
 }
 
 /// Reads the body, asks the gate, and calls the handler.

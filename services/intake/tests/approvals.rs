@@ -127,6 +127,36 @@ async fn brk_84_a_program_asks_at_the_broker_and_people_approve() {
     assert_eq!(check_job(Some(&record.unwrap().unwrap().value), &job), Ok(true));
 }
 
+/// IAM-15: a client may write a header's name in any case, as over HTTP; the broker does not mind it.
+#[tokio::test]
+async fn iam_15_a_header_of_the_broker_s_door_is_known_in_any_case() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::Submitter).await;
+    let body = world.upload("bolt", "a.mp4", false).await;
+    let body = json!({ "inputs": [{ "url": format!("upload:{body}") }], "outputFormat": "mp4",
+        "preset": { "quality": "medium", "resolution": "480p" } });
+    let submit = async |names: &[&str]| {
+        let mut headers = HeaderMap::new();
+        names.iter().for_each(|name| headers.append(*name, "once"));
+        let body = body.to_string().into();
+        let answer = program.request_with_headers("api.submit", headers, body).await.unwrap();
+        let status = answer.headers.unwrap().get("Hotcell-Status").unwrap().to_string();
+        (status, serde_json::from_slice::<Value>(&answer.payload).unwrap())
+    };
+    let (status, first) = submit(&["Idempotency-Key"]).await;
+    assert_eq!(status, "202", "{first}");
+    for name in ["idempotency-key", "IDEMPOTENCY-KEY"] {
+        let (status, again) = submit(&[name]).await;
+        assert_eq!((status.as_str(), &again), ("200", &first), "{name}: another job");
+    }
+    for names in [["idempotency-key", "Idempotency-Key"], ["hotcell-approval", "Hotcell-Approval"]]
+    {
+        let (status, told) = submit(&names).await;
+        assert_eq!((status.as_str(), kind(&told)), ("400", "bad-request"), "{names:?}");
+    }
+    assert_eq!(world.stored("JOBS", "job.>").await, 1);
+}
+
 /// IAM-15: what cannot be asked for is refused by both doors in the same words, and what was asked at
 /// one is read at the other.
 #[tokio::test]

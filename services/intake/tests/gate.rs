@@ -367,29 +367,54 @@ async fn step_16_a_tenant_s_own_policy_is_checked_stored_and_obeyed() {
     assert_eq!(world.audited("acme", "change").await, 3, "each that was tried after its check");
 }
 
-/// A tenant's program asks as often as it likes; a list reads no more than it shows, so that nobody
-/// fills intake's memory with it.
+/// A tenant's approvals are as many as a list shows, so that nobody fills a store with them, and
+/// nobody hides another's request from the people who look at it.
 #[tokio::test]
-async fn new_08_a_list_of_approvals_reads_the_last_hundred_only() {
+async fn new_08_a_hundred_approvals_are_open_and_none_is_pushed_out() {
     let world = World::start().await;
     let machine = world.key("acme", &[RoleName::Submitter]).await;
+    let person = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let ask = |name: &str| json!({ "action": "SubmitTranscode", "request": transcode(name) });
     let mut ids = Vec::new();
-    for n in 0..101 {
-        let request = transcode(&format!("{n}-a.mp4"));
-        let body = json!({ "action": "SubmitTranscode", "request": request });
-        ids.push(world.ask_approval(&machine, &body).await);
+    for n in 0..100 {
+        ids.push(world.ask_approval(&machine, &ask(&format!("{n}-a.mp4"))).await);
     }
     // One more that no list needs to read: it is not even a record.
     let bucket = world.bus(Role::Intake).await.bucket("approvals");
     bucket.create("acme.0", &"x").await.unwrap();
-    let (status, listed) = world.get("/v1/approvals", &machine).await;
-    assert_eq!(status, 200, "{listed}");
-    let listed: Vec<_> = listed["result"]["approvals"].as_array().unwrap().iter().collect();
-    let listed: Vec<_> = listed.iter().map(|one| one["id"].as_str().unwrap()).collect();
-    let expect: Vec<_> = ids[1..].iter().rev().map(String::as_str).collect();
-    assert_eq!(listed, expect);
-    // The one that fell out of the list is still there.
-    assert_eq!(world.get(&format!("/v1/approvals/{}", ids[0]), &machine).await.0, 200);
+    let listed = async || {
+        let (status, listed) = world.get("/v1/approvals", &machine).await;
+        assert_eq!(status, 200, "{listed}");
+        let listed = listed["result"]["approvals"].as_array().unwrap().clone();
+        listed.iter().rev().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let changes = world.audited("acme", "change").await;
+    let (status, told) = world.post("/v1/approvals", &machine, &ask("one-more.mp4")).await;
+    assert_eq!((status, &told["quota"]), (429, &json!("open-approvals")), "{told}");
+    assert_eq!(world.audited("acme", "change").await, changes, "nothing was changed");
+    assert_eq!(listed().await, ids, "the oldest is not hidden by the newest");
+
+    // What has ended gives its place: 2 was rejected, and 1 used; only the oldest goes, and what was
+    // used is kept for the nodes behind.
+    let strong = world.stepped_up(&person).await;
+    let (status, told) =
+        world.post(&format!("/v1/approvals/{}/reject", ids[2]), &strong, &json!({})).await;
+    assert_eq!(status, 200, "{told}");
+    let used = format!("acme.{}", ids[1]);
+    let entry = bucket.get::<ApprovalRecord>(&used).await.unwrap().unwrap();
+    let record = ApprovalRecord { used_for: Some("job".to_owned()), ..entry.value };
+    bucket.update(&used, &record, entry.revision).await.unwrap();
+    let mut expect = ids.clone();
+    for (gone, status) in [(1, 200), (2, 404)] {
+        let made = world.ask_approval(&machine, &ask(&format!("more-{gone}.mp4"))).await;
+        expect.retain(|id| *id != ids[gone]);
+        expect.push(made);
+        assert_eq!(listed().await, expect);
+        let path = format!("/v1/approvals/{}", ids[gone]);
+        assert_eq!(world.get(&path, &machine).await.0, status, "{gone}");
+    }
+    let (status, _) = world.post("/v1/approvals", &machine, &ask("one-more.mp4")).await;
+    assert_eq!(status, 429);
 }
 
 /// STEP-01: the sensitive list is data.

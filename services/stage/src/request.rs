@@ -8,7 +8,7 @@ use crate::{
     service::Shutdown,
     telemetry::{self, TraceParent},
 };
-use async_nats::{HeaderMap, client::RequestErrorKind};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, client::RequestErrorKind};
 use futures::StreamExt as _;
 use hotcell_schemas::{
     Role, Subject, Trust, Verified,
@@ -51,6 +51,11 @@ impl AskError {
         matches!(self, Self::NoResponders | Self::TimedOut | Self::Broker(_))
     }
 }
+
+/// A header that may be sent once was sent more often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the header was sent more than once")]
+pub struct Repeated;
 
 /// Who is behind a request from another account, as the broker states it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -187,16 +192,19 @@ impl Incoming {
         &self.message.payload
     }
 
-    /// A header that its sender chose; what the broker states is in [`Self::info`].
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        Some(self.message.headers.as_ref()?.get(name)?.as_str())
-    }
-
-    /// Whether its sender gave the header more than once.
-    #[must_use]
-    pub fn repeats(&self, name: &str) -> bool {
-        self.message.headers.as_ref().is_some_and(|map| map.get_all(name).nth(1).is_some())
+    /// What its sender wrote under the header `name`, in any case as over HTTP: `None` without it.
+    /// What the broker states is in [`Self::info`].
+    ///
+    /// # Errors
+    /// [`Repeated`] when it is there more than once.
+    pub fn header(&self, name: &str) -> Result<Option<&str>, Repeated> {
+        let headers = self.message.headers.iter().flat_map(HeaderMap::iter);
+        let is = |key: &HeaderName| AsRef::<str>::as_ref(key).eq_ignore_ascii_case(name);
+        let mut values = headers.filter(|(key, _)| is(key)).flat_map(|(_, values)| values);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value.map(HeaderValue::as_str)),
+            (_, Some(_)) => Err(Repeated),
+        }
     }
 
     /// Who is behind it, for requests that came through an import.
