@@ -185,6 +185,8 @@ async fn iam_09_outputs_go_to_the_tenant_s_own_bucket_and_the_record_says_so() -
 
     up.json(&["destination", "remove", "cdn", "--tenant", "demo"])?;
     refused_from_now_on(&stepped, &file, 422, "destination").await?;
+    let (status, said) = admin.call(Method::GET, &format!("{JOBS}/{id}/download"), None).await?;
+    ensure!(status == 409 && said.to_string().contains("destination was removed"), "{said}");
     nowhere_else(up, &customer).await
 }
 

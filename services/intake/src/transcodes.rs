@@ -409,7 +409,8 @@ pub async fn audit(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, P
 /// only output is meant.
 ///
 /// # Errors
-/// 404 for the job or the output; 409 unless the job is completed; 503.
+/// 404 for the job or the output; 409 unless the job is completed, and where its destination was
+/// removed; 503.
 pub async fn download(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let job = found(&app, &who, &call.id).await?;
     if job.state != EventKind::Completed {
@@ -417,6 +418,10 @@ pub async fn download(app: Arc<App>, who: Principal, call: Call) -> Result<Reply
         return Err(Problem::new(Kind::Conflict, detail));
     }
     let output = pick(&job, &call.query)?;
+    if job.request.destination.is_some() && destinations::of_job(&app, &job).await?.is_none() {
+        let detail = "the job's destination was removed since; its outputs are in the bucket";
+        return Err(Problem::new(Kind::Conflict, detail));
+    }
     let sign = SignRequest::Read {
         tenant: who.tenant().clone(),
         key: output.key.clone(),
