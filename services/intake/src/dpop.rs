@@ -6,9 +6,14 @@
 //! remember.
 
 use crate::jwt::{Algorithm, JwtError, PublicKey, Unverified, encoded};
-use hotcell_schemas::{Digest, UnixMs};
+use hotcell_schemas::{Digest, TenantId, UnixMs};
 use hotcell_stage::kv::{Bucket, KvError};
 use http::HeaderMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 use url::Url;
 
 /// A proof is believed this long before and after its `iat`, in seconds. Their sum is less than the
@@ -17,6 +22,17 @@ pub const WINDOW_SECS: u64 = 60;
 
 /// Longest `jti` of a proof, in bytes: some write a UUID twice.
 const JTI_BYTES_MAX: usize = 256;
+
+/// Proofs of one tenant that a process remembers within [`COUNT_SECS`]: a thousand a second, as the
+/// quickest plan has requests. Each is some 200 bytes in the broker, so these are 60 MB. Counted
+/// before the plan's rate is: what is remembered must not wait for a request to be granted.
+pub const PER_TENANT_MAX: u32 = 300_000;
+
+/// Proofs are counted anew after this long, in seconds: the life of the bucket.
+const COUNT_SECS: u64 = 300;
+
+/// Tenants whose proofs are counted: as many as a process serves in five minutes.
+const COUNTED_MAX: usize = 65_536;
 
 /// The algorithms of proofs, as challenges list them.
 pub const ALGORITHMS: &str = "ES256 EdDSA PS256 RS256";
@@ -51,6 +67,9 @@ pub enum DpopFault {
     /// It was used before.
     #[error("a DPoP proof that was used before")]
     Replayed,
+    /// More of one tenant are remembered than any plan has requests for.
+    #[error("more DPoP proofs than are remembered")]
+    TooMany,
     /// The token is bound to a key, and was sent as `Bearer`: whoever sends it may have stolen it.
     #[error("a bound token sent as Bearer")]
     BoundAsBearer,
@@ -77,6 +96,30 @@ pub struct Expect<'a> {
     pub jkt: &'a str,
     /// Now.
     pub now: UnixMs,
+}
+
+/// How many proofs of each tenant were remembered by this process.
+#[derive(Debug, Default)]
+pub struct Counts(Mutex<HashMap<TenantId, (Instant, u32)>>);
+
+impl Counts {
+    /// Whether one more of the tenant may be remembered; it is counted.
+    pub fn takes(&self, tenant: &TenantId, now: Instant) -> bool {
+        let is_old = |since: Instant| now.duration_since(since).as_secs() >= COUNT_SECS;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= COUNTED_MAX && !all.contains_key(tenant) {
+            all.retain(|_, (since, _)| !is_old(*since));
+            if all.len() >= COUNTED_MAX {
+                return false;
+            }
+        }
+        let (since, count) = all.entry(tenant.clone()).or_insert((now, 0));
+        if is_old(*since) {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count <= PER_TENANT_MAX
+    }
 }
 
 /// A good proof, which may have been used before.

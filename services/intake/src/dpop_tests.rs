@@ -163,3 +163,23 @@ fn one_proof_is_sent() {
     headers.append("dpop", HeaderValue::from_static("a"));
     assert_eq!(header(&headers), Err(DpopFault::Several));
 }
+
+/// Whoever signs proofs by the thousand fills no more of the broker than its tenant's requests do.
+#[test]
+fn proofs_of_one_tenant_are_counted_and_another_s_are_not_touched() {
+    let (counts, now) = (Counts::default(), Instant::now());
+    let [acme, bolt] = ["acme", "bolt"].map(|name| name.parse::<TenantId>().unwrap());
+    let taken = (0..PER_TENANT_MAX + 9).filter(|_| counts.takes(&acme, now)).count();
+    assert_eq!(taken, PER_TENANT_MAX as usize);
+    assert!(counts.takes(&bolt, now));
+    let almost = now + std::time::Duration::from_secs(COUNT_SECS - 1);
+    assert!(!counts.takes(&acme, almost));
+    assert!(counts.takes(&acme, now + std::time::Duration::from_secs(COUNT_SECS)));
+}
+
+/// A proof is remembered for longer than it is believed, and counted for as long.
+#[test]
+fn proofs_are_counted_for_as_long_as_they_are_kept() {
+    let kept = hotcell_schemas::routes::bucket("proofs").unwrap().max_age_secs;
+    assert!(kept == COUNT_SECS && kept > 2 * WINDOW_SECS);
+}

@@ -13,7 +13,7 @@ use crate::{
     auth::Denied,
     claims::{RulesError, RulesFile, Unmapped},
     credential::Scheme,
-    dpop::{self, DpopFault, Expect},
+    dpop::{self, Counts, DpopFault, Expect, Proof},
     jwt::{Algorithm, JwtError, Unverified},
     problem::{Kind, Problem},
 };
@@ -230,6 +230,7 @@ pub struct Oidc {
     issuers: Vec<Issuer>,
     bases: Vec<Url>,
     proofs: Bucket,
+    counts: Counts,
 }
 
 impl Oidc {
@@ -255,7 +256,7 @@ impl Oidc {
             }
             issuers.push(Issuer::new(config)?);
         }
-        Ok(Self { issuers, bases, proofs: bus.bucket("proofs") })
+        Ok(Self { issuers, bases, proofs: bus.bucket("proofs"), counts: Counts::default() })
     }
 
     /// Whose token `text` is; `token` is `text`, parsed.
@@ -272,20 +273,35 @@ impl Oidc {
         let issuer = self.issuers.iter().find(|it| token.issuer() == Some(&it.profile.issuer));
         let issuer = issuer.ok_or(OidcError::Token(TokenFault::Issuer))?;
         let token = issuer.verify(token).await?;
-        let bound = self.possession(scheme, text, &token, seen).await?;
-        issuer.identity(token, bound)
+        let proof = self.possession(scheme, text, &token, seen)?;
+        let identity = issuer.identity(token, proof.is_some())?;
+        // Last: nothing is remembered of whom nobody knows here.
+        if let Some(proof) = proof.filter(|_| seen.is_served) {
+            self.used(&proof, &identity.tenant).await?;
+        }
+        Ok(identity)
     }
 
-    /// Whether the sender has shown the key that the token is bound to.
-    async fn possession(
+    /// Remembers a proof, which must be new.
+    async fn used(&self, proof: &Proof, tenant: &TenantId) -> Result<(), OidcError> {
+        if !self.counts.takes(tenant, Instant::now()) {
+            return Err(OidcError::Proof(DpopFault::TooMany));
+        }
+        let taken = dpop::remember(&self.proofs, proof, clock::now()).await;
+        taken.map_err(OidcError::Records)?.map_err(OidcError::Proof)
+    }
+
+    /// The proof by which the sender has shown the key that the token is bound to; `None` for a token
+    /// that is bound to none.
+    fn possession(
         &self,
         scheme: Scheme,
         text: &str,
         token: &AccessToken,
         seen: &Seen<'_>,
-    ) -> Result<bool, OidcError> {
+    ) -> Result<Option<Proof>, OidcError> {
         let jkt = match (&token.jkt, scheme) {
-            (None, Scheme::Bearer) => return Ok(false),
+            (None, Scheme::Bearer) => return Ok(None),
             (None, Scheme::Dpop) => return Err(OidcError::Proof(DpopFault::Unbound)),
             (Some(_), Scheme::Bearer) => return Err(OidcError::Proof(DpopFault::BoundAsBearer)),
             (Some(jkt), Scheme::Dpop) => jkt,
@@ -293,23 +309,16 @@ impl Oidc {
         if self.bases.is_empty() {
             return Err(OidcError::Proof(DpopFault::NotConfigured));
         }
-        let now = clock::now();
         let expect = Expect {
             method: seen.method.as_str(),
             path: seen.uri.path(),
             bases: &self.bases,
             token: text,
             jkt,
-            now,
+            now: clock::now(),
         };
         let proof = dpop::header(seen.headers).and_then(|proof| dpop::check(proof, expect));
-        let proof = proof.map_err(OidcError::Proof)?;
-        if !seen.is_served {
-            return Ok(true);
-        }
-        let taken = dpop::remember(&self.proofs, &proof, now).await.map_err(OidcError::Records)?;
-        taken.map_err(OidcError::Proof)?;
-        Ok(true)
+        proof.map(Some).map_err(OidcError::Proof)
     }
 }
 
