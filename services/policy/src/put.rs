@@ -12,8 +12,9 @@ use crate::{
 use hotcell_schemas::{Digest, TenantId, UnixMs, job::Actor, policy::PolicyRecord};
 use hotcell_stage::kv::{Bucket, KvError};
 
-/// Versions that one set may have: one an hour for a year. Each is kept.
-pub const VERSIONS_MAX: u32 = 10_000;
+/// Versions that one set may have: one a day for five years. Each is kept, and of the longest texts
+/// these are 100 MB.
+pub const VERSIONS_MAX: u32 = 2_000;
 
 /// Versions that are read at once: some megabytes, whoever asks however often.
 pub const HISTORY_MAX: usize = 100;
