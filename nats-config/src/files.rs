@@ -1,6 +1,6 @@
 //! Files that hold secrets. Promises: a file is readable by its owner only from its first byte on,
-//! and is whole or absent (written aside, synced, renamed). What takes the place of another file
-//! belongs to that one's owner.
+//! and is whole or absent, whoever else writes it at the moment (written aside under a name of its
+//! own, synced, renamed). What takes the place of another file belongs to that one's owner.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -8,7 +8,9 @@ use std::{
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
     },
-    path::Path,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Owner only.
@@ -16,21 +18,37 @@ const DIR_MODE: u32 = 0o700;
 /// Owner only.
 const FILE_MODE: u32 = 0o600;
 
+/// Files that this process wrote aside: no two have one name.
+static ASIDE: AtomicU64 = AtomicU64::new(0);
+
 /// Makes `path` and its parents, closed to everybody else.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(DIR_MODE))
 }
 
-/// Writes `text` to `path`, replacing what was there.
+/// Writes `text` to `path`, replacing what was there. Several may write it at the same moment.
 pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
     let mut aside = path.to_path_buf().into_os_string();
-    aside.push(".new");
-    match fs::remove_file(&aside) {
+    let number = ASIDE.fetch_add(1, Ordering::Relaxed);
+    aside.push(format!(".{}.{number}.new", process::id()));
+    let aside = PathBuf::from(aside);
+    let written = write_aside(path, &aside, text).and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        let _gone = fs::remove_file(&aside);
+    }
+    written?;
+    // The new name is in the folder, not in the file.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
+fn write_aside(path: &Path, aside: &Path, text: &str) -> io::Result<()> {
+    match fs::remove_file(aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // Of a process before us with the same number.
         Ok(()) | Err(_) => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&aside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(aside)?;
     file.write_all(text.as_bytes())?;
     // Who may read it stays who may: an agent that renews a service's login may be another user.
     if let Ok(before) = fs::metadata(path) {
@@ -39,8 +57,7 @@ pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
             fchown(&file, Some(before.uid()), Some(before.gid()))?;
         }
     }
-    file.sync_all()?;
-    fs::rename(&aside, path)
+    file.sync_all()
 }
 
 /// The text of `path`, or `None` when there is no such file.
@@ -49,5 +66,32 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, thread};
+
+    // A command, `up` and an agent may write one file at the same moment.
+    #[test]
+    fn a_file_that_two_write_is_always_one_of_the_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        let texts = ["a", "b", "c"].map(|letter| letter.repeat(1 << 16));
+        private_file(&path, &texts[0]).unwrap();
+        thread::scope(|scope| {
+            let write = |text: &'_ String| (0..100).try_for_each(|_| private_file(&path, text));
+            let writers: Vec<_> =
+                texts.iter().map(|text| scope.spawn(move || write(text))).collect();
+            while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
+                let read = read(&path).unwrap().unwrap();
+                assert!(texts.contains(&read), "{} bytes", read.len());
+            }
+            writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
+        });
+        let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<BTreeSet<_>>(), BTreeSet::from(["x.json".into()]));
     }
 }
