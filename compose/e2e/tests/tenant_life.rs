@@ -40,10 +40,10 @@ async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Result
     Ok(status.unwrap().as_str().parse()?)
 }
 
-/// Whether a file below `dir` holds `bytes`.
+/// Whether a file below `dir` holds `bytes`. What goes while it looks is gone.
 fn holds(dir: &Path, bytes: &[u8]) -> bool {
-    fs::read_dir(dir).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        let path = entry.path();
         if path.is_dir() {
             return holds(&path, bytes);
         }
