@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use hotcell_e2e::up::Up;
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -11,12 +12,18 @@ use std::{
 };
 
 /// Other tests' folders of control groups go within this; ours are gone already.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How names of our control groups begin, and of our folders: the machine makes others meanwhile.
+const OURS: &str = "hotcell-";
+
+/// Where folders of installations, workers and cells are.
+const PLACES: [&str; 2] = ["/tmp", "/var/tmp"];
 
 /// Users that workers and cells run as (Debian Policy §9.2.2; `services/cli/src/up/cells.rs`).
 const USERS: RangeInclusive<u32> = 60_000..=64_999;
 
-/// Mounts and control groups of the machine, and processes of workers' users without a parent.
+/// Mounts and control groups that may be ours, and processes of workers' users without a parent.
 #[derive(Debug)]
 pub(crate) struct Left {
     orphans: BTreeSet<u32>,
@@ -33,7 +40,12 @@ impl Left {
             let place = line.split(' ').nth(4).unwrap();
             folders(Path::new(place), &mut groups);
         }
-        let mounts = mounts.lines().map(str::to_owned).collect();
+        groups.retain(|path| path.components().any(|part| begins(part.as_os_str())));
+        let may_be_ours = |line: &&str| {
+            let Some(place) = line.split(' ').nth(4).map(Path::new) else { return true };
+            PLACES.iter().any(|of| place.starts_with(of)) || line.contains(OURS)
+        };
+        let mounts = mounts.lines().filter(may_be_ours).map(str::to_owned).collect();
         Self { orphans: orphans(), mounts, groups }
     }
 
@@ -52,6 +64,10 @@ impl Left {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+fn begins(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(OURS.as_bytes())
 }
 
 fn folders(dir: &Path, into: &mut BTreeSet<PathBuf>) {
