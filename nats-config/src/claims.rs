@@ -137,6 +137,17 @@ pub enum SigningKey {
     Plain(String),
 }
 
+impl SigningKey {
+    /// Its public half.
+    #[must_use]
+    pub fn public(&self) -> &str {
+        match self {
+            Self::Scoped(scope) => &scope.key,
+            Self::Plain(key) => key,
+        }
+    }
+}
+
 /// A scoped signing key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

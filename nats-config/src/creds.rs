@@ -167,6 +167,12 @@ pub fn renew(path: &Path, scope: &KeyPair, life: Life, now: UnixMs) -> Result<Cr
     sign(path, scope, (&claims.name, &claims.nats), &key, (now, Some(life.end(now))))
 }
 
+/// Signs the login that is at `path` by another scoped key: same key, name, account, tags and end.
+pub(crate) fn sign_by(path: &Path, scope: &KeyPair, now: UnixMs) -> Result<Creds, CredsError> {
+    let Creds { claims, key, .. } = read(path)?;
+    sign(path, scope, (&claims.name, &claims.nats), &key, (now, claims.exp))
+}
+
 /// Whether a login should be renewed: two thirds of `life` are over, or it does not end by itself,
 /// or it ends later than one of `life` would.
 #[must_use]

@@ -68,6 +68,9 @@ pub enum InitError {
     /// Nothing of the list of revoked logins can be forgotten.
     #[error("the account's list of revoked logins is full of such as have not ended")]
     RevokedFull,
+    /// A scoped key of before, in an older copy of the folder.
+    #[error("the scoped key of account {0} was replaced: take its file from where that was done")]
+    Replaced(String),
     /// The configuration.
     #[error("the server's configuration was not made")]
     Config(#[source] PathError),

@@ -76,10 +76,25 @@ impl KeyStore {
         if missing == Missing::Refuse {
             return Err(KeyError::Missing(path));
         }
+        self.replace(name, kind).map(|(_, key)| key)
+    }
+
+    /// Puts a new key into the file of `name`.
+    ///
+    /// # Errors
+    /// `File`.
+    pub(crate) fn replace(
+        &self,
+        name: &str,
+        kind: KeyPairType,
+    ) -> Result<(PathBuf, KeyPair), KeyError> {
+        let path = self.dir.join(format!("{name}.nk"));
         let key = KeyPair::new(kind);
         let seed = key.seed().map_err(|_| KeyError::Malformed(path.clone()))?;
-        files::private_file(&path, &seed).map_err(failed)?;
-        Ok(key)
+        match files::private_file(&path, &seed) {
+            Ok(()) => Ok((path, key)),
+            Err(source) => Err(KeyError::File { path, source }),
+        }
     }
 }
 

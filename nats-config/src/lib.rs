@@ -25,6 +25,7 @@ mod open_jobs;
 pub mod permissions;
 pub mod plan;
 mod provision;
+mod rekey;
 mod revocations;
 mod revoke;
 mod server_config;
@@ -45,6 +46,7 @@ pub use logins::{FoundLogin, Renewals};
 pub use permissions::{Permissions, allowed};
 pub use plan::{Plan, PlanError};
 pub use provision::{AddedTenant, TenantSpec};
+pub use rekey::Rekeyed;
 pub use revocations::RevokedLogin;
 pub use server_config::{
     ACCOUNTS_MAX, BrokerTls, Durability, DurabilityError, PENDING_BYTES_MAX, PathError, Preload,

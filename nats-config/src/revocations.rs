@@ -2,8 +2,10 @@
 //!
 //! Promises: a key that is written down here is in every rendering of its account, whoever renders it
 //! and why, so that no later change of the account brings its login back; it is revoked for whatever
-//! is signed at any time, so an agent that goes on renewing the login renews nothing. Refuses: to read
-//! a folder in part, and to forget a key whose last token has not ended.
+//! is signed at any time, so an agent that goes on renewing the login renews nothing. A scoped key that
+//! was replaced is in the list as well: it says to an older copy of the folder not to bring it back.
+//! Refuses: to read a folder in part, to forget a key whose last token has not ended, and to render an
+//! account whose scoped key is in the list.
 
 use crate::{
     accounts::{EVERY_USER, REVOKED_MAX, REVOKED_UNTIL_SECS},
@@ -36,7 +38,7 @@ pub struct RevokedLogin {
     pub key: String,
     /// Public key of its account.
     pub account: String,
-    /// Its name; `None` when the broker knew of it and this folder did not.
+    /// Its name, or that of the scoped key's file; `None` when the broker knew of it and this folder did not.
     pub name: Option<String>,
     /// Roles or pools, as the tags of its last token.
     pub tags: Vec<String>,
@@ -151,6 +153,25 @@ impl Installation {
         forgotten.into_iter().try_for_each(|login| self.remove_file(self.revoked_path(&login.key)))
     }
 
+    /// Writes down that the scoped key `key` of `account` was replaced.
+    pub(crate) fn retire(
+        &self,
+        key: &str,
+        account: &str,
+        name: &str,
+        now: UnixMs,
+    ) -> Result<(), InitError> {
+        self.put_revoked(&RevokedLogin {
+            key: key.to_owned(),
+            account: account.to_owned(),
+            name: Some(name.to_owned()),
+            tags: Vec::new(),
+            revoked_at: now,
+            ends_at: None,
+            pruned: false,
+        })
+    }
+
     /// Forgets what was revoked in an account that is no more.
     pub(crate) fn forget_revoked(&self, account: &str) -> Result<(), InitError> {
         let known = self.written_down()?;
@@ -160,6 +181,9 @@ impl Installation {
 
     /// `account` with everything in it that is revoked, issued after `after` (Unix seconds) where it
     /// had to be signed again.
+    ///
+    /// # Errors
+    /// `Replaced` when its scoped key is not the last one.
     pub(crate) fn revoking(
         &self,
         account: RenderedAccount,
@@ -169,6 +193,9 @@ impl Installation {
         let mut body = claims.nats.clone();
         let own = self.revoked()?.into_iter().filter(|login| login.account == claims.sub);
         body.revocations.extend(own.map(|login| (login.key, REVOKED_UNTIL_SECS)));
+        if body.signing_keys.iter().any(|key| body.revocations.contains_key(key.public())) {
+            return Err(InitError::Replaced(name.clone()));
+        }
         let late = after.is_some_and(|after| claims.iat <= after);
         if body == claims.nats && !late {
             return Ok(account);
@@ -229,7 +256,7 @@ impl Installation {
         let Some(text) = text else { return Ok(None) };
         let read: Result<RevokedLogin, _> = serde_json::from_str(&text);
         match read {
-            Ok(login) if is_user(&login.key) && path == self.revoked_path(&login.key) => {
+            Ok(login) if may_be_listed(&login.key) && path == self.revoked_path(&login.key) => {
                 Ok(Some(login))
             }
             Ok(_) | Err(_) => Err(InitError::Revoked(path)),
@@ -249,7 +276,9 @@ impl Installation {
     }
 }
 
-/// Whether `key` is the public key of a user: anything else in an account's list revokes nobody.
-pub(crate) fn is_user(key: &str) -> bool {
-    KeyPair::from_public_key(key).is_ok_and(|key| key.key_pair_type() == KeyPairType::User)
+/// Whether `key` is the public key of a user, or of the kind of scoped keys: anything else in an
+/// account's list revokes nobody.
+pub(crate) fn may_be_listed(key: &str) -> bool {
+    let kind = KeyPair::from_public_key(key).map(|key| key.key_pair_type());
+    matches!(kind, Ok(KeyPairType::User | KeyPairType::Account))
 }

@@ -8,7 +8,7 @@
 use crate::{
     admin::{Admin, AdminError, connect_with},
     creds::Creds,
-    init::InitError,
+    init::{InitError, Installation},
     login::{Login, LoginName},
     revocations::RevokedLogin,
 };
@@ -49,13 +49,22 @@ impl Admin {
         let login = Login::Worker { name: name.clone(), pools: Vec::new() };
         let account = self.installation().keys().encoders.public_key();
         let (revoked, creds) = self.write_down(&login, &account, None, now).await?;
-        let platform =
-            self.installation().render_platform(now).map_err(AdminError::Installation)?;
+        self.follow_workers(self.installation(), now).await?;
+        self.complete(&login, creds).await?;
+        Ok(revoked)
+    }
+
+    /// Makes the broker's account of the workers what `installation` says.
+    pub(crate) async fn follow_workers(
+        &self,
+        installation: &Installation,
+        now: UnixMs,
+    ) -> Result<(), AdminError> {
+        let platform = installation.render_platform(now).map_err(AdminError::Installation)?;
         for account in platform.iter().filter(|account| account.name == ENCODERS) {
             self.ensure_account(account).await?;
         }
-        self.complete(&login, creds).await?;
-        Ok(revoked)
+        Ok(())
     }
 
     /// The evidence first, then the folder, from which every later rendering takes it.

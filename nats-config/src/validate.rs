@@ -8,7 +8,7 @@ use crate::{
     jwt::{self, Claims, JwtError},
     keys::Keyring,
     permissions::{Permissions, covers},
-    revocations::is_user,
+    revocations::may_be_listed,
 };
 use nkeys::{KeyPair, KeyPairType};
 
@@ -95,8 +95,8 @@ pub fn own_account(
     }
     let listed = &body.revocations;
     // Twice the bound: two folders of one installation may each have filled theirs.
-    if listed.len() > 2 * REVOKED_MAX || !listed.keys().all(|key| key == EVERY_USER || is_user(key))
-    {
+    let may_be = |key: &String| key == EVERY_USER || may_be_listed(key);
+    if listed.len() > 2 * REVOKED_MAX || !listed.keys().all(may_be) {
         return Err(AccountRefused::Revocations);
     }
     Ok(claims)
@@ -280,7 +280,7 @@ mod tests {
         }
         let open = check(|_, body| body.default_permissions = Permissions::default());
         assert!(matches!(open, Err(AccountRefused::DefaultPermissions)));
-        for nobody in [KeyPair::new_account().public_key(), "U".to_owned(), String::new()] {
+        for nobody in [KeyPair::new_operator().public_key(), "U".to_owned(), String::new()] {
             let typo = check(|_, body| _ = body.revocations.insert(nobody, u64::MAX));
             assert!(matches!(typo, Err(AccountRefused::Revocations)));
         }

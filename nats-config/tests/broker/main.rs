@@ -5,6 +5,7 @@
 mod destinations;
 mod logins;
 mod provisioning;
+mod rekeyed;
 mod revoked;
 mod tenants;
 mod world;

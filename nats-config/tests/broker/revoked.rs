@@ -12,7 +12,6 @@ use nkeys::KeyPair;
 use std::{
     fs,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -44,17 +43,6 @@ fn renewed(server: &TestServer, login: &Login, scope: &KeyPair) -> String {
     let path = dir.path().join("copy.creds");
     fs::write(&path, server.creds(login).unwrap().text).unwrap();
     creds::renew(&path, scope, short_life(DAY_MS), UnixMs(NOW.0 + 30 * DAY_MS)).unwrap().text
-}
-
-/// A copy of the installation's folder, without the server's own.
-fn copied(server: &TestServer) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for folder in ["keys", "creds", "accounts", "revoked", "trust.json"] {
-        let from = server.dir().join(folder);
-        let status = Command::new("cp").arg("-r").arg(from).arg(copy.path()).status().unwrap();
-        assert!(status.success());
-    }
-    copy
 }
 
 async fn admin_of(dir: &Path, server: &TestServer) -> Admin {
@@ -357,16 +345,7 @@ async fn an_interrupted_removal_leaves_no_connection_of_a_removed_tenant() {
     let (server, admin) = with_acme().await;
     for looks in 1..1000_usize {
         let tenant = acme();
-        let mut removal = Box::pin(admin.remove_tenant(&tenant, NOW));
-        let mut left = looks;
-        // Dropped after so many looks at it, as a command that is killed.
-        std::future::poll_fn(|context| {
-            let ready = removal.as_mut().poll(context).is_ready();
-            left -= 1;
-            if ready || left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
-        drop(removal);
+        dropped_after(looks, admin.remove_tenant(&tenant, NOW)).await;
         // What was on its way when it was dropped has arrived when later requests are answered.
         by_hand(&server).await.flush().await.unwrap();
         let record = admin.tenant(&acme()).await.unwrap();

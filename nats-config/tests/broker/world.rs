@@ -166,3 +166,27 @@ pub(crate) async fn cut(live: &mut Watched, since: Instant) -> Duration {
     };
     tokio::time::timeout(DEADLINE, seen).await.expect("the connection is not cut")
 }
+
+/// A copy of the installation's folder, without the server's own.
+pub(crate) fn copied(server: &TestServer) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for folder in ["keys", "creds", "accounts", "revoked", "trust.json"] {
+        let from = server.dir().join(folder);
+        let status =
+            std::process::Command::new("cp").arg("-r").arg(from).arg(copy.path()).status().unwrap();
+        assert!(status.success());
+    }
+    copy
+}
+
+/// Looks at `act` so many times and drops it, as a command that is killed; whether it was done before.
+pub(crate) async fn dropped_after<T>(looks: usize, act: impl Future<Output = T>) -> bool {
+    let (mut act, mut left, mut done) = (Box::pin(act), looks, false);
+    std::future::poll_fn(|context| {
+        done = act.as_mut().poll(context).is_ready();
+        left -= 1;
+        if done || left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done
+}
