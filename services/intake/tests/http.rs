@@ -240,16 +240,7 @@ async fn api_24_bad_submissions_name_field_and_rule_and_leave_nothing() {
 }
 
 fn clip() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("clip.mp4");
-    let source = "testsrc=duration=1:size=128x72:rate=10";
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p"])
-        .arg(&path)
-        .status()
-        .expect("ffmpeg is installed");
-    assert!(made.success());
-    std::fs::read(path).unwrap()
+    hotcell_e2e::media::clip(1, 128, 72).unwrap()
 }
 
 impl World {

@@ -9,7 +9,6 @@ use hotcell_schemas::{
 };
 use hotcell_stage::{Outgoing, clock};
 use serde_json::json;
-use std::process::Command;
 
 fn name(text: &str) -> FileName {
     text.parse().unwrap()
@@ -96,16 +95,7 @@ pub(crate) async fn moved(world: &World, job: Job, at: u64, path: &[EventKind]) 
 }
 
 fn clip() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("clip.mp4");
-    let source = "testsrc=duration=1:size=128x72:rate=10";
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p"])
-        .arg(&path)
-        .status()
-        .expect("ffmpeg is installed");
-    assert!(made.success());
-    std::fs::read(path).unwrap()
+    hotcell_e2e::media::clip(1, 128, 72).unwrap()
 }
 
 impl World {
