@@ -110,7 +110,7 @@ pub enum AdminError {
     #[error("tenant {0} is suspended: resume it first")]
     NotServed(TenantId),
     /// No login of that name is here, and none was revoked.
-    #[error("there is no login {0} here")]
+    #[error("there is no login {0} here: `hotcell access report` names those that are")]
     UnknownLogin(String),
     /// A login that was revoked, and that the broker takes all the same.
     #[error("the broker still takes login {0}, which is revoked: try again")]

@@ -430,16 +430,6 @@ impl Installation {
         self.revoking(RenderedAccount { name: name.to_owned(), jwt, claims }, None)
     }
 
-    /// Gives the server the account before its first start. Later it is pushed: the folder is the
-    /// server's own.
-    fn seed_resolver(&self, account: &RenderedAccount) -> Result<(), InitError> {
-        let path = self.dir.join("resolver").join(format!("{}.jwt", account.claims.sub));
-        match self.read(&path)? {
-            Some(_) => Ok(()),
-            None => self.write(&path, &account.jwt),
-        }
-    }
-
     pub(crate) fn account_path(&self, name: &str) -> PathBuf {
         self.dir.join("accounts").join(format!("{name}.jwt"))
     }

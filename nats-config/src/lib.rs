@@ -26,6 +26,7 @@ pub mod permissions;
 pub mod plan;
 mod provision;
 mod rekey;
+mod resolver;
 mod revocations;
 mod revoke;
 mod server_config;

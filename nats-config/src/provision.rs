@@ -105,6 +105,8 @@ impl Admin {
         }
         for record in self.tenants().await? {
             if record.state == TenantState::Removed {
+                // A server's folder of an older day may have it again.
+                changed.extend(self.delete_account(&record, now).await?);
                 continue;
             }
             changed.extend(self.follow_record(&record.id, now).await?);

@@ -209,15 +209,24 @@ impl Installation {
         Ok(RenderedAccount { name: name.clone(), jwt, claims })
     }
 
+    /// Whether `login` has a credential file here, and not one whose key is revoked: as after a
+    /// revocation that was interrupted.
+    ///
+    /// # Errors
+    /// `File`.
+    pub fn has_login(&self, login: &Login) -> Result<bool, InitError> {
+        let path = self.creds_path(login);
+        Ok(path.exists() && !self.holds_revoked(&path)?)
+    }
+
     /// Removes the credential file of a login whose key is revoked, so that the name gets a new key.
     pub(crate) fn drop_revoked(&self, path: &Path) -> Result<(), InitError> {
-        match creds::read(path) {
-            Ok(creds) if self.is_revoked(&creds.claims.sub)? => {
-                self.remove_file(path.to_path_buf())
-            }
-            // What else is there is for whoever reads it next.
-            Ok(_) | Err(_) => Ok(()),
-        }
+        if self.holds_revoked(path)? { self.remove_file(path.to_path_buf()) } else { Ok(()) }
+    }
+
+    /// What does not read is for whoever reads it next.
+    fn holds_revoked(&self, path: &Path) -> Result<bool, InitError> {
+        creds::read(path).map_or(Ok(false), |creds| self.is_revoked(&creds.claims.sub))
     }
 
     /// Removes a file, if it is there.

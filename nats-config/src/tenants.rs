@@ -333,13 +333,18 @@ impl Admin {
     }
 
     /// First every login is revoked, which cuts the live connections, then the account goes.
-    async fn delete_account(&self, record: &TenantRecord, now: UnixMs) -> Result<(), AdminError> {
+    /// Returns what was removed.
+    pub(crate) async fn delete_account(
+        &self,
+        record: &TenantRecord,
+        now: UnixMs,
+    ) -> Result<Option<String>, AdminError> {
         let known = self.installation().tenant_keys(&record.id, Missing::Refuse).is_ok();
         if known {
             self.ensure_state(record, now).await?;
         }
         if self.stored_account(&record.account).await?.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let what = "remove an account";
         let body = crate::accounts::removal(self.installation().keys(), &record.account, now)
@@ -347,7 +352,7 @@ impl Admin {
         let answer = self.ask_sys(what, api::CLAIMS_DELETE.to_owned(), body).await?;
         crate::admin::read_answer(what, &answer)?;
         match self.stored_account(&record.account).await? {
-            None => Ok(()),
+            None => Ok(Some(format!("account of removed tenant {}", record.id))),
             Some(_) => Err(AdminError::NotStored),
         }
     }

@@ -12,6 +12,7 @@ use nkeys::KeyPair;
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -142,11 +143,14 @@ async fn a_revocation_is_completed_by_the_same_words() {
     let before = server.installation().unwrap().render_tenant(&acme(), UnixMs(NOW.0 + 60_000));
     let first = admin.revoke_program(&acme(), &name("ci"), NOW).await.unwrap();
     assert!(!takes(&server, &stolen).await);
+    let has = || server.installation().unwrap().has_login(&login_of("ci")).unwrap();
+    assert!(!has());
 
     // As if it ended after it was written down and before the broker heard of it. Pushed as it was,
     // the account lets the login in: what stands in the way is that every push carries the list.
     admin.push_account(&before.unwrap().jwt).await.unwrap();
     fs::write(&path, &stolen).unwrap();
+    assert!(!has(), "`up` would start what it belongs to with a dead login");
     assert!(takes(&server, &stolen).await, "the attack without the defence");
     assert_eq!(texts(&admin.check(Replicas::One).await.unwrap()).len(), 1);
     let again = admin.revoke_program(&acme(), &name("ci"), UnixMs(NOW.0 + 1)).await.unwrap();
@@ -358,4 +362,57 @@ async fn an_interrupted_removal_leaves_no_connection_of_a_removed_tenant() {
         admin.provision(Replicas::One, NOW).await.unwrap();
     }
     panic!("never removed");
+}
+
+// The server's folder comes from a backup of an hour ago: whoever was revoked or removed since has it
+// until somebody says so again, and `up` does before the server starts.
+#[tokio::test]
+async fn an_older_folder_of_the_server_s_brings_no_login_back() {
+    let (mut server, admin) = with_ci().await;
+    let bolt = "bolt".parse().unwrap();
+    admin.add_tenant(&tenant("bolt"), &name("app"), NOW).await.unwrap();
+    let files = [login_of("ci"), worker("w1"), program("bolt")];
+    let stolen = files.map(|login| server.creds(&login).unwrap().text);
+    let alive = async |server: &TestServer| {
+        let mut all = Vec::new();
+        for text in &stolen {
+            all.push(takes(server, text).await);
+        }
+        all
+    };
+    let (resolver, backup) = (server.dir().join("resolver"), tempfile::tempdir().unwrap());
+    let copy = |from: &Path, to: &Path| {
+        fs::remove_dir_all(to).ok();
+        assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    };
+    copy(&resolver, &backup.path().join("resolver"));
+    admin.revoke_program(&acme(), &name("ci"), NOW).await.unwrap();
+    admin.revoke_worker(&"w1".parse().unwrap(), NOW).await.unwrap();
+    admin.remove_tenant(&bolt, NOW).await.unwrap();
+    assert_eq!(alive(&server).await, [false; 3]);
+
+    server.kill().unwrap();
+    copy(&backup.path().join("resolver"), &resolver);
+    server.start_again().await.unwrap();
+    assert_eq!(alive(&server).await, [true, false, true], "the attack: the worker's is preloaded");
+    let provisioned = server.admin().await.unwrap();
+    let found = provisioned.provision(Replicas::One, NOW).await.unwrap();
+    assert_eq!(found, ["account tenant-acme", "account of removed tenant bolt"]);
+    assert_eq!(alive(&server).await, [false; 3]);
+    no_difference(&provisioned).await;
+
+    server.kill().unwrap();
+    copy(&backup.path().join("resolver"), &resolver);
+    server.installation().unwrap().freshen_resolver().unwrap();
+    server.start_again().await.unwrap();
+    assert_eq!(alive(&server).await, [false, false, true], "before anything is provisioned");
+    let admin = server.admin().await.unwrap();
+    let found = admin.provision(Replicas::One, NOW).await.unwrap();
+    assert_eq!(found, ["account of removed tenant bolt"]);
+    assert_eq!(alive(&server).await, [false; 3]);
+    // What is newer there stays.
+    server.kill().unwrap();
+    server.installation().unwrap().freshen_resolver().unwrap();
+    server.start_again().await.unwrap();
+    no_difference(&server.admin().await.unwrap()).await;
 }

@@ -21,7 +21,7 @@ use std::{
 /// One way in.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Access {
-    /// `service`, `operator`, `worker`, `tenant login` or `api key`.
+    /// `service`, `operator`, `worker`, `tenant login`, `scoped key` or `api key`.
     kind: &'static str,
     /// Whose; the platform's own without one.
     tenant: Option<TenantId>,
@@ -116,7 +116,9 @@ fn of_login(
 /// One that the broker refuses for ever; by its key where nobody here knows its name.
 fn of_revoked(login: &RevokedLogin, records: &[TenantRecord], encoders: &str) -> Access {
     let owner = records.iter().find(|record| record.account == login.account);
-    let (kind, roles) = if login.account == encoders {
+    let (kind, roles) = if is_scoped(&login.key) {
+        ("scoped key", Vec::new())
+    } else if login.account == encoders {
         ("worker", login.tags.clone())
     } else {
         let roles = roles_of(&login.tags);
@@ -131,6 +133,11 @@ fn of_revoked(login: &RevokedLogin, records: &[TenantRecord], encoders: &str) ->
         expires_at: login.ends_at.map(|end| UnixMs(end.saturating_mul(1000))),
         notes: vec!["revoked"],
     }
+}
+
+/// Whether it is the key of an account and not a user's: one that signed logins, and was replaced.
+fn is_scoped(key: &str) -> bool {
+    key.starts_with('A')
 }
 
 fn of_key(key: &KeyRecord, tenants: &BTreeMap<&TenantId, &TenantRecord>, now: UnixMs) -> Access {

@@ -8,7 +8,7 @@ mod cells;
 mod configs;
 mod groups;
 mod issuers;
-mod logins;
+pub(crate) mod logins;
 mod secure;
 mod supervise;
 mod users;
@@ -213,6 +213,7 @@ fn init(layout: &Layout) -> Result<Installation, Fail> {
     let made = hotcell_nats_config::init(&layout.nats(), &options);
     let installation = made.or_fail("cannot write the broker's keys and logins")?;
     logins::renew(layout, &installation)?;
+    installation.freshen_resolver().or_fail("cannot bring the broker's accounts up to date")?;
     Ok(installation)
 }
 
@@ -220,7 +221,7 @@ fn init(layout: &Layout) -> Result<Installation, Fail> {
 async fn worker_logins(admin: &Admin, workers: &[WorkerId], pool: &PoolId) -> Result<(), Fail> {
     for name in workers {
         let login = Login::Worker { name: name.clone(), pools: vec![pool.clone()] };
-        if admin.installation().creds_path(&login).exists() {
+        if admin.installation().has_login(&login).or_fail("a worker's login")? {
             continue;
         }
         let made = admin.add_worker(name, std::slice::from_ref(pool), clock::now()).await;

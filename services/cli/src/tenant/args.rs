@@ -50,6 +50,13 @@ pub(crate) enum TenantCommand {
         #[arg(long)]
         user: LoginName,
     },
+    /// Give the tenant another scoped key, where an agent's is in strange hands: whatever the one
+    /// before signed is cut at once and opens nothing. Its logins are signed again, each under its own
+    /// key; hand their files and the new key out.
+    Rekey {
+        /// The tenant's slug.
+        name: TenantId,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -154,6 +161,10 @@ pub(crate) enum WorkerCommand {
         /// The worker's name.
         name: WorkerId,
     },
+    /// Give the workers another scoped key, where an agent's is in strange hands: whatever the one
+    /// before signed is cut at once and opens nothing. All workers' logins are signed again, each under
+    /// its own key; hand their files and the new key out.
+    Rekey,
 }
 
 /// What can be asked about access.

@@ -1,4 +1,4 @@
-//! `hotcell tenant list|show|set|suspend|resume|remove|creds|revoke` and `hotcell plan`.
+//! `hotcell tenant list|show|set|suspend|resume|remove|creds|revoke|rekey` and `hotcell plan`.
 
 use super::args::{CredsArgs, PlanCommand, SetArgs, Switch, TenantCommand};
 use crate::{
@@ -6,8 +6,10 @@ use crate::{
     layout::{Layout, write_private},
     print,
 };
-use hotcell_nats_config::{Admin, Installation, Plan, PoolWork, RevokedLogin, TenantSpec, Terms};
-use hotcell_schemas::{TenantId, records::TenantRecord, tenancy::TenantState};
+use hotcell_nats_config::{
+    Admin, Installation, Plan, PoolWork, Rekeyed, RevokedLogin, TenantSpec, Terms,
+};
+use hotcell_schemas::{TenantId, UnixMs, records::TenantRecord, tenancy::TenantState};
 use hotcell_stage::clock;
 use serde_json::{Value, json};
 use std::{
@@ -56,9 +58,16 @@ pub(crate) async fn run(data: &Path, command: TenantCommand, as_json: bool) -> R
         TenantCommand::Remove { name, yes } => remove(&admin, &name, yes, as_json).await,
         TenantCommand::Creds(args) => creds(&admin, &args, as_json).await,
         TenantCommand::Revoke { name, user } => {
-            let done = admin.revoke_program(&name, &user, clock::now()).await;
+            let now = clock::now();
+            let done = admin.revoke_program(&name, &user, now).await;
             let what = format!("login {user} of tenant {name}");
-            revoked(&what, &done.or_fail("not revoked in full")?, as_json);
+            revoked(&what, &done.or_fail("not revoked in full")?, now, as_json);
+            Ok(())
+        }
+        TenantCommand::Rekey { name } => {
+            let done = admin.rekey_tenant(&name, clock::now()).await;
+            let done = done.or_fail("not done in full")?;
+            rekeyed(&format!("tenant {name} has"), &done, as_json);
             Ok(())
         }
     }
@@ -290,13 +299,19 @@ async fn creds(admin: &Admin, args: &CredsArgs, as_json: bool) -> Result<(), Fai
     hand_over(&made.or_fail("no login made")?, args.out.as_deref(), as_json)
 }
 
-/// Says that a login is revoked.
-pub(crate) fn revoked(what: &str, login: &RevokedLogin, as_json: bool) {
+/// Says that a login is revoked, or was before: then another of its name may be alive elsewhere.
+pub(crate) fn revoked(what: &str, login: &RevokedLogin, now: UnixMs, as_json: bool) {
     if as_json {
         print::json(&json!({
             "login": login.name, "key": login.key, "revoked_at": login.revoked_at,
             "expires_at": login.ends_at,
         }));
+    } else if login.revoked_at < now {
+        print::line(format!(
+            "{what} was revoked at {}: its key {} opens nothing. There is no other login of that name \
+             here; where one was made since and its file is gone, `rekey` ends it.",
+            login.revoked_at, login.key
+        ));
     } else {
         print::line(format!(
             "{what} is revoked: its connections are cut, and key {} opens nothing.\nStop the agent \
@@ -304,6 +319,26 @@ pub(crate) fn revoked(what: &str, login: &RevokedLogin, as_json: bool) {
             login.key
         ));
     }
+}
+
+/// Says what is to be handed out after a scoped key was replaced.
+pub(crate) fn rekeyed(who_has: &str, made: &Rekeyed, as_json: bool) {
+    if as_json {
+        let logins = made.logins.iter();
+        let logins = logins.map(|found| json!({ "login": found.claims.name, "creds": found.path }));
+        print::json(&json!({
+            "key": made.key, "file": made.file, "logins": logins.collect::<Vec<_>>(),
+        }));
+        return;
+    }
+    let row = |name: &str, path: &Path| vec![name.to_owned(), path.display().to_string()];
+    let mut rows: Vec<_> = made.logins.iter().map(|found| row("login", &found.path)).collect();
+    rows.push(row("agents' key", &made.file));
+    print::line(format!(
+        "{who_has} another scoped key: what the one before signed is cut and opens nothing.\nHand these \
+         out again:\n{}",
+        print::table(&rows)
+    ));
 }
 
 /// Says where a credential file is, or puts a copy where it was asked for.

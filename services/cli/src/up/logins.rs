@@ -37,9 +37,16 @@ pub(crate) fn renew(layout: &Layout, installation: &Installation) -> Result<(), 
     };
     let doing = "cannot renew all logins";
     let renewals = installation.renew_due(Life::DAY, clock::now(), ours).or_fail(doing)?;
-    let handed: Vec<_> = renewals.renewed.iter().map(|found| hand_over(&cells, found)).collect();
-    handed.into_iter().collect::<Result<(), Fail>>()?;
+    hand_over(layout, &renewals.renewed)?;
     renewals.all().or_fail(doing).map(|_| ())
+}
+
+/// Gives those workers that `up` started the logins that were signed again. One that fails stops no
+/// other.
+pub(crate) fn hand_over(layout: &Layout, logins: &[FoundLogin]) -> Result<(), Fail> {
+    let cells = Cells::dir(layout);
+    let handed: Vec<_> = logins.iter().map(|found| hand_over_one(&cells, found)).collect();
+    handed.into_iter().collect()
 }
 
 /// Renews for as long as it is polled. What fails is said, and tried again at the next look.
@@ -58,10 +65,13 @@ fn worker_creds(cells: &Path, worker: &WorkerId) -> std::path::PathBuf {
 }
 
 /// A worker reads its own copy, as a user of its own.
-fn hand_over(cells: &Path, found: &FoundLogin) -> Result<(), Fail> {
+fn hand_over_one(cells: &Path, found: &FoundLogin) -> Result<(), Fail> {
     let Some(Login::Worker { name, .. }) = &found.login else { return Ok(()) };
     let doing = "cannot hand a worker its login";
     let path = worker_creds(cells, name);
+    if !path.exists() {
+        return Ok(());
+    }
     let owner = fs::metadata(&path).or_fail(doing)?;
     let text = fs::read(&found.path).or_fail(doing)?;
     write_owned(&path, &text, MODE, |aside| {
