@@ -116,6 +116,7 @@ async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
     plans(&scene.up)?;
     let dash = logins(&scene).await?;
     revoked(&scene).await?;
+    rekeyed(&scene).await?;
     access(&scene.up, &scene.acme.key)?;
     suspended(&scene).await?;
     removed(&scene, &dash).await?;
@@ -238,6 +239,30 @@ async fn revoked(scene: &Scene) -> Result<()> {
         });
         ensure!(row.is_some(), "{kind} {name} is not shown as revoked: {report}");
     }
+    Ok(())
+}
+
+/// Another scoped key: what the one before signed is dead, the same files work signed anew, and the
+/// workers of `up` go on by themselves.
+async fn rekeyed(scene: &Scene) -> Result<()> {
+    let (up, nats) = (&scene.up, scene.up.env("HOTCELL_NATS"));
+    let stolen = up.dir().join("before.creds");
+    fs::copy(&scene.app, &stolen)?;
+    let done = up.json(&["tenant", "rekey", "acme"])?;
+    let signed = done["logins"].as_array().unwrap().iter();
+    ensure!(signed.clone().any(|login| login["creds"] == json!(scene.app)), "{done}");
+    ensure!(program(nats, &stolen, "app").await.is_err(), "a login of before is taken");
+    scene.is_read_by(&scene.program(&scene.app, "app").await?).await?;
+    refused(up, &["tenant", "rekey", "nobody"], 1, "no tenant nobody")?;
+
+    let done = up.json(&["worker", "rekey"])?;
+    ensure!(!done["logins"].as_array().unwrap().is_empty(), "{done}");
+    let job = scene.acme.submit(&scene.name).await?;
+    let end = scene.acme.ended(&job, PATIENCE).await?;
+    ensure!(end["state"] == "completed", "{end}");
+    let report = up.json(&["access", "report"])?;
+    let replaced = report.as_array().unwrap().iter().filter(|row| row["kind"] == "scoped key");
+    ensure!(replaced.count() == 2, "{report}");
     Ok(())
 }
 
