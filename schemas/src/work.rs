@@ -66,6 +66,11 @@ pub enum SignReply {
         /// One sentence.
         reason: String,
     },
+    /// Nobody can tell now: another signer may, or this one at another time.
+    Later {
+        /// One sentence.
+        reason: String,
+    },
 }
 
 /// A worker asks for work.

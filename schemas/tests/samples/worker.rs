@@ -38,6 +38,7 @@ fn sign(eye: &mut impl See) {
     let over = SignReply::OverQuota { stored_bytes_max: 68_719_476_736 };
     eye.see("over_quota", "sign.upload", &over);
     eye.see("refused", "sign.upload", &SignReply::Refused { reason: "not yours".to_owned() });
+    eye.see("later", "sign.output", &SignReply::Later { reason: "not now".to_owned() });
 }
 
 fn signed_url(verb: &str) -> SignedUrl {

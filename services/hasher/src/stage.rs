@@ -35,8 +35,18 @@ const RETRY_MS: u64 = 2000;
 /// Delay while as many tenants' buckets are read as may be, in milliseconds.
 const LANE_MS: u64 = 500;
 
-/// A signer that has refused this often will not give a URL: the job may have lost its outputs.
-const REFUSALS_MAX: u32 = 10;
+/// A signer that refuses so long after the encode, in milliseconds, will not give a URL: what it reads
+/// is not behind any more, and the job has lost its outputs.
+const REFUSED_MS: u64 = 20_000;
+
+/// What the signer says.
+enum Answer {
+    Url(SignedUrl),
+    /// It refuses.
+    No,
+    /// It cannot tell now.
+    Later,
+}
 
 /// The stage.
 #[derive(Debug)]
@@ -61,8 +71,8 @@ impl Hasher {
         })
     }
 
-    /// A URL for one output; `None` when the signer refuses.
-    async fn url(&self, job: &Job, output: &Output) -> Result<Option<SignedUrl>, Halt> {
+    /// A URL for one output.
+    async fn url(&self, job: &Job, output: &Output) -> Result<Answer, Halt> {
         let question = SignRequest::Read {
             tenant: job.tenant.clone(),
             key: output.key.clone(),
@@ -75,10 +85,14 @@ impl Hasher {
         };
         match retry(Policy::REQUEST, AskError::is_transient, once).await {
             Ok(reply) => match reply.into_inner() {
-                SignReply::Signed { signed } => Ok(Some(signed)),
+                SignReply::Signed { signed } => Ok(Answer::Url(signed)),
                 refusal @ (SignReply::Refused { .. } | SignReply::OverQuota { .. }) => {
                     warn!(job = %job.id, ?refusal, "no URL for an output");
-                    Ok(None)
+                    Ok(Answer::No)
+                }
+                SignReply::Later { reason } => {
+                    warn!(job = %job.id, reason, "no URL for an output now");
+                    Ok(Answer::Later)
                 }
             },
             Err(error) => {
@@ -89,27 +103,20 @@ impl Hasher {
     }
 
     /// What is wrong with one output; `None` when it is the reported one.
-    async fn look(
-        &self,
-        job: &Job,
-        output: &Output,
-        delivered: u32,
-    ) -> Result<Option<Failure>, Halt> {
+    async fn look(&self, job: &Job, output: &Output) -> Result<Option<Failure>, Halt> {
         let lane = match self.elsewhere.enter(job) {
             Lane::Store => None,
             Lane::Open(permit) => Some(permit),
-            Lane::Full => return Err(Halt::retry_ms(LANE_MS, "other tenants' buckets are read")),
+            Lane::Full => {
+                return Err(Halt::retry_ms(LANE_MS, "as many tenants' buckets are read as may be"));
+            }
             Lane::Resting => return away(job, output),
         };
-        let Some(url) = self.url(job, output).await? else {
-            if delivered < REFUSALS_MAX {
-                return Err(Halt::retry_ms(
-                    RETRY_MS,
-                    "the signer refuses to let an output be read",
-                ));
-            }
-            let text = format!("{} may not be read again", output.name);
-            return Ok(Some(Failure::new(RejectCode::OutputMismatch, text)));
+        let url = match self.url(job, output).await? {
+            Answer::Url(url) => url,
+            Answer::No => return refused(job, output),
+            Answer::Later if lane.is_some() => return away(job, output),
+            Answer::Later => return Err(Halt::retry_ms(RETRY_MS, "the signer cannot tell now")),
         };
         let reading = read(&self.blobs, &url, output.size, output.sha256);
         let found = match lane {
@@ -150,12 +157,21 @@ impl Stage for Hasher {
                 break;
             }
             debug!(job = %job.id, name = %output.name, "reading an output");
-            wrong = self.look(job, output, input.delivered).await?;
+            wrong = self.look(job, output).await?;
         }
         let next = verdict(job.clone(), wrong, clock::now());
         info!(job = %next.id, outcome = %next.state, "outputs compared");
         Ok(vec![Outgoing::job(next, input.seq)])
     }
+}
+
+/// What comes of a refusal of the signer's: another look, or in the end the verdict.
+fn refused(job: &Job, output: &Output) -> Result<Option<Failure>, Halt> {
+    if !elsewhere::is_older(job, REFUSED_MS, clock::now()) {
+        return Err(Halt::retry_ms(RETRY_MS, "the signer refuses to let an output be read"));
+    }
+    let text = format!("{} may not be read again", output.name);
+    Ok(Some(Failure::new(RejectCode::OutputMismatch, text)))
 }
 
 /// What comes of a tenant's bucket that gives nothing: another look, or in the end the verdict.

@@ -229,7 +229,8 @@ async fn serve_silence(running: &mut JoinSet<()>, fail: Shutdown) -> String {
     format!("http://{address}/o")
 }
 
-/// IAM-09: bolt's own bucket is silent, and there are more jobs for it than the hasher has hands.
+/// IAM-09: bolt's own bucket is silent, and there are more jobs for it than the hasher has hands. Acme
+/// has a job in the store and one in a bucket of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn iam_09_a_tenant_s_silent_bucket_holds_up_no_other_tenant() {
     let server = TestServer::start(&InitOptions { now: NOW, ..InitOptions::default() }).await;
@@ -250,16 +251,20 @@ async fn iam_09_a_tenant_s_silent_bucket_holds_up_no_other_tenant() {
             job
         })
         .collect();
-    let own = encoded(7, BYTES.len(), Digest::of(BYTES));
-    for job in theirs.iter().chain([&own]) {
+    let mut own = [7, 8].map(|number| encoded(number, BYTES.len(), Digest::of(BYTES)));
+    own[1].request.destination = Some("cdn".parse().unwrap());
+    own[1].stamps[1].at = clock::now();
+    for job in theirs.iter().chain(&own) {
         signer.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
     }
     let shutdown = Shutdown::new();
-    let hasher = hotcell_hasher::run(config(&server, 2), shutdown.clone());
+    let hasher = hotcell_hasher::run(config(&server, 4), shutdown.clone());
     let looks = async {
         // Well before the silent reads are given up.
-        let found = tokio::time::timeout(Duration::from_secs(25), verdict(&signer, &own)).await;
-        assert_eq!(found.expect("acme waits for bolt's bucket").state, EventKind::Completed);
+        for job in &own {
+            let found = tokio::time::timeout(Duration::from_secs(25), verdict(&signer, job)).await;
+            assert_eq!(found.expect("acme waits for bolt's bucket").state, EventKind::Completed);
+        }
         fail.begin();
         // They were encoded long ago, so nobody waits for their bucket any more.
         for job in &theirs {

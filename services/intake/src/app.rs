@@ -234,8 +234,8 @@ impl App {
     /// Asks the signer for one URL.
     ///
     /// # Errors
-    /// 413 over the tenant's quota, 503 when no signer answers, 500 when it refuses what intake has
-    /// checked.
+    /// 413 over the tenant's quota, 503 when no signer has an answer, 500 when it refuses what
+    /// intake has checked.
     pub async fn sign(
         &self,
         subject: Subject,
@@ -246,6 +246,10 @@ impl App {
             SignReply::OverQuota { stored_bytes_max } => {
                 let rule = format!("would exceed the {stored_bytes_max} bytes that may be stored");
                 Err(Problem::field(Kind::TooLarge, "fileSize", rule))
+            }
+            SignReply::Later { reason } => {
+                warn!(%reason, "the signer has no URL now");
+                Err(Problem::unavailable("a URL cannot be signed now; try again later"))
             }
             SignReply::Refused { reason } => {
                 error!(%reason, "the signer refuses a request of ours");

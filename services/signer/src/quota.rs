@@ -33,6 +33,9 @@ pub(crate) enum QuotaError {
         /// The limit, in bytes.
         stored_bytes_max: u64,
     },
+    /// Nobody's.
+    #[error("there is no such tenant")]
+    NoTenant,
     /// Nobody can say now.
     #[error("{0}")]
     Unknown(&'static str),
@@ -86,7 +89,7 @@ impl Quota {
             warn!(%error, "tenant not read");
             QuotaError::Unknown("the tenant's record cannot be read")
         })?;
-        let record = record.ok_or(QuotaError::Unknown("there is no such tenant"))?.value;
+        let record = record.ok_or(QuotaError::NoTenant)?.value;
         let now = clock::now();
         let fresh = |count: &Count| now.since_ms(count.at) < COUNT_MS_MAX;
         let known = self.counts.lock().await.get(tenant).is_some_and(fresh);

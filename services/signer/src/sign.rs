@@ -25,6 +25,14 @@ pub(crate) const VERBS: [(&str, SignVerb); 5] = [
     ("sign.output", SignVerb::Output),
 ];
 
+/// Why there is no URL.
+enum NoUrl {
+    /// It is not the asker's to have; goes on record.
+    Refused(&'static str),
+    /// Nobody can tell now.
+    Later(&'static str),
+}
+
 pub(crate) async fn handle(signer: Arc<Signer>, verb: SignVerb, incoming: Incoming) {
     let request: Verified<SignRequest> = match incoming.open() {
         Ok(request) => request,
@@ -36,10 +44,11 @@ pub(crate) async fn handle(signer: Arc<Signer>, verb: SignVerb, incoming: Incomi
     };
     let reply = match signer.signed(verb, &request).await {
         Ok(reply) => reply,
-        Err(reason) => {
+        Err(NoUrl::Refused(reason)) => {
             signer.refused(Refusal::Scope, incoming.subject(), reason).await;
             SignReply::Refused { reason: reason.to_owned() }
         }
+        Err(NoUrl::Later(reason)) => SignReply::Later { reason: reason.to_owned() },
     };
     incoming.answer(&reply).await;
 }
@@ -49,33 +58,30 @@ impl Signer {
         &self,
         verb: SignVerb,
         request: &Verified<SignRequest>,
-    ) -> Result<SignReply, &'static str> {
+    ) -> Result<SignReply, NoUrl> {
         let (SignRequest::Upload { tenant, key, .. } | SignRequest::Read { tenant, key, .. }) =
             request.get();
         // Whatever a job says: its bytes are under its tenant's prefix.
         if !key.belongs_to(tenant) {
-            return Err("the key is not the tenant's");
+            return Err(NoUrl::Refused("the key is not the tenant's"));
         }
         let now = clock::now();
         let (tenant, job, granted) = match (verb, request.get()) {
             (SignVerb::Upload, SignRequest::Upload { tenant, key, size, content_type }) => {
                 if !is_upload(tenant, key) {
-                    return Err("the key is not an upload of the tenant");
+                    return Err(NoUrl::Refused("the key is not an upload of the tenant"));
                 }
                 if *size == 0 || *size > UPLOAD_BYTES_MAX {
-                    return Err("the size is outside the limit for uploads");
+                    return Err(NoUrl::Refused("the size is outside the limit for uploads"));
                 }
-                let over = self.quota.reserve(tenant, *size).await.err();
-                if let Some(QuotaError::Over { stored_bytes_max }) = over {
-                    return Ok(SignReply::OverQuota { stored_bytes_max });
-                } else if let Some(QuotaError::Unknown(reason)) = over {
-                    return Err(reason);
+                if let Some(over) = self.reserved(tenant, *size).await? {
+                    return Ok(over);
                 }
                 (tenant, None, self.mint.put(key, *size, content_type, None, now))
             }
             (SignVerb::Confirm, SignRequest::Read { tenant, key, job: None }) => {
                 if !is_upload(tenant, key) {
-                    return Err("the key is not an upload of the tenant");
+                    return Err(NoUrl::Refused("the key is not an upload of the tenant"));
                 }
                 (tenant, None, self.mint.get(key, ReadFor::Service, now))
             }
@@ -101,9 +107,9 @@ impl Signer {
                 | SignVerb::Output
                 | SignVerb::Download,
                 SignRequest::Upload { .. } | SignRequest::Read { .. },
-            ) => return Err("the request does not fit its subject"),
+            ) => return Err(NoUrl::Refused("the request does not fit its subject")),
         };
-        let granted = granted.map_err(|_| "the URL cannot be signed")?;
+        let granted = granted.map_err(|_| NoUrl::Refused("the URL cannot be signed"))?;
         let act = AuditAct::Granted {
             to: request.role(),
             worker: None,
@@ -111,8 +117,20 @@ impl Signer {
             attempt: None,
             grants: vec![granted.grant],
         };
-        self.record_grant(tenant, act).await?;
+        self.record_grant(tenant, act).await.map_err(NoUrl::Later)?;
         Ok(SignReply::Signed { signed: granted.url })
+    }
+
+    /// The answer where an upload would exceed its tenant's quota.
+    async fn reserved(&self, tenant: &TenantId, size: u64) -> Result<Option<SignReply>, NoUrl> {
+        match self.quota.reserve(tenant, size).await {
+            Ok(()) => Ok(None),
+            Err(QuotaError::Over { stored_bytes_max }) => {
+                Ok(Some(SignReply::OverQuota { stored_bytes_max }))
+            }
+            Err(QuotaError::NoTenant) => Err(NoUrl::Refused("there is no such tenant")),
+            Err(QuotaError::Unknown(reason)) => Err(NoUrl::Later(reason)),
+        }
     }
 
     /// No record, no URL. The record's id is its own: an asker that repeats a request's id would
@@ -140,16 +158,16 @@ impl Signer {
         id: &JobId,
         state: EventKind,
         key: &BlobKey,
-    ) -> Result<Arc<Mint>, &'static str> {
+    ) -> Result<Arc<Mint>, NoUrl> {
         let names = |job: &Job| job.outputs.iter().any(|output| output.key == *key);
         let job = self.check_job(tenant, id, state, names).await?;
         let outputs = self.outputs_of(&job).await.map_err(|error| {
             warn!(job = %id, error = %describe(&error), "no URL for an output");
-            "the job's destination cannot be used now"
+            NoUrl::Later("the job's destination cannot be used now")
         })?;
         outputs.map_err(|failure| {
             warn!(job = %id, reason = failure.message, "no URL for an output");
-            "the job's destination is not, or no longer, one of the tenant's"
+            NoUrl::Refused("the job's destination is not, or no longer, one of the tenant's")
         })
     }
 
@@ -159,16 +177,17 @@ impl Signer {
         id: &JobId,
         state: EventKind,
         names: impl Fn(&Job) -> bool,
-    ) -> Result<Job, &'static str> {
+    ) -> Result<Job, NoUrl> {
         let stored = self.bus.job(tenant, id).await.map_err(|error| {
             warn!(%error, "job not read");
-            "the job cannot be read"
+            NoUrl::Later("the job cannot be read")
         })?;
-        let job = stored.ok_or("there is no such job")?.message.into_inner();
+        let job = stored.ok_or(NoUrl::Refused("there is no such job"))?.message.into_inner();
         if job.state != state {
-            return Err("the job is in another state");
+            return Err(NoUrl::Refused("the job is in another state"));
         }
-        if names(&job) { Ok(job) } else { Err("the job does not name this object") }
+        let named = names(&job).then_some(job);
+        named.ok_or(NoUrl::Refused("the job does not name this object"))
     }
 }
 

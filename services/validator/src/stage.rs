@@ -164,7 +164,11 @@ impl Validator {
         let asked = self.bus.ask(subject, &request, Duration::from_secs(SIGN_SECS)).await;
         match asked.map(hotcell_schemas::Verified::into_inner) {
             Ok(SignReply::Signed { signed }) => Ok(signed),
-            Ok(refusal @ (SignReply::Refused { .. } | SignReply::OverQuota { .. })) => {
+            Ok(
+                refusal @ (SignReply::Refused { .. }
+                | SignReply::OverQuota { .. }
+                | SignReply::Later { .. }),
+            ) => {
                 warn!(job = %job.id, ?refusal, "signer refuses the input");
                 Err(Halt::retry_ms(RETRY_MS, "the signer refuses the input"))
             }

@@ -183,12 +183,17 @@ async fn put(url: &SignedUrl, body: &'static [u8]) -> Result<(), BlobError> {
     Blobs::new().put(url, size, bytes).await
 }
 
-async fn signed(rig: &Rig, role: Role, verb: SignVerb, job: &Job) -> Option<SignedUrl> {
+async fn asked(rig: &Rig, role: Role, verb: SignVerb, job: &Job) -> SignReply {
     let key = BlobKey::output(&job.tenant, &job.id, 1, &output().name);
     let request = SignRequest::Read { tenant: job.tenant.clone(), key, job: Some(job.id.clone()) };
-    match ask(&rig.service(role).await, Subject::sign(verb), &request).await {
+    ask(&rig.service(role).await, Subject::sign(verb), &request).await
+}
+
+async fn signed(rig: &Rig, role: Role, verb: SignVerb, job: &Job) -> Option<SignedUrl> {
+    match asked(rig, role, verb, job).await {
         SignReply::Signed { signed } => Some(signed),
         SignReply::Refused { .. } => None,
+        SignReply::Later { reason } => panic!("{reason}"),
         SignReply::OverQuota { .. } => panic!("a read has no quota"),
     }
 }
@@ -377,6 +382,16 @@ async fn iam_09_a_signer_without_the_key_gives_no_url_and_ends_no_job() {
         assert_eq!(rig.state(&job).await.state, EventKind::Validated, "it waits");
         rig.stop_signers();
         rig.signer_with(&rig.key_line("07"));
-        assert_eq!(asking.await.job, job.id);
+        let order = asking.await;
+        assert_eq!(order.job, job.id);
+
+        // Nor one whose outputs are there, and wait to be read again: that is no refusal.
+        let mut done = report("ok");
+        done.files = vec![output()];
+        assert_eq!(worker.done(&order, done).await, DoneReply::Accepted);
+        rig.stop_signers();
+        rig.signer_with(&if other.is_empty() { String::new() } else { rig.key_line(other) });
+        let reply = asked(&rig, Role::Hasher, SignVerb::Output, &job).await;
+        assert!(matches!(reply, SignReply::Later { .. }), "{reply:?}");
     }
 }

@@ -25,6 +25,7 @@ async fn signed(bus: &Bus, verb: SignVerb, request: &SignRequest) -> bool {
             true
         }
         SignReply::Refused { .. } | SignReply::OverQuota { .. } => false,
+        SignReply::Later { reason } => panic!("what is refused goes on record: {reason}"),
     }
 }
 
