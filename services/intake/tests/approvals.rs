@@ -127,6 +127,36 @@ async fn brk_84_a_program_asks_at_the_broker_and_people_approve() {
     assert_eq!(check_job(Some(&record.unwrap().unwrap().value), &job), Ok(true));
 }
 
+/// NEW-08, BRK-84: a login that was revoked and made again under its name is another requester.
+#[tokio::test]
+async fn new_08_an_approval_is_not_for_the_namesake_of_a_revoked_login() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::Submitter).await;
+    let body = own_arguments(&world.upload("bolt", "a.mp4", false).await);
+    let asked = json!({ "action": "SubmitTranscode", "request": body });
+    let (status, _, made) = ask(&program, "ask", &asked, &[]).await;
+    assert_eq!(status, 201, "{made}");
+    let id = made["result"]["id"].as_str().unwrap();
+    let approve = async |id: &str| {
+        let person = world.enrolled("bolt", &[RoleName::TenantAdmin]).await;
+        world.approve(id, &world.stepped_up(&person).await).await;
+    };
+    approve(id).await;
+    let admin = world.server.admin().await.unwrap();
+    admin.revoke_program(&tenant("bolt"), &"ci".parse().unwrap(), NOW).await.unwrap();
+    let namesake = world.program("bolt", "ci", RoleName::Submitter).await;
+    let refusal = ask(&namesake, "submit", &body, &[id]).await;
+    assert_eq!(refused(&refusal), (403, "approval-unusable"));
+    // The same login by another scoped key is the same requester.
+    let (_, _, made) = ask(&namesake, "ask", &asked, &[]).await;
+    let id = made["result"]["id"].as_str().unwrap();
+    approve(id).await;
+    admin.rekey_tenant(&tenant("bolt"), NOW).await.unwrap();
+    let login = Login::Tenant { tenant: tenant("bolt"), user: "ci".parse().unwrap() };
+    let same = world.server.connect(&login).await.unwrap();
+    assert_eq!(ask(&same, "submit", &body, &[id]).await.0, 202);
+}
+
 /// IAM-15: a client may write a header's name in any case, as over HTTP; the broker does not mind it.
 #[tokio::test]
 async fn iam_15_a_header_of_the_broker_s_door_is_known_in_any_case() {
