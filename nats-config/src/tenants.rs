@@ -145,7 +145,7 @@ impl Admin {
         self.delete_account(&record, now).await?;
         let keys_revoked = self.revoke_keys(tenant, now).await?;
         let jobs_cancelled = self.cancel_jobs(tenant, now).await?;
-        self.forget_destinations(tenant).await?;
+        self.forget_named(tenant).await?;
         for pool in &record.pools {
             for spec in streams::tenant_consumers(&record.id, pool, record.concurrency) {
                 let subject = api::consumer_delete(spec.stream.as_str(), &spec.name);

@@ -59,8 +59,6 @@ impl PresetRecord {
 pub struct PresetIndex {
     /// Those that stand, and removed ones whose numbers go on.
     pub names: BTreeMap<PresetName, PresetMark>,
-    /// The highest number of a removed name that was forgotten: names that are new go on after it.
-    pub forgotten: u64,
 }
 
 /// One name.

@@ -15,8 +15,12 @@ fn subject(key: &str) -> String {
 
 /// The record at `key`, as whoever may read it sees it.
 async fn stored(server: &TestServer, reader: Role, key: &str) -> Option<Vec<u8>> {
+    stored_in(server, "destinations", reader, key).await
+}
+
+async fn stored_in(server: &TestServer, bucket: &str, reader: Role, key: &str) -> Option<Vec<u8>> {
     let client = server.connect(&Login::Service(reader)).await.unwrap();
-    let asked = api::direct_get(&api::bucket_stream("destinations"), &subject(key));
+    let asked = api::direct_get(&api::bucket_stream(bucket), &api::bucket_key(bucket, key));
     let answer = client.request(asked, "".into()).await.unwrap();
     let is_gone = answer.status.is_some_and(|status| status.as_u16() == 404)
         || answer.headers.as_ref().is_some_and(|headers| headers.get("KV-Operation").is_some());
@@ -50,4 +54,24 @@ async fn iam_09_whoever_steals_the_edge_enters_no_bucket_of_theirs() {
     admin.remove_tenant(&acme(), NOW).await.unwrap();
     assert_eq!(stored(&server, Role::Signer, KEY).await, None);
     assert!(stored(&server, Role::Signer, "bolt.cdn").await.is_some());
+}
+
+/// STEP-04: a list of presets, and each under its name; of a tenant whose name only begins alike all
+/// stay.
+#[tokio::test]
+async fn step_04_a_removed_tenant_keeps_no_preset() {
+    let (server, admin) = with_acme().await;
+    let (theirs, others) = (["acme", "acme.web"], ["acme-two", "acme-two.web", "bolt.web"]);
+    let edge = server.connect(&Login::Service(Role::Intake)).await.unwrap();
+    for key in theirs.into_iter().chain(others) {
+        edge.request(api::bucket_key("presets", key), "settings".into()).await.unwrap();
+        assert!(stored_in(&server, "presets", Role::Intake, key).await.is_some(), "{key}");
+    }
+    admin.remove_tenant(&acme(), NOW).await.unwrap();
+    for key in theirs {
+        assert_eq!(stored_in(&server, "presets", Role::Intake, key).await, None, "{key}");
+    }
+    for key in others {
+        assert!(stored_in(&server, "presets", Role::Intake, key).await.is_some(), "{key}");
+    }
 }

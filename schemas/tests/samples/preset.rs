@@ -35,7 +35,7 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     let mark = |(name, version, stands): (&str, u64, bool)| {
         (name.parse().unwrap(), PresetMark { version, stands })
     };
-    eye.look("preset.index", &PresetIndex { names: marks.map(mark).into(), forgotten: 2 });
+    eye.look("preset.index", &PresetIndex { names: marks.map(mark).into() });
 }
 
 /// The bodies.

@@ -29,8 +29,8 @@ use std::sync::Arc;
 /// Presets of one tenant at most: each is one read of a list.
 pub const PRESETS_MAX: usize = 100;
 
-/// Names at most whose numbers are remembered, with those of removed presets: a list of 60 KiB, and
-/// a message has at most 1 MiB.
+/// Names at most that a tenant ever gives, those of removed presets with them: their numbers go on, so
+/// each keeps a record, and all are in one list of 60 KiB, where a message has at most 1 MiB.
 const NAMES_MAX: usize = 1000;
 
 /// Stands for the input while settings are checked without one.
@@ -47,13 +47,15 @@ enum Unnumbered {
     Missing,
     #[error("a tenant has at most {PRESETS_MAX} presets; remove one first")]
     Full,
+    #[error("{NAMES_MAX} names were given to presets: take one of a removed preset again")]
+    Spent,
 }
 
 impl From<Unnumbered> for Problem {
     fn from(why: Unnumbered) -> Self {
         let kind = match why {
             Unnumbered::Missing => Kind::NotFound,
-            Unnumbered::Full => Kind::Unprocessable,
+            Unnumbered::Full | Unnumbered::Spent => Kind::Unprocessable,
         };
         Self::new(kind, why.to_string())
     }
@@ -75,17 +77,13 @@ fn number(index: &mut PresetIndex, name: &PresetName, change: Change) -> Result<
     match change {
         Change::Remove if !stands => return Err(Unnumbered::Missing),
         Change::Put if !stands && standing >= PRESETS_MAX => return Err(Unnumbered::Full),
+        Change::Put if before.is_none() && index.names.len() >= NAMES_MAX => {
+            return Err(Unnumbered::Spent);
+        }
         Change::Put | Change::Remove => {}
     }
-    let version = before.map_or(index.forgotten, |mark| mark.version).saturating_add(1);
+    let version = before.map_or(0, |mark| mark.version).saturating_add(1);
     index.names.insert(name.clone(), PresetMark { version, stands: true });
-    while index.names.len() > NAMES_MAX {
-        let removed = index.names.iter().filter(|(_, mark)| !mark.stands);
-        let lowest = removed.min_by_key(|(_, mark)| mark.version);
-        let Some((name, mark)) = lowest.map(|(name, mark)| (name.clone(), *mark)) else { break };
-        index.forgotten = index.forgotten.max(mark.version);
-        index.names.remove(&name);
-    }
     Ok(version)
 }
 
@@ -222,7 +220,7 @@ pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
 ///
 /// # Errors
 /// 400 and 422 naming the field; 403 for FFmpeg's own arguments without the right to; 422 with as
-/// many presets as a tenant may have; 409 when too many change them at the same moment; 503.
+/// many presets, or names of presets, as a tenant may have; 409 when too many change them at the same moment; 503.
 pub async fn put(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let name: PresetName = call.id.parse().map_err(|error: hotcell_schemas::ids::IdError| {
         Problem::field(Kind::Unprocessable, "name", error.to_string())
@@ -315,22 +313,15 @@ mod tests {
     }
 
     #[test]
-    fn step_04_a_forgotten_name_is_given_no_number_again() {
+    fn step_04_what_is_kept_of_names_has_an_end() {
         let mut index = PresetIndex::default();
-        let mut last = 0;
-        for _ in 0..3 {
-            number(&mut index, &name("first"), Change::Put).unwrap();
-        }
-        gone(&mut index, "first");
-        for n in 0..3 * NAMES_MAX {
+        for n in 0..NAMES_MAX {
             let of = format!("p{n}");
-            last = number(&mut index, &name(&of), Change::Put).unwrap();
+            number(&mut index, &name(&of), Change::Put).unwrap();
             gone(&mut index, &of);
-            assert!(index.names.len() <= NAMES_MAX);
         }
-        // Its last number was 4.
-        assert!(!index.names.contains_key(&name("first")));
-        assert!(index.forgotten >= 4 && last < 100, "{} {last}", index.forgotten);
-        assert!(number(&mut index, &name("first"), Change::Put).unwrap() > 4);
+        assert_eq!(number(&mut index, &name("more"), Change::Put), Err(Unnumbered::Spent));
+        assert_eq!(index.names.len(), NAMES_MAX);
+        assert_eq!(number(&mut index, &name("p7"), Change::Put), Ok(3), "its numbers go on");
     }
 }
