@@ -13,6 +13,7 @@ use crate::{
     revocations::RevokedLogin,
 };
 use hotcell_schemas::{TenantId, UnixMs, WorkerId};
+use std::collections::BTreeSet;
 
 /// Name of the workers' account.
 const ENCODERS: &str = "ENCODERS";
@@ -52,6 +53,15 @@ impl Admin {
         self.follow_workers(self.installation(), now).await?;
         self.complete(&login, creds).await?;
         Ok(revoked)
+    }
+
+    /// The keys that the broker refuses in `account`.
+    ///
+    /// # Errors
+    /// As the broker says.
+    pub async fn refused_keys(&self, account: &str) -> Result<BTreeSet<String>, AdminError> {
+        let stored = self.stored_claims(account).await?;
+        Ok(stored.map(|claims| claims.nats.revocations.into_keys().collect()).unwrap_or_default())
     }
 
     /// Makes the broker's account of the workers what `installation` says.

@@ -113,6 +113,34 @@ async fn a_changed_account_is_seen_and_mended() {
 /// Rows that came after the first tenants.
 const NEWER: [&str; 3] = ["tenant.ask", "tenant.asked", "events.state"];
 
+// An installation of before state events: `nats check` names what it lacks, `nats provision` makes it,
+// and what was published before is told to nobody.
+#[tokio::test]
+async fn an_earlier_installation_gets_the_consumer_of_states_from_now_on() {
+    let (server, admin) = provisioned().await;
+    let operator = by_hand(&server).await;
+    operator.request(api::consumer_delete("JOBS", "teller"), "".into()).await.unwrap();
+    assert_eq!(texts(&admin.check(Replicas::One).await.unwrap()), ["consumer teller is missing"]);
+    let submit = async |job: &str| {
+        tell(&operator, format!("job.acme.{job}.submitted"), "event".to_owned()).await;
+        operator.flush().await.unwrap();
+    };
+    let pending = async || {
+        let info = operator.request(api::consumer_info("JOBS", "teller"), "{}".into()).await;
+        let info: serde_json::Value = serde_json::from_slice(&info.unwrap().payload).unwrap();
+        info["num_pending"].as_u64().unwrap()
+    };
+    submit("0123456789abcdef0123456789abcdef").await;
+    assert_eq!(admin.provision(Replicas::One, NOW).await.unwrap(), ["consumer teller"]);
+    no_difference(&admin).await;
+    assert_eq!(pending().await, 0, "what was published before is nobody's to hear");
+    submit("0123456789abcdef0123456789abcdee").await;
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while pending().await != 1 {
+        assert!(std::time::Instant::now() < deadline, "never told");
+    }
+}
+
 // BRK-78, NEW-16: what an earlier version rendered for a tenant has not the newer rows; `nats
 // provision`, and so `up`, gives them to it, and its login file stays as it is.
 #[tokio::test]

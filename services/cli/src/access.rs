@@ -53,7 +53,14 @@ pub(crate) async fn run(data: &Path, command: &AccessCommand, as_json: bool) -> 
     let logins = logins.iter().filter(|found| !dead.contains(&found.claims.sub));
     let logins = logins.map(|found| of_login(found, &tenants, now));
     let keys = keys.iter().map(|k| of_key(k, &tenants, now));
-    let revoked = revoked.iter().map(|login| of_revoked(login, &records, &encoders));
+    let mut refused = BTreeSet::new();
+    for account in revoked.iter().map(|login| &login.account).collect::<BTreeSet<_>>() {
+        refused.extend(admin.refused_keys(account).await.or_fail("the broker's list not read")?);
+    }
+    let revoked = revoked.iter().map(|login| {
+        let is_told = refused.contains(&login.key);
+        of_revoked(login, &records, &encoders, is_told)
+    });
     let mut all: Vec<Access> = logins.chain(keys).chain(revoked).collect();
     all.sort();
     if as_json {
@@ -113,8 +120,13 @@ fn of_login(
     Access { kind, tenant, name: claims.name.clone(), roles, changed_at, expires_at, notes }
 }
 
-/// One that the broker refuses for ever; by its key where nobody here knows its name.
-fn of_revoked(login: &RevokedLogin, records: &[TenantRecord], encoders: &str) -> Access {
+/// One that the broker refuses for ever, if it was told; by its key where nobody here knows its name.
+fn of_revoked(
+    login: &RevokedLogin,
+    records: &[TenantRecord],
+    encoders: &str,
+    is_told: bool,
+) -> Access {
     let owner = records.iter().find(|record| record.account == login.account);
     let (kind, roles) = if is_scoped(&login.key) {
         ("scoped key", Vec::new())
@@ -131,7 +143,13 @@ fn of_revoked(login: &RevokedLogin, records: &[TenantRecord], encoders: &str) ->
         roles,
         changed_at: login.revoked_at,
         expires_at: login.ends_at.map(|end| UnixMs(end.saturating_mul(1000))),
-        notes: vec!["revoked"],
+        notes: vec![if !is_told {
+            "written down as revoked, but not at the broker: revoke it again"
+        } else if kind == "scoped key" {
+            "replaced"
+        } else {
+            "revoked"
+        }],
     }
 }
 
