@@ -194,7 +194,8 @@ pub(crate) struct DoctorArgs {}
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hotcell transcode clip.mov --resolution 480p -o small.mp4
-  hotcell transcode clip.mov --preset-name web-480p   (hotcell preset list)")]
+  hotcell transcode clip.mov --preset-name web-480p   (hotcell preset list)
+  hotcell transcode clip.mov --destination cdn        (a publisher's key, with a second factor)")]
 pub(crate) struct TranscodeArgs {
     /// The file.
     pub(crate) file: PathBuf,
@@ -210,6 +211,11 @@ pub(crate) struct TranscodeArgs {
     /// One of the tenant's own presets, instead of the three above.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["quality", "resolution", "format"])]
     pub(crate) preset_name: Option<hotcell_schemas::PresetName>,
+    /// Store the result in this bucket of the tenant's: one that the operator entered.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) destination: Option<hotcell_schemas::DestinationName>,
+    #[command(flatten)]
+    pub(crate) factor: key::Factor,
     /// Where to put the result; beside the file when absent.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,

@@ -1,16 +1,16 @@
 //! What a tenant does: transcode a file, look at a job.
 
 use crate::{
-    api::Api,
+    api::{Api, refusal},
     args::TranscodeArgs,
     fail::{Context as _, Fail},
-    print,
+    print, token,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hotcell_schemas::{Digest, JobId, limits::UPLOAD_BYTES_MAX};
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Method, header::CONTENT_LENGTH};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -23,6 +23,9 @@ use tokio_util::io::ReaderStream;
 
 /// Pause between two looks at a job, in milliseconds.
 const POLL_MS: u64 = 100;
+
+/// The problem of who may, once it shows more of itself (RFC 9470).
+const STEP_UP: &str = "urn:hotcell:problem:step-up-required";
 
 /// Pieces of an upload, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -82,7 +85,7 @@ pub(crate) async fn transcode(data: &Path, args: &TranscodeArgs, json: bool) -> 
     let api = Api::find(data)?;
     let name = upload(&api, &args.file, kind, size).await?;
     let inputs = json!([{ "url": format!("upload:{name}") }]);
-    let request = match &args.preset_name {
+    let mut request = match &args.preset_name {
         Some(preset) => json!({ "inputs": inputs, "presetName": preset }),
         None => json!({
             "inputs": inputs,
@@ -90,7 +93,11 @@ pub(crate) async fn transcode(data: &Path, args: &TranscodeArgs, json: bool) -> 
             "preset": { "quality": args.quality, "resolution": args.resolution },
         }),
     };
-    let id = string(&api.post("/v1/transcodes", &request).await?, "id")?;
+    let members = request.as_object_mut().into_iter();
+    for (members, destination) in members.zip(&args.destination) {
+        members.insert("destination".to_owned(), json!(destination));
+    }
+    let id = submit(&api, data, &request, args.factor.totp.as_deref()).await?;
     let job = wait(&api, &id).await?;
     let state = string(&job, "state")?;
     if state != "completed" {
@@ -116,6 +123,25 @@ pub(crate) async fn transcode(data: &Path, args: &TranscodeArgs, json: bool) -> 
         print::line(format!("{}  {size} bytes  sha256 {expected}  job {id}", out.display()));
     }
     Ok(())
+}
+
+/// Submits a job, once more with the second factor where policy asks for it.
+async fn submit(
+    api: &Api,
+    data: &Path,
+    request: &Value,
+    totp: Option<&str>,
+) -> Result<String, Fail> {
+    let path = "/v1/transcodes";
+    let (mut status, mut body) = api.send(Method::POST, path, Some(request)).await?;
+    if body.get("type").and_then(Value::as_str) == Some(STEP_UP) {
+        let stronger = token::for_changes(data, totp).await?;
+        (status, body) = stronger.send(Method::POST, path, Some(request)).await?;
+    }
+    if !status.is_success() {
+        return Err(refusal(status, &body));
+    }
+    string(body.get("result").unwrap_or(&body), "id")
 }
 
 /// `clip.mov` to `clip.mp4`; `clip.mp4` to `clip.hotcell.mp4`, never over the input.

@@ -4,7 +4,8 @@
 //! Promises: a destination was tried before it is entered, each act is in the evidence log before it
 //! is done, and a secret is read from a file, sealed, and shown nowhere. Refuses: the installation's
 //! own store, a name that is taken, plain text beyond loopback, and whatever the trial shows to be
-//! weaker than the own store.
+//! weaker than the own store. The time from which on a destination is used is the broker's: the clock
+//! of this machine has no say in which jobs were decided on for it.
 
 mod probe;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 use clap::Subcommand;
 use hotcell_schemas::{
-    DestinationName, TenantId,
+    DestinationName, TenantId, UnixMs,
     destination::{Addressing, DestinationRecord},
     records::{AuditAct, TenantRecord},
     tenancy::TenantState,
@@ -25,11 +26,14 @@ use hotcell_signer::presign::{self, Endpoint, PresignKey};
 use hotcell_stage::{
     Bus, Outgoing, clock,
     config::{read, read_key},
-    kv::{Entry, KvError},
+    kv::{Bucket, Entry, KvError},
     vault::Vault,
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// Later than any job: the end of the year 9999.
+const NEVER: UnixMs = UnixMs(253_402_300_799_000);
 
 /// What can be done with destinations.
 #[derive(Debug, Subcommand)]
@@ -176,28 +180,61 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let revision = free(&bus, &record).await?;
     probe::run(&key, &place, &record).await?;
 
-    // Jobs of before this moment were not decided on for it.
-    let record = DestinationRecord { created_at: clock::now(), ..record };
     self::record(&bus, "destination_added", &record).await?;
-    match destinations.update(&name, &record, revision).await {
+    let record = enter(&destinations, &name, record, revision).await?;
+    // Whoever removes the tenant from now on finds the record; who did it meanwhile, is found here.
+    if let Err(gone) = is_there(&bus, &record.tenant).await {
+        let left = destinations.look::<DestinationRecord>(&name).await.or_fail("not removed")?;
+        destinations.remove(&name, left.1).await.or_fail("not removed")?;
+        return Err(gone);
+    }
+    let note = format!(
+        "added: requests may say \"destination\": \"{}\", and the file with the secret is not \
+         needed any more",
+        record.name
+    );
+    say(&record, &note, as_json);
+    Ok(())
+}
+
+/// Writes the record so that no job may use it, then with the time at which that was stored: jobs of
+/// before were not decided on for it, whatever the clock here says.
+async fn enter(
+    destinations: &Bucket,
+    name: &str,
+    record: DestinationRecord,
+    revision: u64,
+) -> Result<DestinationRecord, Fail> {
+    let unusable = DestinationRecord { created_at: NEVER, ..record };
+    match destinations.update(name, &unusable, revision).await {
         Ok(_) => {}
-        Err(KvError::Conflict) => return Err(taken(&record)),
+        Err(KvError::Conflict) => return Err(taken(&unusable)),
         Err(error) => return Err(error).or_fail("not added"),
     }
-    say(&record, "added: the file with the secret is not needed any more", as_json);
-    Ok(())
+    let half = "added so that no job can use it: remove it, and add it again";
+    let entered = destinations.get::<DestinationRecord>(name).await.or_fail(half)?;
+    let entered = entered.ok_or_else(|| Fail::failed(half))?;
+    let record = DestinationRecord { created_at: entered.stored_at, ..entered.value };
+    destinations.update(name, &record, entered.revision).await.or_fail(half)?;
+    Ok(record)
 }
 
 /// The revision that the record's write must name: there is the tenant, and nothing of this name.
 async fn free(bus: &Bus, record: &DestinationRecord) -> Result<u64, Fail> {
-    let tenant = bus.bucket("tenants").get::<TenantRecord>(record.tenant.as_str()).await;
-    let tenant = tenant.or_fail("the tenant's record")?.map(|entry| entry.value.state);
-    if !tenant.is_some_and(|state| state != TenantState::Removed) {
-        return Err(Fail::failed(format!("there is no tenant {}", record.tenant)));
-    }
+    is_there(bus, &record.tenant).await?;
     let found = bus.bucket("destinations").look::<DestinationRecord>(&record_key(record)).await;
     let (there, revision) = found.or_fail("the destinations")?;
     if there.is_some() { Err(taken(record)) } else { Ok(revision) }
+}
+
+/// Refuses a tenant that is removed, or never was.
+async fn is_there(bus: &Bus, tenant: &TenantId) -> Result<(), Fail> {
+    let found = bus.bucket("tenants").get::<TenantRecord>(tenant.as_str()).await;
+    let found = found.or_fail("the tenant's record")?.map(|entry| entry.value.state);
+    if found.is_some_and(|state| state != TenantState::Removed) {
+        return Ok(());
+    }
+    Err(Fail::failed(format!("there is no tenant {tenant}")))
 }
 
 fn taken(record: &DestinationRecord) -> Fail {

@@ -200,7 +200,7 @@ mod tests {
             });
         }
         let key = PoisonRecord::key(value.sha256, tenant.as_ref());
-        Entry { key, value, revision: 1 }
+        Entry { key, value, revision: 1, stored_at: UnixMs(1) }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Listing {
         while !rest.is_empty() {
             let newest = self.pages.newest::<JobPage>(&format!("{tenant}.")).await?;
             let (page, mut value, revision) = match newest {
-                Some(Entry { key, value, revision }) if !value.is_full() => {
+                Some(Entry { key, value, revision, .. }) if !value.is_full() => {
                     (number(&key), value, revision)
                 }
                 Some(entry) => {

@@ -1,7 +1,7 @@
 //! Records in key-value buckets: MessagePack values, compare-and-set writes. A thin layer over
 //! Direct Get and publish, because the broker client's own would ask for stream-info rights.
 
-use crate::bus::Bus;
+use crate::{bus::Bus, read::unix_ms};
 use async_nats::{
     HeaderMap,
     jetstream::{
@@ -9,7 +9,7 @@ use async_nats::{
         stream::{DirectGetError, DirectGetErrorKind},
     },
 };
-use hotcell_schemas::routes::BucketRow;
+use hotcell_schemas::{UnixMs, routes::BucketRow};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Entries that one scan returns at most: tenants and endpoints are far fewer.
@@ -44,6 +44,8 @@ pub struct Entry<T> {
     pub value: T,
     /// Its revision.
     pub revision: u64,
+    /// When the broker stored it, by its own clock.
+    pub stored_at: UnixMs,
 }
 
 /// One bucket, as one service uses it.
@@ -203,5 +205,6 @@ fn entry<T: DeserializeOwned>(
         return Ok(None);
     }
     let value = rmp_serde::from_slice(&message.payload).map_err(KvError::Malformed)?;
-    Ok(Some(Entry { key: key.to_owned(), value, revision: message.sequence }))
+    let stored_at = unix_ms(message.time.unix_timestamp_nanos());
+    Ok(Some(Entry { key: key.to_owned(), value, revision: message.sequence, stored_at }))
 }
