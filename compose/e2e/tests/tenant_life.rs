@@ -116,6 +116,7 @@ async fn a_tenant_s_life_while_everything_runs() -> Result<()> {
     plans(&scene.up)?;
     let dash = logins(&scene).await?;
     revoked(&scene).await?;
+    half_revoked(&scene).await?;
     rekeyed(&scene).await?;
     access(&scene.up, &scene.acme.key)?;
     suspended(&scene).await?;
@@ -239,6 +240,28 @@ async fn revoked(scene: &Scene) -> Result<()> {
         });
         ensure!(row.is_some(), "{kind} {name} is not shown as revoked: {report}");
     }
+    Ok(())
+}
+
+/// One whose revocation ended before the broker heard of it is not shown as dead.
+async fn half_revoked(scene: &Scene) -> Result<()> {
+    let (up, half) = (&scene.up, scene.up.dir().join("half.creds"));
+    let out = half.display().to_string();
+    let made =
+        up.json(&["tenant", "creds", "acme", "--user", "ci", "--expires", "1h", "--out", &out])?;
+    let account = up.json(&["tenant", "show", "acme"])?["record"]["account"].clone();
+    let file = up.dir().join(format!("nats/revoked/{}.json", text(&made, "user")?));
+    let written = json!({ "key": made["user"], "account": account, "name": "ci", "tags": [],
+        "revoked_at": 1, "ends_at": null });
+    fs::write(file, written.to_string())?;
+    ensure!(scene.program(&half, "ci").await.is_ok(), "nobody told the broker");
+    let report = up.json(&["access", "report"])?;
+    let half_done = report.as_array().unwrap().iter().filter(|row| {
+        row["notes"][0].as_str().is_some_and(|note| note.contains("not at the broker"))
+    });
+    ensure!(half_done.count() == 1, "{report}");
+    up.json(&["tenant", "revoke", "acme", "--user", "ci"])?;
+    ensure!(scene.program(&half, "ci").await.is_err(), "completed by the same words");
     Ok(())
 }
 
