@@ -169,6 +169,7 @@ async fn iam_09_outputs_go_to_the_tenant_s_own_bucket_and_the_record_says_so() -
     let received = hook.until(PATIENCE, |all| !all.is_empty()).await?;
     ensure!(received[0].json()["type"] == "job.completed" && received[0].job() == id);
     found_there(&up, &customer, &admin, &id, &job).await?;
+    from_a_terminal(&up, &customer, &admin).await?;
 
     // A tenant's own policy on where its outputs may go.
     let policy = "@id(\"frankfurt\") @about(\"outputs elsewhere\") @allows(\"our bucket in \
@@ -201,6 +202,20 @@ async fn refused_from_now_on(api: &Api, file: &str, status: u16, words: &str) ->
         ensure!(Instant::now() < until, "{got} {said}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// `hotcell transcode` steps up by itself, where policy asks for that.
+async fn from_a_terminal(up: &Up, customer: &Customer, api: &Api) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, out) = (path("a.mp4"), path("a.mkv"));
+    fs::write(&file, media::clip(1, 320, 240)?)?;
+    let settings = ["--format", "mkv", "--resolution", "240p", "--destination", "cdn"];
+    let made = up.json(&[["transcode", &file, "-o", &out].as_slice(), &settings].concat())?;
+    let job = api.get(&format!("{JOBS}/{}", text(&made, "job")?)).await?;
+    ensure!(job["destination"] == "cdn" && job["state"] == "completed", "{job}");
+    ensure!(customer.holding(&fs::read(&out)?)? == 1, "it is not in the bucket");
+    Ok(())
 }
 
 /// The output is in the customer's bucket, under a key that anybody can foretell, and not here.

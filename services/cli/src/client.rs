@@ -259,6 +259,13 @@ fn describe(job: &Value, record: &Value) -> String {
     }
     let (priority, cpu) = (text(job, "priority"), text(job, "cpuSecs"));
     out.push_str(&format!("priority {priority}, {cpu} CPU seconds\n"));
+    let named = |name: &str| job.get(name).and_then(Value::as_str);
+    if let Some(preset) = named("presetName") {
+        out.push_str(&format!("preset {preset}, version {}\n", text(job, "presetVersion")));
+    }
+    if let Some(destination) = named("destination") {
+        out.push_str(&format!("outputs at destination {destination}\n"));
+    }
     out.push_str(&format!("\n{}\n", timeline(job)));
     let mut rows = vec![["output", "bytes", "sha256"].map(String::from).to_vec()];
     for output in job.get("outputs").and_then(Value::as_array).into_iter().flatten() {
@@ -318,6 +325,16 @@ pub(crate) fn timeline(job: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_job_says_by_which_preset_it_was_made_and_where_its_outputs_are() {
+        let job = json!({"id": "j", "state": "completed", "presetName": "web", "presetVersion": 3,
+            "destination": "cdn"});
+        let said = describe(&job, &json!({}));
+        assert!(said.contains("\npreset web, version 3\noutputs at destination cdn\n"), "{said}");
+        let said = describe(&json!({"presetName": null, "destination": null}), &json!({}));
+        assert!(!said.contains("preset") && !said.contains("destination"), "{said}");
+    }
 
     #[test]
     fn a_job_says_which_layers_its_cells_lacked() {
