@@ -28,6 +28,12 @@ pub enum KeyError {
     /// The key is not there, and it was not asked to make one.
     #[error("key file {} is missing", .0.display())]
     Missing(PathBuf),
+    /// None of a folder's keys signed the login.
+    #[error(
+        "no key in {} signed the login: after `rekey` it takes the new key and the login's new file",
+        .0.display()
+    )]
+    Foreign(PathBuf),
     /// Not a seed, or a seed of another kind.
     #[error("key file {} does not hold a seed of the right kind", .0.display())]
     Malformed(PathBuf),
@@ -101,7 +107,7 @@ impl KeyStore {
 /// The key in the folder `dir` whose public half is `public`: of an agent that has one scoped key.
 ///
 /// # Errors
-/// `Missing` when no file holds it; `File`.
+/// `Foreign` when no file holds it; `File`.
 pub fn scope_of(dir: &Path, public: &str) -> Result<KeyPair, KeyError> {
     let failed = |source| KeyError::File { path: dir.to_path_buf(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -115,7 +121,7 @@ pub fn scope_of(dir: &Path, public: &str) -> Result<KeyPair, KeyError> {
             return Ok(key);
         }
     }
-    Err(KeyError::Missing(dir.to_path_buf()))
+    Err(KeyError::Foreign(dir.to_path_buf()))
 }
 
 /// The keys of an installation, apart from its tenants'.

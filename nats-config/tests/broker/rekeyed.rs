@@ -232,5 +232,6 @@ async fn an_agent_with_the_key_of_before_renews_nothing_that_is_taken() {
     let text = creds::renew(&path, &scope, short_life(3600), NOW).unwrap().text;
     let options = async_nats::ConnectOptions::with_credentials(&text).unwrap();
     assert!(options.connect(server.url()).await.is_err());
-    assert!(keys::scope_of(&server.dir().join("keys"), &iss).is_err());
+    let foreign = keys::scope_of(&server.dir().join("keys"), &iss).err().unwrap();
+    assert!(matches!(foreign, keys::KeyError::Foreign(_)), "{foreign:?}");
 }

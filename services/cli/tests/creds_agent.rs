@@ -78,7 +78,7 @@ fn one_scoped_key_keeps_one_login_fresh() {
     assert!(status.success());
     assert_eq!(fs::read(&file).unwrap(), text);
 
-    for (scope, says) in [("pipeline.signer", "missing"), ("operator.signing", "missing")] {
+    for (scope, says) in [("pipeline.signer", "no key in"), ("operator.signing", "no key in")] {
         let other = folder(whole.path(), scope);
         let output = agent(other.path(), &["--once"]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{scope}");
