@@ -109,6 +109,8 @@ async fn the_workers_scoped_key_is_replaced_and_opens_nothing() {
     let account = server.installation().unwrap().keys().encoders.public_key();
     let leaked = Leaked::of(&server, "encoders.workers", &account, &[worker("w1"), worker("w2")]);
     assert_eq!(leaked.opens(&server).await, [true, true, true], "the attack");
+    let rendered = server.dir().join("accounts/ENCODERS.jwt");
+    let preloaded = fs::read(&rendered).unwrap();
     let made = admin.rekey_workers(NOW).await.unwrap();
     assert_eq!(made.logins.len(), 2);
     assert_eq!(leaked.opens(&server).await, [false, false, false]);
@@ -121,6 +123,13 @@ async fn the_workers_scoped_key_is_replaced_and_opens_nothing() {
     server.start_again().await.unwrap();
     let admin = server.admin().await.unwrap();
     assert_eq!(admin.provision(Replicas::One, NOW).await.unwrap(), Vec::<String>::new());
+    assert_eq!(leaked.opens(&server).await, [false, false, false]);
+    server.connect(&worker("w2")).await.unwrap();
+
+    // A configuration that `nats init` wrote before preloads the account of then: the server has a newer.
+    server.kill().unwrap();
+    fs::write(&rendered, preloaded).unwrap();
+    server.start_again().await.unwrap();
     assert_eq!(leaked.opens(&server).await, [false, false, false]);
     server.connect(&worker("w2")).await.unwrap();
 }
