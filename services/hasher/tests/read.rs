@@ -1,7 +1,12 @@
 //! Reading outputs from a real HTTP server on loopback.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use axum::{Router, body::Body, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    http::StatusCode,
+    routing::{any, get},
+};
 use bytes::Bytes;
 use futures::stream;
 use hotcell_hasher::read::{Difference, Found, read};
@@ -83,4 +88,39 @@ async fn an_endless_object_is_not_read_to_its_end() {
     assert_eq!(found, Found::Different(Difference::Longer(100_000)));
     // What is beyond the size is only what the sockets' buffers held.
     assert!(streamed.load(Ordering::Relaxed) < 32 << 20);
+}
+
+/// IAM-09: a tenant's own bucket may answer anything. Where it sends readers and writers to, inside of
+/// the installation's network, nobody goes.
+#[tokio::test]
+async fn iam_09_a_bucket_leads_nobody_to_another_address() {
+    let visits = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&visits);
+    let inside = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async { "abcd" }
+    };
+    let mut app = Router::new().route("/inside", any(inside));
+    for status in [301, 302, 303, 307, 308] {
+        let status = StatusCode::from_u16(status).unwrap();
+        let leads = async move || (status, [("location", "/inside")]);
+        app = app.route(&format!("/{}", status.as_u16()), any(leads));
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let blobs = Blobs::new();
+    for status in [301, 302, 303, 307, 308] {
+        let url = signed(format!("{base}/{status}"));
+        let found = read(&blobs, &url, 4, Digest::of(b"abcd")).await;
+        assert!(matches!(found, Err(BlobError::Unreachable(_))), "{status}: {found:?}");
+        let body = stream::iter([Ok(Bytes::from_static(b"abcd"))]);
+        let sent = blobs.put(&url, 4, body).await;
+        assert!(matches!(sent, Err(BlobError::Unreachable(_))), "{status}: {sent:?}");
+    }
+    assert_eq!(visits.load(Ordering::Relaxed), 0);
+    // What they would have found there: the server is no reason for that.
+    let found = read(&blobs, &signed(format!("{base}/inside")), 4, Digest::of(b"abcd")).await;
+    assert_eq!(found.unwrap(), Found::Same);
 }
