@@ -5,14 +5,14 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use hotcell_hasher::config::Config;
 use hotcell_nats_config::{
     InitOptions, Login, Replicas,
-    testing::{NOW, TestServer},
+    testing::{NOW, TestServer, job},
 };
 use hotcell_schemas::{
     BlobKey, Digest, EventKind, Job, JobId, Plan, RejectCode, Report, Role, Subject, UnixMs, argv,
-    job::{Actor, Attempt, Output, Stamp},
+    job::{Attempt, Output, Stamp},
     plan::{CellLimits, Container, Effort, OutputPlan, Rate, Scale, VideoPlan},
     report::{Probe, ProbedStream, Provenance, Steps},
-    request::{Format, TranscodeRequest, VideoCodec},
+    request::{Format, VideoCodec},
     subject::SignVerb,
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
 };
@@ -125,42 +125,24 @@ fn attempt(codec: &str) -> Attempt {
 
 /// Encoded by a worker that reported `size` and `sha256`.
 fn encoded(number: u8, size: usize, sha256: Digest) -> Job {
-    let (tenant, id) = ("acme".parse().unwrap(), JobId::new(1, [number; 10]));
+    let bare = job("acme", JobId::new(1, [number; 10]));
     let name = "a.mp4".parse().unwrap();
     let output = Output {
-        key: BlobKey::output(&tenant, &id, 1, &name),
+        key: BlobKey::output(&bare.tenant, &bare.id, 1, &name),
         name,
         size: u64::try_from(size).unwrap(),
         content_type: "video/mp4".to_owned(),
         sha256,
     };
-    let request = TranscodeRequest {
-        inputs: Vec::new(),
-        output_format: None,
-        preset: None,
-        outputs: Vec::new(),
-        workflow: None,
-        priority: hotcell_schemas::tenancy::Priority::Normal,
-        ..TranscodeRequest::default()
-    };
     Job {
-        id,
-        tenant,
         state: EventKind::Encoded,
-        actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: None,
-        request,
-        pool: "cpu".parse().unwrap(),
-        inputs: Vec::new(),
         plan: Some(plan()),
         attempts: vec![attempt("h264")],
         outputs: vec![output],
-        failure: None,
         stamps: [EventKind::Assigned, EventKind::Encoded]
             .map(|event| Stamp { event, at: UnixMs(2) })
             .to_vec(),
+        ..bare
     }
 }
 
@@ -272,6 +254,56 @@ async fn iam_09_a_tenant_s_silent_bucket_holds_up_no_other_tenant() {
             assert_eq!(failure.code, RejectCode::OutputMissing);
             assert!(failure.message.contains("at its destination"), "{}", failure.message);
         }
+        shutdown.begin();
+    };
+    let (ended, ()) = tokio::join!(hasher, looks);
+    ended.unwrap();
+}
+
+/// A signer that cannot tell now is asked again, however old the job is; one that refuses a job that
+/// was encoded long ago has given its verdict.
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_60_a_signer_that_cannot_tell_now_ends_no_job() {
+    let server = TestServer::start(&InitOptions { now: NOW, ..InitOptions::default() }).await;
+    let server = server.unwrap();
+    server.admin().await.unwrap().provision(Replicas::One, NOW).await.unwrap();
+    let signer = Bus::connect(Role::Signer, &nats(&server, Role::Signer)).await.unwrap();
+    let mut running = JoinSet::new();
+    let store = serve_store(&mut running).await;
+    let (bus, asked) = (signer.clone(), Arc::new(AtomicU64::new(0)));
+    let [served, gone] = [1, 2].map(|number| encoded(number, BYTES.len(), Digest::of(BYTES)));
+    let lost = gone.id.clone();
+    running.spawn(async move {
+        let handle = move |incoming: hotcell_stage::Incoming| {
+            let (store, lost, asked) = (store.clone(), lost.clone(), Arc::clone(&asked));
+            async move {
+                let question = incoming.open::<SignRequest>().unwrap().into_inner();
+                let SignRequest::Read { job: Some(job), .. } = question else { panic!("no job") };
+                let reason = String::new();
+                let reply = if job == lost {
+                    SignReply::Refused { reason }
+                } else if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                    SignReply::Later { reason }
+                } else {
+                    let (url, expires_at) = (SecretUrl::new(store), UnixMs(u64::MAX));
+                    SignReply::Signed { signed: SignedUrl { url, headers: Vec::new(), expires_at } }
+                };
+                incoming.answer(&reply).await;
+            }
+        };
+        let subject = Subject::sign(SignVerb::Output).to_string();
+        bus.serve(&subject, "signer", 4, Shutdown::new(), handle).await.unwrap();
+    });
+    for job in [&served, &gone] {
+        signer.publish(&Outgoing::job(job.clone(), 0)).await.unwrap();
+    }
+    let shutdown = Shutdown::new();
+    let hasher = hotcell_hasher::run(config(&server, 2), shutdown.clone());
+    let looks = async {
+        assert_eq!(verdict(&signer, &served).await.state, EventKind::Completed);
+        let failure = verdict(&signer, &gone).await.failure.unwrap();
+        assert_eq!(failure.code, RejectCode::OutputMismatch);
+        assert!(failure.message.contains("may not be read again"), "{}", failure.message);
         shutdown.begin();
     };
     let (ended, ()) = tokio::join!(hasher, looks);
