@@ -1,5 +1,9 @@
 //! A real broker for tests: a fresh installation, a free port, a folder of its own, ended on drop.
-//! Fails, with what to do, when the program is missing; never skips.
+//! Fails, with what to do, when the program is missing; never skips. Also jobs to send it.
+
+mod job;
+
+pub use job::{input, job, job_with_upload};
 
 use crate::{
     admin::{self, Admin, AdminError},

@@ -4,15 +4,13 @@ use crate::world::*;
 use async_nats::jetstream;
 use hotcell_nats_config::{
     AdminError, Login, Replicas, Terms, api, creds,
-    testing::{NOW, TestServer, short_life},
+    testing::{NOW, TestServer, job, short_life},
 };
 use hotcell_schemas::{
-    Digest, Envelope, EventKind, Job, JobId, KeyId, Role, Subject, UnixMs,
+    Digest, Envelope, EventKind, Job, JobId, Role, Subject, UnixMs,
     envelope::Message,
-    identity::{Authority, RoleName},
-    job::Actor,
+    identity::RoleName,
     records::KeyRecord,
-    request::TranscodeRequest,
     tenancy::{Priority, TenantState},
 };
 use std::time::{Duration, Instant};
@@ -116,32 +114,8 @@ async fn a_suspension_is_one_tenant_s_own() {
     }
 }
 
-fn job(state: EventKind, number: u8) -> Job {
-    let job = Job {
-        id: JobId::new(u64::from(number), [number; 10]),
-        tenant: acme(),
-        state: EventKind::Submitted,
-        actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
-        authority: Authority::default(),
-        decisions: Vec::new(),
-        workflow: None,
-        request: TranscodeRequest {
-            inputs: Vec::new(),
-            output_format: None,
-            preset: None,
-            outputs: Vec::new(),
-            workflow: None,
-            priority: Priority::Normal,
-            ..TranscodeRequest::default()
-        },
-        pool: "cpu".parse().unwrap(),
-        inputs: Vec::new(),
-        plan: None,
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
-        stamps: Vec::new(),
-    };
+fn job_in(state: EventKind, number: u8) -> Job {
+    let job = job("acme", JobId::new(u64::from(number), [number; 10]));
     job.moved(EventKind::Submitted, NOW).moved(state, NOW)
 }
 
@@ -166,11 +140,11 @@ async fn a_removed_tenant_leaves_its_evidence_and_nothing_else() {
     let (mut server, admin) = with_acme().await;
     let key = admin.add_key(&acme(), &[RoleName::TenantAdmin], NOW).await.unwrap();
     let record = admin.tenant(&acme()).await.unwrap();
-    let waits = job(EventKind::Validated, 1);
+    let waits = job_in(EventKind::Validated, 1);
     let pool = "cpu".parse().unwrap();
     let subject = Subject::ready(&acme(), &waits.id, &pool, Priority::Normal);
     event(&server, Role::Validator, subject, &waits).await;
-    let ended = job(EventKind::Rejected, 2);
+    let ended = job_in(EventKind::Rejected, 2);
     let subject = Subject::job(&acme(), &ended.id, EventKind::Rejected).unwrap();
     event(&server, Role::Validator, subject, &ended).await;
 

@@ -220,44 +220,20 @@ fn verdict(mut job: Job, wrong: Option<Failure>, now: UnixMs) -> Job {
 mod tests {
     use super::*;
     use crate::read::Difference;
-    use hotcell_schemas::{BlobKey, Digest, JobId, job::Actor, request::TranscodeRequest};
+    use hotcell_nats_config::testing;
+    use hotcell_schemas::{BlobKey, Digest, JobId};
 
     fn job() -> Job {
-        let (tenant, id) = ("acme".parse().unwrap(), JobId::new(1, [2; 10]));
+        let bare = testing::job("acme", JobId::new(1, [2; 10]));
         let name = "a.mp4".parse().unwrap();
         let output = Output {
-            key: BlobKey::output(&tenant, &id, 1, &name),
+            key: BlobKey::output(&bare.tenant, &bare.id, 1, &name),
             name,
             size: 4,
             content_type: "video/mp4".to_owned(),
             sha256: Digest::of(b"abcd"),
         };
-        let request = TranscodeRequest {
-            inputs: Vec::new(),
-            output_format: None,
-            preset: None,
-            outputs: Vec::new(),
-            workflow: None,
-            priority: hotcell_schemas::tenancy::Priority::Normal,
-            ..TranscodeRequest::default()
-        };
-        Job {
-            id,
-            tenant,
-            state: EventKind::Encoded,
-            actor: Actor::NatsLogin { user: "U".to_owned(), name: "n".to_owned() },
-            authority: hotcell_schemas::identity::Authority::default(),
-            decisions: Vec::new(),
-            workflow: None,
-            request,
-            pool: "cpu".parse().unwrap(),
-            inputs: Vec::new(),
-            plan: None,
-            attempts: Vec::new(),
-            outputs: vec![output],
-            failure: None,
-            stamps: Vec::new(),
-        }
+        Job { state: EventKind::Encoded, outputs: vec![output], ..bare }
     }
 
     #[test]

@@ -243,35 +243,11 @@ pub(crate) const JOBS: StreamId = StreamId::Jobs;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotcell_schemas::{JobId, KeyId, UnixMs, job::Actor, request::TranscodeRequest};
+    use hotcell_schemas::{JobId, UnixMs};
 
     #[test]
     fn only_steps_of_a_job_s_life_are_published() {
-        let first = Job {
-            id: JobId::new(1, [1; 10]),
-            tenant: "acme".parse().unwrap(),
-            state: EventKind::Submitted,
-            actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
-            authority: hotcell_schemas::identity::Authority::default(),
-            decisions: Vec::new(),
-            workflow: None,
-            request: TranscodeRequest {
-                inputs: Vec::new(),
-                output_format: None,
-                preset: None,
-                outputs: Vec::new(),
-                workflow: None,
-                priority: hotcell_schemas::tenancy::Priority::Normal,
-                ..TranscodeRequest::default()
-            },
-            pool: "cpu".parse().unwrap(),
-            inputs: Vec::new(),
-            plan: None,
-            attempts: Vec::new(),
-            outputs: Vec::new(),
-            failure: None,
-            stamps: Vec::new(),
-        };
+        let first = hotcell_nats_config::testing::job("acme", JobId::new(1, [1; 10]));
         let check = |events: &[EventKind], after, expect| {
             let moved = |job: Job, event: &EventKind| job.moved(*event, UnixMs(1));
             let job = events.iter().fold(first.clone(), moved);

@@ -3,13 +3,9 @@
 
 use hotcell_nats_config::{
     InitOptions, Login, Replicas,
-    testing::{NOW, TestServer},
+    testing::{NOW, TestServer, job},
 };
-use hotcell_schemas::{
-    EventKind, Job, JobId, KeyId, Role, UnixMs,
-    job::{Actor, Stamp},
-    request::TranscodeRequest,
-};
+use hotcell_schemas::{EventKind, Job, JobId, Role};
 use hotcell_stage::{Bus, NatsConfig, Outgoing, PublishError, clock};
 use std::time::Duration;
 
@@ -53,30 +49,6 @@ pub(crate) fn nats(server: &TestServer, role: Role) -> NatsConfig {
 }
 
 pub(crate) fn submitted() -> Job {
-    let at = UnixMs(clock::now().0);
-    Job {
-        id: JobId::new(at.0, clock::random()),
-        tenant: "acme".parse().unwrap(),
-        state: EventKind::Submitted,
-        actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: None,
-        request: TranscodeRequest {
-            inputs: Vec::new(),
-            output_format: None,
-            preset: None,
-            outputs: Vec::new(),
-            workflow: None,
-            priority: hotcell_schemas::tenancy::Priority::Normal,
-            ..TranscodeRequest::default()
-        },
-        pool: "cpu".parse().unwrap(),
-        inputs: Vec::new(),
-        plan: None,
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
-        stamps: vec![Stamp { event: EventKind::Submitted, at }],
-    }
+    let at = clock::now();
+    job("acme", JobId::new(at.0, clock::random())).moved(EventKind::Submitted, at)
 }
