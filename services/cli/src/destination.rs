@@ -184,8 +184,10 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let record = enter(&destinations, &name, record, revision).await?;
     // Whoever removes the tenant from now on finds the record; who did it meanwhile, is found here.
     if let Err(gone) = is_there(&bus, &record.tenant).await {
-        let left = destinations.look::<DestinationRecord>(&name).await.or_fail("not removed")?;
-        destinations.remove(&name, left.1).await.or_fail("not removed")?;
+        self::record(&bus, "destination_removed", &record).await?;
+        let (_, left) =
+            destinations.look::<DestinationRecord>(&name).await.or_fail("not removed")?;
+        destinations.remove(&name, left).await.or_fail("not removed")?;
         return Err(gone);
     }
     let note = format!(
@@ -375,4 +377,52 @@ fn table(records: &[DestinationRecord]) -> String {
     });
     let rows: Vec<_> = [heading.map(str::to_owned).to_vec()].into_iter().chain(rows).collect();
     print::table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotcell_nats_config::{InitOptions, Login, Replicas, testing::TestServer};
+    use hotcell_schemas::Role;
+    use hotcell_stage::NatsConfig;
+
+    /// IAM-09: a clock that is behind would lead jobs of before to a bucket that took another's name;
+    /// one that is ahead would refuse jobs of now.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn iam_09_a_destination_begins_by_the_broker_s_clock() {
+        let now = clock::now();
+        let options = InitOptions { now, ..InitOptions::default() };
+        let server = TestServer::start(&options).await.unwrap();
+        server.admin().await.unwrap().provision(Replicas::One, now).await.unwrap();
+        let installation = server.installation().unwrap();
+        let (creds, trust) = (
+            installation.creds_path(&Login::Service(Role::Provisioner)),
+            installation.trust_path(),
+        );
+        let config = NatsConfig { url: server.url(), creds, trust, tls: None };
+        let bus = Bus::connect(Role::Provisioner, &config).await.unwrap();
+        let bucket = bus.bucket("destinations");
+        let record = |name: &str, created_at| DestinationRecord {
+            tenant: "acme".parse().unwrap(),
+            name: name.parse().unwrap(),
+            endpoint: "https://s3.example.com".to_owned(),
+            region: "eu-central-1".to_owned(),
+            bucket: "media".to_owned(),
+            prefix: String::new(),
+            addressing: Addressing::Path,
+            access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+            sealed: vec![1; 60],
+            created_at,
+        };
+        for (name, here) in [("slow", UnixMs(1)), ("fast", now.plus_ms(3_600_000))] {
+            let key = format!("acme.{name}");
+            let made = enter(&bucket, &key, record(name, here), 0).await.unwrap();
+            assert!((now.0..=clock::now().0).contains(&made.created_at.0), "{name} {made:?}");
+            let kept = bucket.get::<DestinationRecord>(&key).await.unwrap().unwrap();
+            assert_eq!(kept.value, made, "{name}");
+            assert!(made.created_at <= kept.stored_at);
+            let again = enter(&bucket, &key, record(name, here), 0).await.unwrap_err();
+            assert!(again.message.contains("already"), "{again}");
+        }
+    }
 }
