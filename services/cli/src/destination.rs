@@ -168,10 +168,11 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let secret = read(&args.secret_file).or_fail("the secret")?;
     let secret = secret.trim();
     let record = record_of(args, &vault, secret)?;
-    let (place, bucket) = (endpoint(&record)?, &record.bucket);
+    let place = Endpoint::try_from(&record);
+    let place = place.map_err(|error| Fail::usage(format!("--endpoint: {error}")))?;
     let key = PresignKey::new(&record.access_key_id, secret, &record.region);
     let key = key.map_err(|_| Fail::usage("the secret must be printable ASCII, in one line"))?;
-    if is_own_store(&layout, &place, bucket)? {
+    if is_own_store(&layout, &place, &record.bucket)? {
         return Err(Fail::failed(format!("not added: {}", probe::OWN_STORE)));
     }
 
@@ -272,15 +273,6 @@ fn record_of(args: &AddArgs, vault: &Vault, secret: &str) -> Result<DestinationR
         Fail::usage(format!("{option} {}", error.rule))
     })?;
     Ok(record)
-}
-
-fn endpoint(record: &DestinationRecord) -> Result<Endpoint, Fail> {
-    let addressing = match record.addressing {
-        Addressing::Path => presign::Addressing::Path,
-        Addressing::Virtual => presign::Addressing::Virtual,
-    };
-    let place = Endpoint::parse(&record.endpoint, addressing);
-    place.map_err(|error| Fail::usage(format!("--endpoint: {error}")))
 }
 
 /// Whether that is the bucket of this installation, by what its last `up` wrote. Where it is known

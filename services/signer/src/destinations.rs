@@ -12,12 +12,12 @@
 use crate::{
     Signer,
     mint::Mint,
-    presign::{Addressing, Endpoint, PresignError, PresignKey},
+    presign::{Endpoint, PresignError, PresignKey},
 };
 use hotcell_policy::recheck::RecheckError;
 use hotcell_schemas::{
     Job,
-    destination::{self, DestinationRecord},
+    destination::DestinationRecord,
     reject::{Failure, RejectCode},
 };
 use hotcell_stage::vault::{Vault, VaultError};
@@ -61,14 +61,6 @@ impl Destinations {
     }
 }
 
-fn endpoint(record: &DestinationRecord) -> Result<Endpoint, PresignError> {
-    let addressing = match record.addressing {
-        destination::Addressing::Path => Addressing::Path,
-        destination::Addressing::Virtual => Addressing::Virtual,
-    };
-    Endpoint::parse(&record.endpoint, addressing)
-}
-
 impl Signer {
     /// The mint of the job's outputs. What else an attempt stores is in the store, always.
     ///
@@ -84,7 +76,7 @@ impl Signer {
             Ok(None) => return Ok(Ok(Arc::clone(&self.mint))),
             Err(failure) => return Ok(Err(failure)),
         };
-        let place = endpoint(&record).map_err(DestinationError::Unusable)?;
+        let place = Endpoint::try_from(&record).map_err(DestinationError::Unusable)?;
         if self.mint.is_at(&place, &record.bucket) {
             let message = format!("the destination {} is hotcell's own store", record.name);
             return Ok(Err(Failure::new(RejectCode::DestinationUnknown, message)));

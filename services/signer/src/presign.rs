@@ -22,6 +22,7 @@ use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use hotcell_schemas::destination::{self, DestinationRecord};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -120,6 +121,18 @@ pub struct Endpoint {
     scheme: &'static str,
     host: String,
     addressing: Addressing,
+}
+
+impl TryFrom<&DestinationRecord> for Endpoint {
+    type Error = PresignError;
+
+    fn try_from(record: &DestinationRecord) -> Result<Self, PresignError> {
+        let addressing = match record.addressing {
+            destination::Addressing::Path => Addressing::Path,
+            destination::Addressing::Virtual => Addressing::Virtual,
+        };
+        Self::parse(&record.endpoint, addressing)
+    }
 }
 
 impl Endpoint {
