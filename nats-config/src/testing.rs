@@ -1,8 +1,11 @@
 //! A real broker for tests: a fresh installation, a free port, a folder of its own, ended on drop.
-//! Fails, with what to do, when the program is missing; never skips. Also jobs to send it.
+//! Fails, with what to do, when the program is missing; never skips. Also jobs and
+//! records to send it.
 
+mod destination;
 mod job;
 
+pub use destination::destination;
 pub use job::{input, job, job_with_upload};
 
 use crate::{
@@ -16,7 +19,8 @@ use crate::{
 };
 use async_nats::Client;
 use hotcell_schemas::{Role, UnixMs};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
 use std::{
     env, fs, io,
     net::{Ipv4Addr, SocketAddr},
@@ -125,6 +129,20 @@ impl TestServer {
     /// `Init`.
     pub fn installation(&self) -> Result<Installation, TestServerError> {
         Installation::open(self.dir()).map_err(TestServerError::Init)
+    }
+
+    /// The table `nats` of a service's configuration, with which it signs in as `login`.
+    ///
+    /// # Errors
+    /// `Init`.
+    ///
+    /// # Panics
+    /// `C` is no such table.
+    pub fn config<C: DeserializeOwned>(&self, login: &Login) -> Result<C, TestServerError> {
+        let installation = self.installation()?;
+        let (creds, trust) = (installation.creds_path(login), installation.trust_path());
+        let table = json!({ "url": self.url(), "creds": creds, "trust": trust });
+        Ok(serde_json::from_value(table).expect("what a service reads"))
     }
 
     /// The credential file of `login`, read.

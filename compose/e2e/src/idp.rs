@@ -32,6 +32,21 @@ pub const OTHER_AUDIENCE: &str = "https://other.hotcell.test";
 /// The authentication context class of a second factor there.
 pub const ACR_MFA: &str = "urn:hotcell:acr:mfa";
 
+/// What acme's people are by their groups, as rules of intake.
+pub const ACME_RULES: &str = r#"
+[[rule]]
+claim = "groups"
+contains = "video-editors"
+tenant = "acme"
+roles = ["submitter", "viewer"]
+
+[[rule]]
+claim = "groups"
+contains = "video-leads"
+tenant = "acme"
+roles = ["tenant-admin"]
+"#;
+
 /// The client of people.
 const WEB: &str = "web";
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hotcell_e2e::{
     api::{self, Api, text},
-    idp::{AUDIENCE, Idp, Login, ProofKey},
+    idp::{ACME_RULES, AUDIENCE, Idp, Login, ProofKey},
     media,
     up::Up,
 };
@@ -25,19 +25,8 @@ const CHALLENGE: &str = "Bearer error=\"insufficient_user_authentication\", \
     error_description=\"A different authentication level is required\", \
     acr_values=\"urn:hotcell:acr:mfa\", max_age=\"300\"";
 
+/// Beside those of acme's people.
 const RULES: &str = r#"
-[[rule]]
-claim = "groups"
-contains = "video-editors"
-tenant = "acme"
-roles = ["submitter", "viewer"]
-
-[[rule]]
-claim = "groups"
-contains = "video-leads"
-tenant = "acme"
-roles = ["tenant-admin"]
-
 [[rule]]
 client = "ci"
 tenant = "acme"
@@ -56,7 +45,7 @@ struct Scene {
 impl Scene {
     fn start() -> Result<Self> {
         let (idp, dir) = (Idp::start()?, tempfile::tempdir()?);
-        fs::write(dir.path().join("rules.toml"), RULES)?;
+        fs::write(dir.path().join("rules.toml"), [ACME_RULES, RULES].concat())?;
         let file = dir.path().join("oidc.toml");
         let issuer = &idp.issuer;
         let table = format!(

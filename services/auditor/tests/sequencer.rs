@@ -65,13 +65,7 @@ impl Rig {
     }
 
     fn nats(&self, role: Role) -> NatsConfig {
-        let installation = self.server.installation().unwrap();
-        NatsConfig {
-            tls: None,
-            url: self.server.url(),
-            creds: installation.creds_path(&Login::Service(role)),
-            trust: installation.trust_path(),
-        }
+        self.server.config(&Login::Service(role)).unwrap()
     }
 
     fn log(&self) -> std::path::PathBuf {

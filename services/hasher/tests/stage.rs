@@ -311,13 +311,7 @@ async fn brk_60_a_signer_that_cannot_tell_now_ends_no_job() {
 }
 
 fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
+    server.config(&Login::Service(role)).unwrap()
 }
 
 fn config(server: &TestServer, concurrency: usize) -> Config {

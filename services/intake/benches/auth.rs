@@ -31,13 +31,7 @@ async fn site() -> Site {
     let spec = TenantSpec::new("acme".parse().unwrap(), vec!["cpu".parse().unwrap()]);
     admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
     let key = admin.add_key(&acme, &[RoleName::TenantAdmin], NOW).await.unwrap();
-    let installation = server.installation().unwrap();
-    let nats = NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(Role::Intake)),
-        trust: installation.trust_path(),
-    };
+    let nats: NatsConfig = server.config(&Login::Service(Role::Intake)).unwrap();
     let bus = Bus::connect(Role::Intake, &nats).await.unwrap();
     Site { _server: server, bus, key: key.text().to_owned(), id: key.id }
 }

@@ -1,11 +1,11 @@
 //! Tests of the views, and the job that they look at.
 
 use super::*;
+use hotcell_nats_config::testing::{self, job_with_upload};
 use hotcell_schemas::{
-    BlobKey, Digest, FileName, JobId, Plan, TenantId, UploadId,
+    BlobKey, Digest, FileName, JobId, Plan, UploadId,
     plan::{CellLimits, Container},
     report::{CellEnd, Probe, ProbedStream, Provenance},
-    request::{Format, InputRequest, PresetRequest, Quality, Resolution, TranscodeRequest},
 };
 
 fn name(text: &str) -> FileName {
@@ -112,28 +112,9 @@ fn an_attempt() -> Attempt {
 
 /// A job that went all the way.
 pub(crate) fn completed() -> Job {
-    let tenant: TenantId = "acme".parse().unwrap();
-    let (id, upload) = (JobId::new(1, [2; 10]), UploadId::new(1, [3; 10]));
-    let request = TranscodeRequest {
-        inputs: vec![InputRequest { url: "upload:in.mp4".to_owned() }],
-        output_format: Some(Format::Mp4),
-        preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
-        outputs: Vec::new(),
-        workflow: Some("wf-7".to_owned()),
-        priority: hotcell_schemas::tenancy::Priority::Normal,
-        ..TranscodeRequest::default()
-    };
-    let input = Input {
-        key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),
-        name: name("in.mp4"),
-        size: 10,
-        content_type: "video/mp4".to_owned(),
-        sha256: Digest::of(b"in"),
-        etag: "\"an-etag\"".to_owned(),
-        sniffed: None,
-    };
+    let asked = job_with_upload("acme", JobId::new(1, [2; 10]), &UploadId::new(1, [3; 10]), "wf-7");
     let output = Output {
-        key: BlobKey::output(&tenant, &id, 1, &name("out.mp4")),
+        key: BlobKey::output(&asked.tenant, &asked.id, 1, &name("out.mp4")),
         name: name("out.mp4"),
         size: 5,
         content_type: "video/mp4".to_owned(),
@@ -141,21 +122,13 @@ pub(crate) fn completed() -> Job {
     };
     let stamp = |event, at| Stamp { event, at: UnixMs(at) };
     Job {
-        id,
-        tenant,
         state: EventKind::Completed,
         actor: Actor::ApiKey { id: "0193a0f0c0de7000800000000000beef".parse().unwrap() },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: request.workflow.clone(),
-        request,
-        pool: "cpu".parse().unwrap(),
-        inputs: vec![input],
         plan: Some(plan()),
         attempts: vec![an_attempt()],
         outputs: vec![output],
-        failure: None,
         stamps: vec![stamp(EventKind::Submitted, 1000), stamp(EventKind::Completed, 4000)],
+        ..asked
     }
 }
 
@@ -214,18 +187,10 @@ fn api_11_no_view_holds_an_object_key_or_a_url() {
 
 #[test]
 fn iam_09_outputs_at_a_destination_are_found_by_their_tenant_and_by_no_signature() {
-    let destination = DestinationRecord {
-        tenant: "acme".parse().unwrap(),
-        name: "cdn".parse().unwrap(),
-        endpoint: "https://s3.example.com".to_owned(),
-        region: "eu-central-1".to_owned(),
-        bucket: "media".to_owned(),
-        prefix: "video".to_owned(),
-        addressing: hotcell_schemas::destination::Addressing::Virtual,
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-        sealed: vec![1; 60],
-        created_at: UnixMs(1),
-    };
+    let place = ["https://s3.example.com", "media", "video"];
+    let addressing = hotcell_schemas::destination::Addressing::Virtual;
+    let destination =
+        DestinationRecord { addressing, ..testing::destination("acme", "cdn", place) };
     let mut job = completed();
     assert_eq!(snapshot(&job)["destination"], Value::Null);
     job.request.destination = Some(destination.name.clone());

@@ -163,8 +163,7 @@ async fn iam_15_a_header_of_the_broker_s_door_is_known_in_any_case() {
     let world = World::start().await;
     let program = world.program("bolt", "ci", RoleName::Submitter).await;
     let body = world.upload("bolt", "a.mp4", false).await;
-    let body = json!({ "inputs": [{ "url": format!("upload:{body}") }], "outputFormat": "mp4",
-        "preset": { "quality": "medium", "resolution": "480p" } });
+    let body = world::transcode(&body);
     let submit = async |names: &[&str]| {
         let mut headers = HeaderMap::new();
         names.iter().for_each(|name| headers.append(*name, "once"));

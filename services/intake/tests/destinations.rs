@@ -12,10 +12,13 @@ mod people;
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod world;
 
-use hotcell_nats_config::{Login, Terms, testing::NOW};
+use hotcell_nats_config::{
+    Login, Terms,
+    testing::{NOW, destination as record},
+};
 use hotcell_schemas::{
-    EventKind, Role, UnixMs,
-    destination::{Addressing, DestinationRecord},
+    EventKind, Role,
+    destination::DestinationRecord,
     identity::{Outcome, RoleName},
 };
 use hotcell_stage::{Outgoing, clock, kv::Bucket};
@@ -25,25 +28,8 @@ use world::{World, answer, tenant, until};
 
 const HOST: &str = "https://s3.example.com";
 
-fn record(of: &str, name: &str, place: [&str; 3]) -> DestinationRecord {
-    let [endpoint, bucket, prefix] = place.map(str::to_owned);
-    DestinationRecord {
-        tenant: tenant(of),
-        name: name.parse().unwrap(),
-        endpoint,
-        region: "eu-central-1".to_owned(),
-        bucket,
-        prefix,
-        addressing: Addressing::Path,
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-        sealed: vec![0x5e; 60],
-        created_at: UnixMs(1),
-    }
-}
-
 fn transcode(filename: &str, destination: Option<&str>) -> Value {
-    let mut body = json!({ "inputs": [{ "url": format!("upload:{filename}") }],
-        "outputFormat": "mp4", "preset": { "quality": "medium", "resolution": "480p" } });
+    let mut body = world::transcode(filename);
     if let Some(name) = destination {
         body["destination"] = json!(name);
     }

@@ -14,15 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
-use world::{World, answer, until};
-
-fn transcode(filename: &str) -> Value {
-    json!({
-        "inputs": [{ "url": format!("upload:{filename}") }],
-        "outputFormat": "mp4",
-        "preset": { "quality": "medium", "resolution": "480p" },
-    })
-}
+use world::{World, answer, transcode, until};
 
 /// STEP-18: another gateway asks the same policy, and is told who asks; what a client says of that
 /// itself is not believed.

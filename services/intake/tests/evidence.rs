@@ -20,7 +20,7 @@ use hotcell_auditor::{
 };
 use hotcell_nats_config::Login;
 use hotcell_schemas::{Digest, EventKind, JobId, Role, identity::RoleName};
-use hotcell_stage::{NatsConfig, ServiceError, Shutdown, TelemetryConfig, config::LogFormat};
+use hotcell_stage::{ServiceError, Shutdown, TelemetryConfig, config::LogFormat};
 use life::{job_of, moved};
 use serde_json::Value;
 use std::slice::from_ref;
@@ -45,14 +45,8 @@ impl Auditor {
         let text = Signer::key_file(ORIGIN, &[9; 32]).unwrap();
         std::fs::write(dir.path().join("audit.key"), text).unwrap();
         std::fs::create_dir(dir.path().join("log")).unwrap();
-        let installation = world.server.installation().unwrap();
         let config = Config {
-            nats: NatsConfig {
-                tls: None,
-                url: world.server.url(),
-                creds: installation.creds_path(&Login::Service(Role::Auditor)),
-                trust: installation.trust_path(),
-            },
+            nats: world.server.config(&Login::Service(Role::Auditor)).unwrap(),
             telemetry: TelemetryConfig {
                 log: "info".to_owned(),
                 format: LogFormat::Text,

@@ -18,15 +18,7 @@ use hotcell_schemas::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use world::{World, answer, tenant, until};
-
-fn transcode(filename: &str) -> Value {
-    json!({
-        "inputs": [{ "url": format!("upload:{filename}") }],
-        "outputFormat": "mp4",
-        "preset": { "quality": "medium", "resolution": "480p" },
-    })
-}
+use world::{World, answer, tenant, transcode, until};
 
 fn own_arguments(filename: &str) -> Value {
     json!({ "inputs": [{ "url": format!("upload:{filename}") }], "outputs": [{ "format": "mp4",

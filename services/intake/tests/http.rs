@@ -17,18 +17,10 @@ use hotcell_stage::{Outgoing, clock};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{process::Command, time::Instant};
-use world::{OVER_QUOTA, PROGRAM, World, answer, program, tenant, until};
+use world::{OVER_QUOTA, PROGRAM, World, answer, program, tenant, transcode, until};
 
 fn upload(size: &Value) -> Value {
     json!({ "filename": "clip one.mp4", "contentType": "video/mp4", "fileSize": size })
-}
-
-fn transcode(filename: &str) -> Value {
-    json!({
-        "inputs": [{ "url": format!("upload:{filename}") }],
-        "outputFormat": "mp4",
-        "preset": { "quality": "medium", "resolution": "480p" },
-    })
 }
 
 /// API-02: the table makes the router, so a new route cannot miss this test.

@@ -12,10 +12,11 @@ mod preset;
 mod world;
 
 use hotcell_intake::presets::PRESETS_MAX;
+use hotcell_nats_config::testing::destination;
 use hotcell_schemas::{
-    Role, UnixMs,
+    Role,
     approval::{ApprovalRecord, check_job},
-    destination::{Addressing, DestinationRecord},
+    destination::DestinationRecord,
     identity::RoleName,
     preset::{PresetIndex, PresetMark, PresetRecord},
     records::TenantRecord,
@@ -443,18 +444,7 @@ async fn step_04_a_preset_s_destination_is_looked_up_at_each_use() {
     let (status, problem) = world.submit(&strong, &body, &[]).await;
     assert_eq!((status, &problem["code"]), (422, &json!("destination_unknown")), "{problem}");
 
-    let cdn = DestinationRecord {
-        tenant: tenant("acme"),
-        name: "cdn".parse().unwrap(),
-        endpoint: "https://s3.example.com".to_owned(),
-        region: "eu-central-1".to_owned(),
-        bucket: "media".to_owned(),
-        prefix: "video".to_owned(),
-        addressing: Addressing::Path,
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-        sealed: vec![0x5e; 60],
-        created_at: UnixMs(1),
-    };
+    let cdn = destination("acme", "cdn", ["https://s3.example.com", "media", "video"]);
     let own = DestinationRecord { name: "own".parse().unwrap(), ..cdn.clone() };
     let places = world.bus(Role::Provisioner).await.bucket("destinations");
     for record in [&cdn, &own] {

@@ -97,21 +97,11 @@ fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotcell_schemas::destination::Addressing;
+    use hotcell_nats_config::testing::destination;
 
     fn record(tenant: &str, name: &str) -> DestinationRecord {
-        DestinationRecord {
-            tenant: tenant.parse().unwrap(),
-            name: name.parse().unwrap(),
-            endpoint: "https://s3.example.com".to_owned(),
-            region: "eu-central-1".to_owned(),
-            bucket: "media".to_owned(),
-            prefix: String::new(),
-            addressing: Addressing::Path,
-            access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-            sealed: vec![1; 60],
-            created_at: UnixMs(1000),
-        }
+        let place = ["https://s3.example.com", "media", ""];
+        DestinationRecord { created_at: UnixMs(1000), ..destination(tenant, name, place) }
     }
 
     #[test]

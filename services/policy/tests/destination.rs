@@ -7,7 +7,7 @@ mod support;
 
 use hotcell_nats_config::{
     InitOptions, Login, Replicas, TenantSpec,
-    testing::{NOW, TestServer},
+    testing::{self, NOW, TestServer},
 };
 use hotcell_policy::{
     PolicyStore, Put,
@@ -16,7 +16,7 @@ use hotcell_policy::{
 use hotcell_schemas::{
     ApprovalId, EventKind, Job, JobId, Plan, RejectCode, Role, UnixMs,
     approval::{ApprovalRecord, Voice, job_digest},
-    destination::{Addressing, DestinationRecord},
+    destination::DestinationRecord,
     identity::{Action, Authority, Outcome, RoleName},
     job::Stamp,
 };
@@ -27,19 +27,8 @@ use support::{tenant, user};
 const HOUR_MS: u64 = 3_600_000;
 
 fn record(of: &str, name: &str, place: [&str; 3]) -> DestinationRecord {
-    let [endpoint, bucket, prefix] = place.map(str::to_owned);
-    DestinationRecord {
-        tenant: tenant(of),
-        name: name.parse().unwrap(),
-        endpoint,
-        region: "eu-central-1".to_owned(),
-        bucket,
-        prefix,
-        addressing: Addressing::Path,
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-        sealed: vec![1; 60],
-        created_at: UnixMs(NOW.0 - 2 * HOUR_MS),
-    }
+    let created_at = UnixMs(NOW.0 - 2 * HOUR_MS);
+    DestinationRecord { created_at, ..testing::destination(of, name, place) }
 }
 
 /// A job of a person of `acme` who may publish and has just shown a second factor.
@@ -48,8 +37,6 @@ fn job(destination: Option<&str>) -> Job {
         "preset": { "quality": "low", "resolution": "240p" } });
     request["destination"] = json!(destination);
     Job {
-        id: JobId::new(1, [1; 10]),
-        tenant: tenant("acme"),
         state: EventKind::Validated,
         actor: user("ann"),
         authority: Authority {
@@ -58,16 +45,10 @@ fn job(destination: Option<&str>) -> Job {
             auth_time: Some(NOW),
             ..Authority::default()
         },
-        decisions: Vec::new(),
-        workflow: None,
         request: serde_json::from_value(request).unwrap(),
-        pool: "cpu".parse().unwrap(),
-        inputs: Vec::new(),
         plan: Some(plan()),
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
         stamps: vec![Stamp { event: EventKind::Submitted, at: NOW }],
+        ..testing::job("acme", JobId::new(1, [1; 10]))
     }
 }
 
@@ -103,13 +84,7 @@ impl Rig {
             admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
         }
         let bus = async |role| {
-            let installation = server.installation().unwrap();
-            let config = NatsConfig {
-                tls: None,
-                url: server.url(),
-                creds: installation.creds_path(&Login::Service(role)),
-                trust: installation.trust_path(),
-            };
+            let config: NatsConfig = server.config(&Login::Service(role)).unwrap();
             Bus::connect(role, &config).await.unwrap()
         };
         Self {

@@ -90,13 +90,7 @@ impl Site {
         let workers = vec![(worker, vec![pool])];
         let options = InitOptions { now: NOW, workers: workers.clone(), tenants: Vec::new() };
         let server = TestServer::start(&options).await.unwrap();
-        let installation = server.installation().unwrap();
-        let nats = |login: &Login| NatsConfig {
-            tls: None,
-            url: server.url(),
-            creds: installation.creds_path(login),
-            trust: installation.trust_path(),
-        };
+        let nats = |login: &Login| -> NatsConfig { server.config(login).unwrap() };
         let bus = Bus::connect(Role::Signer, &nats(&Login::Service(Role::Signer))).await.unwrap();
         let (seen, shutdown, mut running) = (Shared::default(), Shutdown::new(), JoinSet::new());
         let own = server.creds(&Login::Service(Role::Signer)).unwrap().key;

@@ -1,10 +1,9 @@
 //! Jobs as they come and go, made by the roles that may.
 
-use crate::world::{World, tenant};
+use crate::world::World;
+use hotcell_nats_config::testing::job_with_upload;
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, FileName, Job, JobId, KeyId, Role, UploadId,
-    job::{Actor, Input, Output, Stamp},
-    request::{Format, InputRequest, PresetRequest, Quality, Resolution, TranscodeRequest},
+    BlobKey, Digest, EventKind, FileName, Job, JobId, Role, UploadId, job::Output,
     work::SignRequest,
 };
 use hotcell_stage::{Outgoing, clock};
@@ -17,42 +16,9 @@ fn name(text: &str) -> FileName {
 /// A job that was just submitted; nothing is published.
 pub(crate) fn submitted(of: &str, n: usize) -> Job {
     let now = clock::now();
-    let (tenant, upload) = (tenant(of), UploadId::new(now.0, clock::random()));
-    let request = TranscodeRequest {
-        inputs: vec![InputRequest { url: "upload:in.mp4".to_owned() }],
-        output_format: Some(Format::Mp4),
-        preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
-        outputs: Vec::new(),
-        workflow: Some(format!("wf-{n}")),
-        priority: hotcell_schemas::tenancy::Priority::Normal,
-        ..TranscodeRequest::default()
-    };
-    let input = Input {
-        key: BlobKey::upload(&tenant, &upload, &name("in.mp4")),
-        name: name("in.mp4"),
-        size: 10,
-        content_type: "video/mp4".to_owned(),
-        sha256: Digest::of(b"in"),
-        etag: "\"e\"".to_owned(),
-        sniffed: None,
-    };
-    Job {
-        id: JobId::new(now.0, clock::random()),
-        tenant,
-        state: EventKind::Submitted,
-        actor: Actor::ApiKey { id: KeyId::new(1, [1; 10]) },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: request.workflow.clone(),
-        request,
-        pool: "cpu".parse().unwrap(),
-        inputs: vec![input],
-        plan: None,
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
-        stamps: vec![Stamp { event: EventKind::Submitted, at: now }],
-    }
+    let upload = UploadId::new(now.0, clock::random());
+    let id = JobId::new(now.0, clock::random());
+    job_with_upload(of, id, &upload, &format!("wf-{n}")).moved(EventKind::Submitted, now)
 }
 
 /// A submitted job in the stream, with its sequence.

@@ -60,6 +60,15 @@ pub(crate) fn tenant(name: &str) -> TenantId {
     name.parse().unwrap()
 }
 
+/// The body that asks for an MP4 in 480 lines of an upload.
+pub(crate) fn transcode(filename: &str) -> Value {
+    json!({
+        "inputs": [{ "url": format!("upload:{filename}") }],
+        "outputFormat": "mp4",
+        "preset": { "quality": "medium", "resolution": "480p" },
+    })
+}
+
 pub(crate) fn program(name: &str) -> Login {
     Login::Tenant { tenant: tenant(name), user: "app".parse().unwrap() }
 }
@@ -100,13 +109,7 @@ impl World {
     }
 
     fn nats(&self, role: Role) -> NatsConfig {
-        let installation = self.server.installation().unwrap();
-        NatsConfig {
-            tls: None,
-            url: self.server.url(),
-            creds: installation.creds_path(&Login::Service(role)),
-            trust: installation.trust_path(),
-        }
+        self.server.config(&Login::Service(role)).unwrap()
     }
 
     pub(crate) async fn bus(&self, role: Role) -> Bus {
