@@ -8,10 +8,11 @@ mod clip;
 #[path = "support/rig.rs"]
 mod rig;
 
+use hotcell_nats_config::testing::destination as record;
 use hotcell_policy::{PolicyStore, Put};
 use hotcell_schemas::{
-    EventKind, Job, RejectCode, Role, UnixMs,
-    destination::{Addressing, DestinationRecord},
+    EventKind, Job, RejectCode, Role,
+    destination::DestinationRecord,
     identity::{Action, Outcome, RoleName},
     plan::Container,
 };
@@ -29,22 +30,6 @@ const PLACES: &str = r#"
       context.destination == "store" ||
       context.destination like "https://s3.example.com/media/video/*"
     };"#;
-
-fn record(of: &str, name: &str, place: [&str; 3]) -> DestinationRecord {
-    let [endpoint, bucket, prefix] = place.map(str::to_owned);
-    DestinationRecord {
-        tenant: of.parse().unwrap(),
-        name: name.parse().unwrap(),
-        endpoint,
-        region: "eu-central-1".to_owned(),
-        bucket,
-        prefix,
-        addressing: Addressing::Path,
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-        sealed: vec![1; 60],
-        created_at: UnixMs(1),
-    }
-}
 
 async fn enter(operator: &Bus, record: &DestinationRecord) {
     let key = DestinationRecord::key(&record.tenant, &record.name);

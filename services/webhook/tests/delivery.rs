@@ -44,13 +44,7 @@ struct Rig {
 }
 
 fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
+    server.config(&Login::Service(role)).unwrap()
 }
 
 fn tenant() -> TenantId {

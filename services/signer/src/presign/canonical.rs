@@ -1,9 +1,9 @@
 //! The canonical forms of SigV4: percent-encoding, dates, and the names and values that survive
 //! canonicalisation unchanged. Refuses the others. Sources as in `presign.rs`.
 
-use std::fmt::Write as _;
-
 use super::PresignError;
+use hotcell_schemas::UnixMs;
+use std::fmt::Write as _;
 
 /// Longest object key, in bytes: "Creating object key names" in the Amazon S3 user guide.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -76,24 +76,12 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Days to civil date: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
-    /// `civil_from_days`; only for times from 1970 on, so nothing is negative.
     pub(super) fn at(unix_secs: u64) -> Result<Self, PresignError> {
         if unix_secs > UNIX_SECS_MAX {
             return Err(PresignError::Time);
         }
-        let (days, secs) = (unix_secs / 86_400 + 719_468, unix_secs % 86_400);
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let date = format!("{year:04}{month:02}{day:02}");
-        let (hour, minute, second) = (secs / 3600, secs / 60 % 60, secs % 60);
-        Ok(Self { date_time: format!("{date}T{hour:02}{minute:02}{second:02}Z"), date })
+        let date_time = UnixMs(unix_secs * 1000).amz();
+        Ok(Self { date: date_time.chars().take(8).collect(), date_time })
     }
 }
 

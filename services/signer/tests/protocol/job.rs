@@ -1,8 +1,8 @@
 //! Jobs, reports and files as the other services would make them.
 
+use hotcell_nats_config::testing;
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, FileName, Job, JobId, Plan, PoolId, RejectCode, TenantId, UnixMs,
-    UploadId, argv,
+    Digest, EventKind, FileName, Job, JobId, Plan, RejectCode, UnixMs, UploadId, argv,
     identity::{Authority, RoleName},
     job::{Actor, Input},
     plan::{CellLimits, Container, OutputPlan},
@@ -29,43 +29,18 @@ pub(crate) fn submitter() -> Authority {
 
 /// A job that intake has just accepted.
 pub(crate) fn submitted(tenant: &str, pool: &str) -> Job {
-    let (tenant, pool): (TenantId, PoolId) = (tenant.parse().unwrap(), pool.parse().unwrap());
     let now = clock::now();
-    let id = JobId::new(now.0, clock::random());
     let upload = UploadId::new(now.0, clock::random());
-    let file: FileName = "in.mp4".parse().unwrap();
     let job = Job {
-        state: EventKind::Submitted,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
         authority: submitter(),
-        decisions: Vec::new(),
-        workflow: None,
         request: TranscodeRequest {
-            inputs: Vec::new(),
             output_format: Some(Format::Mp4),
-            preset: None,
-            outputs: Vec::new(),
-            workflow: None,
-            priority: hotcell_schemas::tenancy::Priority::Normal,
             ..TranscodeRequest::default()
         },
-        pool,
-        inputs: vec![Input {
-            key: BlobKey::upload(&tenant, &upload, &file),
-            name: file,
-            size: 1000,
-            content_type: "video/mp4".to_owned(),
-            sha256: Digest::of(b"input"),
-            etag: "e".to_owned(),
-            sniffed: None,
-        }],
-        plan: None,
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
-        stamps: Vec::new(),
-        id,
-        tenant,
+        pool: pool.parse().unwrap(),
+        inputs: vec![Input { size: 1000, ..testing::input(tenant, &upload) }],
+        ..testing::job(tenant, JobId::new(now.0, clock::random()))
     };
     job.moved(EventKind::Submitted, now)
 }

@@ -355,13 +355,7 @@ impl Rig {
 }
 
 fn nats(server: &TestServer, login: &Login) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(login),
-        trust: installation.trust_path(),
-    }
+    server.config(login).unwrap()
 }
 
 async fn store(dir: &TempDir) -> Store {

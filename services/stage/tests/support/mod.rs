@@ -39,13 +39,7 @@ impl Rig {
 }
 
 pub(crate) fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
+    server.config(&Login::Service(role)).unwrap()
 }
 
 pub(crate) fn submitted() -> Job {

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(dead_code, reason = "shared by test files, each of which uses a part")]
 
-use hotcell_nats_config::{InitOptions, Login, Replicas, TenantSpec, testing::TestServer};
+use hotcell_nats_config::{
+    InitOptions, Login, Replicas, TenantSpec,
+    testing::{self, TestServer},
+};
 use hotcell_schemas::{
-    BlobKey, Digest, EventKind, FileName, Job, JobId, Role, TenantId, UnixMs, UploadId, Verified,
+    BlobKey, Digest, EventKind, FileName, Job, JobId, Role, UnixMs, UploadId, Verified,
     identity::{Authority, RoleName},
     job::{Actor, Input, Stamp},
     work::{SecretUrl, SignReply, SignRequest, SignedUrl},
@@ -76,13 +79,7 @@ pub(crate) async fn tenant(server: &TestServer, tenant: &str, raw_arguments: boo
 }
 
 pub(crate) fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
+    server.config(&Login::Service(role)).unwrap()
 }
 
 /// Answers `sign.validator.input` with the object's URL, as the signer would.
@@ -116,11 +113,10 @@ pub(crate) async fn signer(
 }
 
 pub(crate) fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
-    let (tenant, id) = ("acme".parse::<TenantId>().unwrap(), JobId::new(1, [number; 10]));
+    let bare = testing::job("acme", JobId::new(1, [number; 10]));
     let name: FileName = "clip".parse().unwrap();
-    let key = BlobKey::upload(&tenant, &UploadId::new(1, [number; 10]), &name);
     let input = Input {
-        key,
+        key: BlobKey::upload(&bare.tenant, &UploadId::new(1, [number; 10]), &name),
         name,
         size: bytes.len() as u64,
         content_type: declared.to_owned(),
@@ -131,21 +127,12 @@ pub(crate) fn job(number: u8, bytes: &[u8], declared: &str) -> Job {
     let body = serde_json::json!({"inputs": [{"url": "upload:clip"}], "outputFormat": "mp4",
         "preset": {"quality": "low", "resolution": "240p"}});
     Job {
-        id,
-        tenant,
-        state: EventKind::Submitted,
         actor: Actor::NatsLogin { user: "U".to_owned(), name: "app".to_owned() },
         authority: Authority { roles: [RoleName::Submitter].into(), ..Authority::default() },
-        decisions: Vec::new(),
-        workflow: None,
         request: serde_json::from_value(body).unwrap(),
-        pool: "cpu".parse().unwrap(),
         inputs: vec![input],
-        plan: None,
-        attempts: vec![],
-        outputs: vec![],
-        failure: None,
         stamps: vec![Stamp { event: EventKind::Submitted, at: clock::now() }],
+        ..bare
     }
 }
 

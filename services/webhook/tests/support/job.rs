@@ -1,11 +1,11 @@
 //! A job and a delivery for the tests of this crate.
 
+use hotcell_nats_config::testing::job_with_upload;
 use hotcell_schemas::{
     BlobKey, DeliveryId, Digest, EndpointId, EventKind, Job, JobId, UnixMs, UploadId,
     hook::Delivery,
-    job::{Actor, Input, Output},
+    job::{Actor, Output},
     request::WebhookEvent,
-    request::{Format, InputRequest, PresetRequest, Quality, Resolution, TranscodeRequest},
 };
 
 /// When the job was completed.
@@ -24,42 +24,9 @@ pub(crate) fn output(name: &str) -> Output {
 
 /// A job that is submitted, number `number` of its tenant.
 pub(crate) fn submitted(number: u8) -> Job {
-    let tenant = "acme".parse().unwrap();
-    let request = TranscodeRequest {
-        inputs: vec![InputRequest { url: "upload:in.mp4".to_owned() }],
-        output_format: Some(Format::Mp4),
-        preset: Some(PresetRequest { quality: Quality::Low, resolution: Resolution::P480 }),
-        outputs: Vec::new(),
-        workflow: Some("wf-7".to_owned()),
-        priority: hotcell_schemas::tenancy::Priority::Normal,
-        ..TranscodeRequest::default()
-    };
-    let name = "in.mp4".parse().unwrap();
-    let input = Input {
-        key: BlobKey::upload(&tenant, &UploadId::new(1, [3; 10]), &name),
-        name,
-        size: 10,
-        content_type: "video/mp4".to_owned(),
-        sha256: Digest::of(b"in"),
-        etag: "\"an-etag\"".to_owned(),
-        sniffed: None,
-    };
     let job = Job {
-        id: JobId::new(1, [number; 10]),
-        tenant,
-        state: EventKind::Submitted,
         actor: Actor::ApiKey { id: "0193a0f0c0de7000800000000000beef".parse().unwrap() },
-        authority: hotcell_schemas::identity::Authority::default(),
-        decisions: Vec::new(),
-        workflow: request.workflow.clone(),
-        request,
-        pool: "cpu".parse().unwrap(),
-        inputs: vec![input],
-        plan: None,
-        attempts: Vec::new(),
-        outputs: Vec::new(),
-        failure: None,
-        stamps: Vec::new(),
+        ..job_with_upload("acme", JobId::new(1, [number; 10]), &UploadId::new(1, [3; 10]), "wf-7")
     };
     job.moved(EventKind::Submitted, UnixMs(AT.0 - 1000))
 }
