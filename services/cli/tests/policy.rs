@@ -211,13 +211,7 @@ async fn installation() -> (TestServer, TempDir, String) {
 }
 
 fn nats(server: &TestServer, role: Role) -> NatsConfig {
-    let installation = server.installation().unwrap();
-    NatsConfig {
-        tls: None,
-        url: server.url(),
-        creds: installation.creds_path(&Login::Service(role)),
-        trust: installation.trust_path(),
-    }
+    server.config(&Login::Service(role)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
