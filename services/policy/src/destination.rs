@@ -88,7 +88,8 @@ fn check(
         return Err(refuse(format!("the destination {name} cannot be used: its {error}")));
     }
     if record.created_at > at {
-        let message = format!("the destination {name} was entered after it was asked for: ask again");
+        let message =
+            format!("the destination {name} was entered after it was asked for: ask again");
         return Err(refuse(message));
     }
     Ok(record)
