@@ -5,7 +5,7 @@
 mod destination;
 mod job;
 
-pub use destination::destination;
+pub use destination::{PLACES, destination};
 pub use job::{input, job, job_with_upload};
 
 use crate::{

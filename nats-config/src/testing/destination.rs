@@ -6,6 +6,15 @@ use hotcell_schemas::{
     destination::{Addressing, DestinationRecord},
 };
 
+/// A tenant's own list of places, as a policy: the store, and one prefix of one bucket.
+pub const PLACES: &str = r#"
+    @id("places") @allows("the store, and https://s3.example.com/media/video/")
+    forbid (principal, action == Hotcell::Action::"PublishOutput", resource)
+    unless {
+      context.destination == "store" ||
+      context.destination like "https://s3.example.com/media/video/*"
+    };"#;
+
 /// A destination of `tenant` at `place` (endpoint, bucket, prefix) that was there before any job;
 /// its secret was sealed with no key.
 ///

@@ -7,7 +7,7 @@ mod support;
 
 use hotcell_nats_config::{
     InitOptions, Login, Replicas, TenantSpec,
-    testing::{self, NOW, TestServer},
+    testing::{self, NOW, PLACES, TestServer},
 };
 use hotcell_policy::{
     PolicyStore, Put,
@@ -114,14 +114,6 @@ impl Rig {
         }
     }
 }
-
-const PLACES: &str = r#"
-    @id("places") @allows("the store, and https://s3.example.com/media/video/")
-    forbid (principal, action == Hotcell::Action::"PublishOutput", resource)
-    unless {
-      context.destination == "store" ||
-      context.destination like "https://s3.example.com/media/video/*"
-    };"#;
 
 /// IAM-09: an output bucket, prefix or host that the tenant's policy does not list is refused.
 #[tokio::test]

@@ -8,7 +8,7 @@ mod clip;
 #[path = "support/rig.rs"]
 mod rig;
 
-use hotcell_nats_config::testing::destination as record;
+use hotcell_nats_config::testing::{PLACES, destination as record};
 use hotcell_policy::{PolicyStore, Put};
 use hotcell_schemas::{
     EventKind, Job, RejectCode, Role,
@@ -21,15 +21,6 @@ use hotcell_validator::run;
 use rig::{broker, config, job, nats, settled, signer, store, tenant};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
-
-/// A tenant's own list of places.
-const PLACES: &str = r#"
-    @id("places") @allows("the store, and https://s3.example.com/media/video/")
-    forbid (principal, action == Hotcell::Action::"PublishOutput", resource)
-    unless {
-      context.destination == "store" ||
-      context.destination like "https://s3.example.com/media/video/*"
-    };"#;
 
 async fn enter(operator: &Bus, record: &DestinationRecord) {
     let key = DestinationRecord::key(&record.tenant, &record.name);
