@@ -1,9 +1,9 @@
 //! Reads of tenants' own buckets, which may be slow, silent or hostile where hotcell's store is not.
 //!
 //! Promises: they have half the hands of this process at most, and one tenant a quarter of those;
-//! each ends in a time that its size allows, and a bucket that gave nothing is left alone for a
-//! while; so it is its own tenant that waits. Refuses to wait for ever: a job whose bucket still gives nothing after [`PATIENCE_MS`] gets
-//! its verdict.
+//! each ends in a time that its size allows, and a bucket that gave nothing is left alone for as long
+//! as it was waited for; so it is its own tenant that waits. Refuses to wait for ever: a job whose
+//! bucket still gives nothing after [`PATIENCE_MS`] gets its verdict.
 
 use hotcell_schemas::{DestinationName, EventKind, Job, TenantId, UnixMs};
 use std::{
@@ -13,8 +13,9 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A bucket that gave nothing is not asked again for this long: as long as one silent read takes.
-const REST: Duration = Duration::from_secs(30);
+/// A bucket that gave nothing is not asked again for as long as it was waited for, and at least so
+/// long: one that refuses at once costs nobody a hand, and may be better at the next look.
+const REST_MIN: Duration = Duration::from_secs(1);
 
 /// After its job was encoded a bucket may be away for this long, in milliseconds: five minutes of the
 /// jobs that a plan allows stay far below what the consumer may have pending.
@@ -110,8 +111,8 @@ impl Elsewhere {
         Lane::Open(Reading { tenant, busy, _lane: lane })
     }
 
-    /// The job's bucket gave nothing.
-    pub(crate) fn rest(&self, job: &Job) {
+    /// The job's bucket gave nothing in so much time.
+    pub(crate) fn rest(&self, job: &Job, waited: Duration) {
         let Some(place) = place(job) else { return };
         let (mut resting, now) =
             (self.resting.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
@@ -119,7 +120,7 @@ impl Elsewhere {
             resting.retain(|_, until| now < *until);
         }
         if resting.len() < RESTING_MAX {
-            resting.insert(place, now + REST);
+            resting.insert(place, now + waited.max(REST_MIN));
         }
     }
 }

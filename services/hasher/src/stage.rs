@@ -22,7 +22,7 @@ use hotcell_stage::{
     retry::{Policy, retry},
     service::describe,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -118,6 +118,7 @@ impl Hasher {
             Answer::Later if lane.is_some() => return away(job, output),
             Answer::Later => return Err(Halt::retry_ms(RETRY_MS, "the signer cannot tell now")),
         };
+        let began = Instant::now();
         let reading = read(&self.blobs, &url, output.size, output.sha256);
         let found = match lane {
             None => reading.await,
@@ -133,7 +134,7 @@ impl Hasher {
                 if lane.is_none() {
                     return Err(Halt::retry_ms(RETRY_MS, "the store does not answer"));
                 }
-                self.elsewhere.rest(job);
+                self.elsewhere.rest(job, began.elapsed());
                 away(job, output)
             }
         }
