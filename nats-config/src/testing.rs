@@ -25,7 +25,8 @@ use std::{
     env, fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -105,13 +106,13 @@ impl TestServer {
             .tempdir()
             .map_err(TestServerError::Io)?;
         init(temp.path(), options).map_err(TestServerError::Init)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let address = SocketAddr::from((own_address(), 0));
         let mut server = Self { temp, binary, durability, child: None, address };
         server.run().await?;
         Ok(server)
     }
 
-    /// `nats://127.0.0.1:<port>`.
+    /// `nats://<an address of this machine's own>:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
@@ -239,6 +240,14 @@ impl TestServer {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// An address of loopback (RFC 1122 §3.2.1.3) that no other server has: its port is still free when
+/// the server starts again, whatever other tests listen on or connect from meanwhile.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 128, high, low)
 }
 
 fn read_address(ports: &Path) -> Option<SocketAddr> {

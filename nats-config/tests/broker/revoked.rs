@@ -69,7 +69,7 @@ async fn a_revoked_program_is_cut_at_once_and_comes_back_by_nothing() {
     let mut live = Watched::connect(&server, &login_of("ci")).await;
     let mut fellow = Watched::connect(&server, &login_of("app")).await;
     let account = admin.tenant(&acme()).await.unwrap().account;
-    assert_eq!(admin.connections(&account).await.unwrap(), 2);
+    has_connections(&admin, &account, 2).await;
     let since = Instant::now();
     let revoked = admin.revoke_program(&acme(), &name("ci"), NOW).await.unwrap();
     assert_eq!(admin.connections(&account).await.unwrap(), 1);
@@ -276,6 +276,7 @@ async fn a_revoked_worker_is_cut_and_its_fellows_stay() {
     let mut live = Watched::connect(&server, &worker("w1")).await;
     let account = server.installation().unwrap().keys().encoders.public_key();
     let mut fellow = Watched::connect(&server, &worker("w2")).await;
+    has_connections(&admin, &account, 2).await;
     let since = Instant::now();
     let revoked = admin.revoke_worker(&w1, NOW).await.unwrap();
     assert_eq!(admin.connections(&account).await.unwrap(), 1);

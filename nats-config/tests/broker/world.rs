@@ -167,6 +167,20 @@ pub(crate) async fn cut(live: &mut Watched, since: Instant) -> Duration {
     tokio::time::timeout(DEADLINE, seen).await.expect("the connection is not cut")
 }
 
+/// Waits until an account has so many connections: those that a test opened a moment ago and dropped
+/// are closed by their own tasks, and the server hears of it later.
+pub(crate) async fn has_connections(admin: &Admin, account: &str, count: u64) {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let now = admin.connections(account).await.unwrap();
+        if now == count {
+            return;
+        }
+        assert!(Instant::now() < until, "{now} connections and not {count}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A copy of the installation's folder, without the server's own.
 pub(crate) fn copied(server: &TestServer) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
