@@ -324,7 +324,7 @@ pub const ATTACKS: &[Attack] = attacks! {
     locked_memory: "take memory that the host cannot have back", ["BRK-33"],
         "lock", Done, [Seccomp, Limits];
     processor: "take processor time without end", ["BRK-34"],
-        "busy 1300 3300", Done, [Limits, Watch];
+        "busy 1100 3300", Done, [Limits, Watch];
     wall_clock: "never end", ["BRK-34"],
         "idle 4000", Done, [Watch];
     core_file: "hand its memory to the host as a core", ["BRK-01"],

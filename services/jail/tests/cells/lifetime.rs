@@ -36,7 +36,8 @@ async fn wall_clock_kills_all() {
         assert!((1000..60_000).contains(&outcome.wall_ms), "{line}: {}", outcome.wall_ms);
         assert_eq!(with_argument(&mark), Vec::<i32>::new(), "{line}");
         if line == "spin" {
-            assert!(outcome.cpu_ms > 100, "time of the killed is counted: {}", outcome.cpu_ms);
+            // As little as a busy machine may have given it in that second.
+            assert!(outcome.cpu_ms > 10, "time of the killed is counted: {}", outcome.cpu_ms);
         }
     }
 }

@@ -134,9 +134,11 @@ async fn brk_07_no_progress() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
+    // The winder first: where this thread stood still for a second, the clock was not to be wound.
     tokio::select! {
-        outcome = end_of(&cell) => assert_eq!(outcome.end, End::WallClock),
+        biased;
         () = winder => {}
+        outcome = end_of(&cell) => assert_eq!(outcome.end, End::WallClock),
     }
 }
 
