@@ -63,6 +63,14 @@ impl FromStr for Network {
             return Err(NetworkError::Form);
         }
         let bits: u8 = bits.parse().map_err(|_| NetworkError::Bits)?;
+        let (address, bits) = match address {
+            // Addresses count as IPv4 where they can, so this one would hold none.
+            IpAddr::V6(v6) if (96..=128).contains(&bits) => {
+                let mapped = v6.to_ipv4_mapped().map(|v4| (IpAddr::V4(v4), bits - 96));
+                mapped.unwrap_or((address, bits))
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => (address, bits),
+        };
         let (most, masked) = match address {
             IpAddr::V4(v4) => (32, IpAddr::V4(masked4(v4, bits.min(32)))),
             IpAddr::V6(v6) => (128, IpAddr::V6(masked6(v6, bits.min(128)))),
@@ -111,6 +119,11 @@ mod tests {
         check("10.0.0.0/8", "::ffff:10.1.2.3", true);
         check("0.0.0.0/0", "203.0.113.9", true);
         check("0.0.0.0/0", "::1", false);
+        check("::ffff:10.0.0.0/104", "10.1.2.3", true);
+        check("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", true);
+        check("::ffff:10.0.0.0/104", "11.1.2.3", false);
+        check("::ffff:0.0.0.0/96", "203.0.113.9", true);
+        check("::ffff:203.0.113.9/128", "203.0.113.8", false);
         check("203.0.113.9/32", "203.0.113.9", true);
         check("203.0.113.9/32", "203.0.113.8", false);
         check("2001:db8::/32", "2001:db8:1::1", true);

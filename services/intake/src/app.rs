@@ -57,6 +57,8 @@ pub struct App {
     pub idempotency: Bucket,
     /// Uploads being read and hashed.
     pub confirms: Semaphore,
+    /// Sets of policies being checked: one, on one core.
+    pub checks: Semaphore,
     /// The order of each tenant's jobs.
     pub listing: Listing,
     /// How often who may ask.
@@ -188,6 +190,7 @@ impl App {
             uploads: bus.bucket("uploads"),
             idempotency: bus.bucket("idempotency"),
             confirms: Semaphore::new(config.confirms_max),
+            checks: Semaphore::new(1),
             listing: Listing::new(&bus),
             rates: Rates::new(config.rate),
             book: Book::new(&bus),

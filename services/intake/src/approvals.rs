@@ -9,7 +9,9 @@
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
-    destinations, gate, json, presets,
+    destinations,
+    ext_authz::is_plain,
+    gate, json, presets,
     problem::{Kind, Problem},
     routes::{ROUTES, Route},
     token::WRITES_MAX,
@@ -297,6 +299,12 @@ async fn canonical(
     }
     let request: CallRequest = json::parse(body.as_bytes()).map_err(within)?;
     let path = request.path.split('?').next().unwrap_or_default();
+    // What approvers are shown must be what is sent, and what was meant.
+    let visible = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if !is_plain(path) || !request.path.bytes().all(visible) {
+        let rule = "must be a path as it is sent, of visible ASCII, without %, //, ;, \\ or dots";
+        return Err(refuse("request.path", rule));
+    }
     let is = |route: &&Route| {
         route.action == Some(asked.action)
             && route.method.as_str() == request.method

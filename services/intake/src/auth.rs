@@ -379,8 +379,7 @@ impl Auth {
         }
         let tenant = self.tenant_of(account).await?;
         let name = info.name_tag.chars().take(LOGIN_NAME_CHARS_MAX).collect();
-        let roles = info.tags.iter().filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.parse().ok());
-        let authority = Authority { roles: roles.collect(), ..Authority::default() };
+        let authority = Authority { roles: tagged(&info.tags), ..Authority::default() };
         let actor = Actor::NatsLogin { user: info.user, name };
         Ok(Principal { tenant, actor, authority, steps_up: false, ends: None })
     }
@@ -416,6 +415,12 @@ impl Auth {
         self.records.put(tenant.clone(), record.clone(), now);
         Ok(record)
     }
+}
+
+/// The roles in a login's tags. Whoever has a tenant's scoped key writes tags; none makes an operator.
+fn tagged(tags: &[String]) -> BTreeSet<RoleName> {
+    let roles = tags.iter().filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.parse().ok());
+    roles.filter(|role| *role != RoleName::Operator).collect()
 }
 
 /// The account in `tenant.<account>.<verb>`.

@@ -180,6 +180,13 @@ fn digests_compare_over_all_bytes() {
 }
 
 #[test]
+fn iam_10_no_tag_of_a_login_makes_an_operator() {
+    let tags = ["role:submitter", "role:operator", "role:king", "viewer", "role:"];
+    let found = tagged(&tags.map(str::to_owned));
+    assert_eq!(found, [RoleName::Submitter].into());
+}
+
+#[test]
 fn the_account_is_read_from_the_subject_only() {
     let account = format!("A{}", "B".repeat(55));
     assert_eq!(account_of(&format!("tenant.{account}.submit")), Some(account.as_str()));

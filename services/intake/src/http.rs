@@ -348,18 +348,30 @@ async fn drain(body: &mut Body) -> bool {
     tokio::time::timeout(Duration::from_secs(DRAIN_SECS), all).await.unwrap_or(false)
 }
 
+/// Answers a principal that asks for what is not there, which counts as any other request.
+async fn astray(app: &App, parts: &Parts, kind: Kind) -> Result<Reply, Problem> {
+    let who = authenticate(app, parts, "none", true).await?;
+    let record = gate::active(app, &who).await?;
+    let by = (who.tenant(), who.actor());
+    let fields = app.rates.take(by, &record.quotas, false, Instant::now())?;
+    fields.on(Err(nowhere(kind)))
+}
+
+fn nowhere(kind: Kind) -> Problem {
+    Problem::new(kind, "see the API's list of paths and methods")
+}
+
 /// A path or a method that the table does not have. Below `/v1` only a principal learns that.
 async fn lost(app: Arc<App>, request: Request, kind: Kind) -> Response {
     let span = span(&request, "none");
     let (parts, mut body) = request.into_parts();
     async {
-        let known = if parts.uri.path().starts_with("/v1") {
-            authenticate(&app, &parts, "none", true).await.map(|_| ())
+        let problem = if parts.uri.path().starts_with("/v1") {
+            astray(&app, &parts, kind).await.err()
         } else {
-            Ok(())
+            None
         };
-        let lost = || Problem::new(kind, "see the API's list of paths and methods");
-        let problem = known.err().unwrap_or_else(lost);
+        let problem = problem.unwrap_or_else(|| nowhere(kind));
         refused_whole(&problem, &mut body).await
     }
     .instrument(span)

@@ -288,22 +288,26 @@ pub async fn list(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pr
 }
 
 fn page_of(query: &str) -> Result<(usize, Option<KeyId>), Problem> {
-    let (mut limit, mut after) = (PAGE_DEFAULT, None);
+    let (mut limit, mut after) = (None, None);
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let bad = |rule: String| Problem::field(Kind::BadRequest, name.to_string(), rule);
-        match name.as_ref() {
+        let again = match name.as_ref() {
             "limit" => {
                 let good = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
-                limit = good.ok_or_else(|| bad(format!("must be 1 to {PAGE_MAX}")))?;
+                let good = good.ok_or_else(|| bad(format!("must be 1 to {PAGE_MAX}")))?;
+                limit.replace(good).is_some()
             }
             "after" => {
                 let id = value.parse().map_err(|_| bad("must be the id of a key".to_owned()))?;
-                after = Some(id);
+                after.replace(id).is_some()
             }
             _ => return Err(bad("is not a parameter of this list".to_owned())),
+        };
+        if again {
+            return Err(bad("must be given once".to_owned()));
         }
     }
-    Ok((limit, after))
+    Ok((limit.unwrap_or(PAGE_DEFAULT), after))
 }
 
 /// `GET /v1/keys/{id}`.

@@ -24,8 +24,16 @@ use hotcell_schemas::{
 use hotcell_stage::{clock, service::describe};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::SemaphorePermit, time::timeout};
 use tracing::error;
+
+/// A set of policies waits this long to be checked, in seconds; then its sender is told to come again.
+const TURN_SECS: u64 = 20;
 
 /// `PUT /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,10 +139,13 @@ pub async fn sensitive(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, 
 /// `PUT /v1/policy`.
 ///
 /// # Errors
-/// 422 with each fault's line and rule; 409 when another version is in force than `over` says; 503.
+/// 422 with each fault's line and rule; 409 when another version is in force than `over` says; 429
+/// when too many were checked; 503.
 pub async fn put(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: PolicyRequest = json::parse(&call.body)?;
     let tenant = Some(who.tenant());
+    app.rates.checks(who.tenant(), Instant::now())?;
+    let _turn = turn(&app).await?;
     checked(&request.text, tenant).await.map_err(|faults| faulty(&faults.0))?;
     let digest = Digest::of(request.text.as_bytes());
     gate::change(&app, &who, &call, "policy_put", &digest.to_string()).await?;
@@ -154,6 +165,14 @@ pub async fn put(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
         PutError::Records(cause) => store_problem(cause),
     })?;
     Ok(Reply::new(200, version(&stored)))
+}
+
+/// The one place of a check: whoever sends many texts at once waits for itself, and no request of
+/// others waits for a core.
+async fn turn(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
+    let turn = timeout(Duration::from_secs(TURN_SECS), app.checks.acquire()).await;
+    let turn = turn.map_err(|_| Problem::unavailable("too many sets of policies are checked"))?;
+    Ok(turn.expect("the semaphore is never closed"))
 }
 
 fn faulty(faults: &[Fault]) -> Problem {
@@ -264,6 +283,7 @@ pub(crate) fn output(it: &OutputFacts) -> Value {
         "height": it.height,
         "videoBitrate": it.video_bitrate,
         "audioBitrate": it.audio_bitrate,
+        "videoMaxrate": it.video_maxrate,
         "crf": it.crf,
         "fps": it.fps,
         "durationSecs": it.duration_secs,

@@ -31,6 +31,10 @@ const SWEEP_MS: u64 = 1000;
 /// Most requests a second that a configuration may grant a principal.
 const PER_SEC_MAX: u32 = 1_000_000;
 
+/// Sets of policies of one tenant that are checked in a minute, good or not: a hostile one takes a
+/// core for a quarter of a second here, and again in each service that holds it.
+const POLICY_CHECKS_PER_MIN: u32 = 30;
+
 /// Most replicas that a configuration may name.
 const REPLICAS_MAX: u32 = 1024;
 
@@ -226,6 +230,7 @@ pub struct Rates {
     principals: Buckets<(TenantId, String)>,
     requests: Buckets<TenantId>,
     jobs: Buckets<TenantId>,
+    checks: Buckets<TenantId>,
     failures: Buckets<IpAddr>,
 }
 
@@ -238,6 +243,7 @@ impl Rates {
             principals: Buckets::default(),
             requests: Buckets::default(),
             jobs: Buckets::default(),
+            checks: Buckets::default(),
             failures: Buckets::default(),
         }
     }
@@ -282,6 +288,17 @@ impl Rates {
         let quota = Quota { name: "principal", limit, window: Duration::from_secs(1) };
         let key = (tenant.clone(), format!("gateway {}", key_of(actor)));
         let said = self.principals.take(key, quota, now);
+        if said.refuses() { Err(exceeded(&[said])) } else { Ok(()) }
+    }
+
+    /// One set of policies of a tenant that is to be checked.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn checks(&self, tenant: &TenantId, now: Instant) -> Result<(), Problem> {
+        let limit = self.part(POLICY_CHECKS_PER_MIN);
+        let quota = Quota { name: "policy-checks", limit, window: Duration::from_secs(60) };
+        let said = self.checks.take(tenant.clone(), quota, now);
         if said.refuses() { Err(exceeded(&[said])) } else { Ok(()) }
     }
 

@@ -43,6 +43,19 @@ fn brk_81_a_bucket_gives_its_limit_at_once_and_then_its_rate() {
     assert_eq!(given.count(), 200);
 }
 
+/// STEP-04: who may change policies cannot have texts checked without end.
+#[test]
+fn api_10_checks_of_policies_are_thirty_a_minute_for_each_tenant() {
+    let (rates, now) = (Rates::new(CONFIG), Instant::now());
+    let (acme, bolt) = (tenant("acme"), tenant("bolt"));
+    let given = (0..100).filter(|_| rates.checks(&acme, now).is_ok()).count();
+    assert_eq!(given, 30);
+    let problem = rates.checks(&acme, now).unwrap_err();
+    assert_eq!((problem.status(), header(problem.headers(), "retry-after")), (429, "2"));
+    rates.checks(&bolt, now).unwrap();
+    rates.checks(&acme, now + Duration::from_secs(2)).unwrap();
+}
+
 #[test]
 fn api_10_the_fields_are_those_of_the_draft() {
     let (rates, now) = (Rates::new(CONFIG), Instant::now());

@@ -235,10 +235,13 @@ impl Rule {
             max_age_secs: policy.annotation("max_age").and_then(set::max_age).unwrap_or(0),
         });
         let action = |uid: &EntityUid| uid.id().unescaped().to_owned();
+        // What a forbid allows is what it is not about.
+        let forbids = policy.effect() == Effect::Forbid;
+        let instead = |allows| if forbids { format!("all but {allows}") } else { allows };
         Self {
             id: policy.id().to_string(),
-            forbids: policy.effect() == Effect::Forbid,
-            about: text("about").or_else(|| text("allows")).unwrap_or_default(),
+            forbids,
+            about: text("about").or_else(|| text("allows").map(instead)).unwrap_or_default(),
             allows: text("allows"),
             step_up,
             actions: match policy.action_constraint() {

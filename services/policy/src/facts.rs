@@ -86,6 +86,7 @@ fn of_output(output: &OutputPlan, sniffed: Option<&Sniffed>) -> OutputFacts {
         height: height(&tree, sniffed),
         video_bitrate,
         audio_bitrate: number(&audio_tokens, "-b:a").unwrap_or(0),
+        video_maxrate: number(&video_tokens, "-maxrate:v").unwrap_or(0),
         crf: crf.unwrap_or(-1),
         fps: fps(&tree),
         duration_secs: duration(&tree, sniffed),

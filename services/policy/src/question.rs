@@ -35,6 +35,8 @@ pub struct OutputFacts {
     pub video_bitrate: i64,
     /// Target bits per second of the sound; 0 without.
     pub audio_bitrate: i64,
+    /// Most bits per second of video that the decoder's buffer lets through; 0 without one.
+    pub video_maxrate: i64,
     /// Constant quality (CRF); -1 for a target rate. Lower is better and larger.
     pub crf: i64,
     /// Frames per second where a filter sets it; 0 for the input's, until the output was made.

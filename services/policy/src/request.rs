@@ -237,6 +237,7 @@ fn of_output(output: &OutputFacts) -> RestrictedExpression {
         ("height", Value::new_long(output.height)),
         ("video_bitrate", Value::new_long(output.video_bitrate)),
         ("audio_bitrate", Value::new_long(output.audio_bitrate)),
+        ("video_maxrate", Value::new_long(output.video_maxrate)),
         ("crf", Value::new_long(output.crf)),
         ("fps", Value::new_long(output.fps)),
         ("duration_s", Value::new_long(output.duration_secs)),

@@ -68,6 +68,7 @@ fn iam_07_iam_08_facts_are_those_of_the_command_line() {
         height: 480,
         video_bitrate: 0,
         audio_bitrate: 128_000,
+        video_maxrate: 0,
         crf: 21,
         fps: 0,
         duration_secs: 0,

@@ -32,6 +32,24 @@ fn flips(engine: &Engine, policy: &str, asked: &Ask, change: impl FnOnce(&mut As
     assert_eq!(decision.advice, [format!("{policy}: allowed is something else")]);
 }
 
+/// A list says what a policy does: a forbid that names what it allows does not forbid that.
+#[test]
+fn step_01_what_a_forbid_allows_is_not_what_it_forbids() {
+    let text = "@id(\"small\") @allows(\"up to 720 lines\") @step_up(\"mfa\") @acr_values(\"a\") \
+                @max_age(\"60\") forbid (principal, action == Hotcell::Action::\"ReadJob\", \
+                resource) unless { context.mfa };
+                @id(\"mine\") @allows(\"jobs\") permit (principal, action == \
+                Hotcell::Action::\"ReadJob\", resource) when { context.mfa };";
+    let engine = with(text);
+    let about = |id: &str| engine.rules().find(|rule| rule.id == id).unwrap().about.clone();
+    assert_eq!(about("acme/small"), "all but up to 720 lines");
+    assert_eq!(about("acme/mine"), "jobs");
+    let decision = ask(&[Viewer], ReadJob).by(&engine).unwrap();
+    let advice = "acme/small: all but up to 720 lines: needs a second factor of the last 60 s; \
+                  otherwise allowed is up to 720 lines";
+    assert_eq!(decision.advice, [advice]);
+}
+
 #[test]
 fn iam_07_a_policy_limits_codecs_and_filters() {
     let own = with(
@@ -54,6 +72,11 @@ fn iam_08_a_policy_limits_bitrates_quality_and_size() {
     let own = with(
         &(forbid("rate", "SubmitTranscode", "when { context.output.video_bitrate > 5000000 }")
             + &forbid(
+                "most",
+                "SubmitTranscode",
+                "when { context.output.video_maxrate > 8000000 }",
+            )
+            + &forbid(
                 "quality",
                 "SubmitTranscode",
                 "when { context.output.crf != -1 && context.output.crf < 20 }",
@@ -64,6 +87,7 @@ fn iam_08_a_policy_limits_bitrates_quality_and_size() {
     );
     let submit = ask(&[Submitter], SubmitTranscode);
     flips(&own, "acme/rate", &submit, |ask| ask.facts.outputs[0].video_bitrate = 5_000_001);
+    flips(&own, "acme/most", &submit, |ask| ask.facts.outputs[0].video_maxrate = 8_000_001);
     flips(&own, "acme/quality", &submit, |ask| ask.facts.outputs[0].crf = 19);
     flips(&own, "acme/height", &submit, |ask| ask.facts.outputs[0].height = 1082);
     flips(&own, "acme/length", &submit, |ask| ask.facts.outputs[0].duration_secs = 601);

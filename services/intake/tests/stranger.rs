@@ -1,0 +1,102 @@
+//! What a stranger tries who has a good credential: what is not there, and more than anybody needs.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/people.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod people;
+#[path = "support/world.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod world;
+
+use futures::{StreamExt as _, stream};
+use hotcell_schemas::{Role, identity::RoleName, records::TenantRecord, tenancy::TenantState};
+use reqwest::Method;
+use serde_json::json;
+use world::{World, answer, until};
+
+/// STEP-04, API-10: a set of policies costs a quarter of a second of a core; a tenant that sends two
+/// hundred at once has thirty checked, and then one each two seconds.
+#[tokio::test]
+async fn api_10_a_tenant_cannot_keep_intake_busy_with_its_policies() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let body = json!({ "text": "permit(" }).to_string();
+    let puts = (0..200).map(|_| world.send(Method::PUT, "/v1/policy", Some(&strong), Some(&body)));
+    let answers: Vec<_> = stream::iter(puts).buffer_unordered(32).collect().await;
+    let (mut faulty, mut refused) = (0, 0);
+    for answered in answers {
+        let (status, problem) = answer(answered).await;
+        faulty += u32::from(status == 422);
+        refused += u32::from(problem["violated-policies"] == json!(["policy-checks"]));
+    }
+    assert!(faulty > 0 && refused > 0, "{faulty} checked, {refused} refused");
+    assert_eq!(world.get("/v1/policy", &world.bolt).await.0, 200, "others are served");
+}
+
+/// API-10: who asks for what is not there asks, too. A plan of nothing makes the second request one
+/// too many on any machine.
+#[tokio::test]
+async fn api_10_what_is_not_there_counts_against_the_rate() {
+    let world = World::start().await;
+    let tenants = world.bus(Role::Provisioner).await.bucket("tenants");
+    let mut entry = tenants.get::<TenantRecord>("acme").await.unwrap().unwrap();
+    entry.value.quotas.requests_per_sec = 0;
+    tenants.update("acme", &entry.value, entry.revision).await.unwrap();
+    let at = async |method: Method, path: &str| {
+        let answered = world.send(method, path, Some(&world.acme), None).await;
+        (answered.status().as_u16(), answered.headers().get("ratelimit-policy").is_some())
+    };
+    until(async || (at(Method::GET, "/v1/transcodes").await.0 == 429).then_some(())).await;
+    assert_eq!(at(Method::GET, "/v1/nothing").await, (429, true));
+    assert_eq!(at(Method::PATCH, "/v1/keys").await, (429, true));
+    let other = world.send(Method::GET, "/v1/nothing", Some(&world.bolt), None).await;
+    assert!(other.headers().contains_key("ratelimit-policy"));
+    assert_eq!(other.status(), 404);
+    // A tenant that is not served learns nothing else.
+    entry = tenants.get::<TenantRecord>("bolt").await.unwrap().unwrap();
+    entry.value.state = TenantState::Suspended;
+    tenants.update("bolt", &entry.value, entry.revision).await.unwrap();
+    until(async || {
+        let (status, _) = world.get("/v1/nothing", &world.bolt).await;
+        (status == 403).then_some(())
+    })
+    .await;
+}
+
+/// A parameter that is given twice is read by nobody, in any list.
+#[tokio::test]
+async fn a_parameter_of_a_list_is_given_once() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    for path in ["/v1/keys?limit=1&limit=2", "/v1/transcodes?limit=1&limit=2"] {
+        let (status, problem) = world.get(path, &admin).await;
+        assert_eq!((status, &problem["errors"][0]["field"]), (400, &json!("limit")), "{path}");
+        assert_eq!(problem["errors"][0]["rule"], "must be given once", "{path}");
+    }
+}
+
+/// NEW-08: approvers are shown a path that can be sent, and that reads in one way.
+#[tokio::test]
+async fn new_08_an_approval_is_for_a_path_that_reads_in_one_way() {
+    let world = World::start().await;
+    let key = world.key("acme", &[RoleName::TenantAdmin]).await;
+    for path in [
+        "/v1/keys/%61bc",
+        "/v1/keys/..",
+        "/v1/keys/\u{202e}abc",
+        "/v1/keys/a b",
+        "/v1/keys/a?b#c",
+        "/v1/keys/a;b",
+        "/v1/keys/a\n",
+    ] {
+        let request = json!({ "method": "DELETE", "path": path });
+        let ask = json!({ "action": "ManageKeys", "request": request });
+        let (status, problem) = world.post("/v1/approvals", &key, &ask).await;
+        let field = &problem["errors"][0]["field"];
+        assert_eq!((status, field), (422, &json!("request.path")), "{path:?} {problem}");
+    }
+    let request = json!({ "method": "DELETE", "path": "/v1/keys/abc?why=a%20b" });
+    let ask = json!({ "action": "ManageKeys", "request": request });
+    assert_eq!(world.post("/v1/approvals", &key, &ask).await.0, 201);
+}
