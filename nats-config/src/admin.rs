@@ -12,6 +12,7 @@ use crate::{
     init::{InitError, Installation},
     jwt::{self, Claims},
     login::Login,
+    plan::POOLS_MAX,
     server_config::BrokerTls,
     validate::{self, AccountRefused},
 };
@@ -121,6 +122,9 @@ pub enum AdminError {
     /// Pools are added while work runs, not taken away.
     #[error("tenant {0} cannot lose a pool")]
     PoolRemoved(TenantId),
+    /// A pool twice, or too many.
+    #[error("tenant {0} needs at most {POOLS_MAX} pools, each named once")]
+    Pools(TenantId),
     /// No pool, or no encode at once.
     #[error("tenant {0} needs at least one pool and a concurrency of at least one")]
     NoWork(TenantId),

@@ -33,7 +33,7 @@ const RETENTION_SECS_MIN: u64 = 600;
 const RETENTION_SECS_MAX: u64 = 315_360_000;
 
 /// Pools of one tenant: each has three consumers.
-const POOLS_MAX: usize = 16;
+pub const POOLS_MAX: usize = 16;
 
 /// What a tenant may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

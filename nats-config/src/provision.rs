@@ -10,6 +10,7 @@ use crate::{
     init::{RenderedAccount, comparable},
     keys::Missing,
     login::LoginName,
+    plan::POOLS_MAX,
     streams::{self, ConsumerSpec, Replicas, StreamSpec},
     tenants::FOLLOWS_MAX,
 };
@@ -20,7 +21,7 @@ use hotcell_schemas::{
     tenancy::{Quotas, TenantState},
 };
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// What a tenant may use.
 #[derive(Debug, Clone)]
@@ -159,6 +160,10 @@ impl Admin {
     ) -> Result<TenantRecord, AdminError> {
         if spec.pools.is_empty() || spec.concurrency == 0 {
             return Err(AdminError::NoWork(spec.id.clone()));
+        }
+        let once = spec.pools.iter().collect::<BTreeSet<_>>().len() == spec.pools.len();
+        if !once || spec.pools.len() > POOLS_MAX {
+            return Err(AdminError::Pools(spec.id.clone()));
         }
         let stored: Entry<TenantRecord> = self.get("tenants", spec.id.as_str()).await?;
         // A completion of what is there (`up` again) takes no suspension back.

@@ -3,7 +3,7 @@
 use crate::world::*;
 use async_nats::jetstream;
 use hotcell_nats_config::{
-    AdminError, Login, Replicas, Terms, api, creds,
+    AdminError, Login, Replicas, TenantSpec, Terms, api, creds,
     testing::{NOW, TestServer, job, short_life},
 };
 use hotcell_schemas::{
@@ -243,6 +243,24 @@ async fn roles_reach_the_service_as_the_broker_states_them() {
         let (_, info) = tokio::join!(asked, answer);
         assert_eq!(info["tags"], serde_json::json!(tags), "{user}");
     }
+}
+
+// BRK-79: a pool that is named twice would be counted twice where a tenant's waiting work is.
+#[tokio::test]
+async fn brk_79_a_tenant_names_each_pool_once() {
+    let (_server, admin) = with_acme().await;
+    let before = admin.tenant(&acme()).await.unwrap();
+    let with = |pools: Vec<String>| {
+        let pools = pools.iter().map(|pool| pool.parse().unwrap()).collect();
+        TenantSpec { pools, ..TenantSpec::of(&before) }
+    };
+    let own: Vec<String> = before.pools.iter().map(ToString::to_string).collect();
+    let many = (0..16).map(|n| format!("p{n}"));
+    for bad in [[own.clone(), own.clone()].concat(), own.iter().cloned().chain(many).collect()] {
+        let refused = admin.set_tenant(&with(bad), NOW).await.unwrap_err();
+        assert!(matches!(refused, AdminError::Pools(_)), "{refused}");
+    }
+    assert_eq!(admin.tenant(&acme()).await.unwrap(), before);
 }
 
 // IAM-02, IAM-03: what is signed again keeps its key, so what the login signs is still believed;

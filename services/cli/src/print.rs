@@ -12,7 +12,9 @@ static LOST: AtomicBool = AtomicBool::new(false);
 
 /// A text without what a terminal would act on: workers and tenants wrote parts of it.
 fn shown(text: &str) -> String {
-    let keep = |c: char| !c.is_control() || c == '\n';
+    // What turns the direction of writing (Unicode UAX #9) makes one name look like another.
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let keep = |c: char| !turns(c) && (!c.is_control() || c == '\n');
     text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
 }
 
@@ -74,6 +76,7 @@ mod tests {
             shown("ffmpeg \u{1b}]0;owned\u{7}\r6.1\n"),
             "ffmpeg \u{fffd}]0;owned\u{fffd}\u{fffd}6.1\n"
         );
+        assert_eq!(shown("\u{202e}nimda\u{2069} é"), "\u{fffd}nimda\u{fffd} é");
     }
 
     #[test]

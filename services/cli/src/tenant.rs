@@ -10,8 +10,12 @@ use crate::{
 };
 use args::AddArgs;
 use hotcell_intake::totp;
-use hotcell_nats_config::{Admin, ApiKey, Life, LoginName, TenantSpec, Terms, key_id_of};
-use hotcell_schemas::{KeyId, PoolId, TenantId, identity::RoleName, records::KeyRecord};
+use hotcell_nats_config::{
+    Admin, AdminError, ApiKey, Life, LoginName, TenantSpec, Terms, key_id_of,
+};
+use hotcell_schemas::{
+    KeyId, PoolId, TenantId, identity::RoleName, records::KeyRecord, tenancy::TenantState,
+};
 use hotcell_stage::{clock, config::read_key, vault::Vault};
 use serde_json::json;
 use std::path::Path;
@@ -30,7 +34,10 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
     let plan = manage::plan(&args.plan)?;
     let admin = manage::admin(data).await?;
     let known = admin.tenants().await.or_fail("cannot list tenants")?;
-    if known.iter().any(|record| record.id == *name) {
+    if let Some(record) = known.iter().find(|record| record.id == *name) {
+        if record.state == TenantState::Removed {
+            return Err(Fail::failed(AdminError::Removed(name.clone()).to_string()));
+        }
         return Err(Fail::failed(format!(
             "tenant {name} exists already. If its `tenant add` was interrupted, `hotcell key recover \
              {name}` makes its key, and `hotcell tenant creds {name} --user {FIRST_LOGIN}` its login"

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use hotcell_nats_config::{
-    InitOptions, Login, Replicas,
+    InitOptions, Login, Replicas, TenantSpec,
     testing::{NOW, TestServer},
 };
 use hotcell_policy::PolicyStore;
@@ -231,6 +231,13 @@ async fn step_16_the_operator_puts_and_lists_policies_and_each_put_is_in_the_log
     // Neither a tenant that is not there nor a text that is not valid changes anything.
     let (code, _, err) = on(&["put", &platform, "--tenant", "nobody"]);
     assert!(code == 1 && err.contains("there is no tenant nobody"), "{err}");
+    let gone = "gone".parse().unwrap();
+    let admin = server.admin().await.unwrap();
+    let spec = TenantSpec::new("gone".parse().unwrap(), vec!["cpu".parse().unwrap()]);
+    admin.add_tenant(&spec, &"app".parse().unwrap(), NOW).await.unwrap();
+    admin.remove_tenant(&gone, NOW).await.unwrap();
+    let (code, _, err) = on(&["put", &platform, "--tenant", "gone"]);
+    assert!(code == 1 && err.contains("there is no tenant gone"), "{err}");
     let (code, out, _) = on(&["put", &files.file("bad", "permit"), "--platform"]);
     assert!(code == 1 && out.contains("line 1"), "{out}");
     assert_eq!(on(&["put", &platform]).0, 2, "whose?");

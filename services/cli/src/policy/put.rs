@@ -14,6 +14,7 @@ use hotcell_schemas::{
     Digest, TenantId,
     policy::PolicyRecord,
     records::{AuditAct, TenantRecord},
+    tenancy::TenantState,
 };
 use hotcell_stage::{Bus, Outgoing, clock};
 use serde_json::{Value, json};
@@ -34,7 +35,8 @@ pub(super) async fn put(
     let bus = connect(data).await?;
     if let Some(tenant) = tenant {
         let found = bus.bucket("tenants").get::<TenantRecord>(tenant.as_str()).await;
-        if found.or_fail("cannot read the tenants")?.is_none() {
+        let found = found.or_fail("cannot read the tenants")?;
+        if !found.is_some_and(|found| found.value.state != TenantState::Removed) {
             return Err(Fail::failed(format!("there is no tenant {tenant}")));
         }
     }

@@ -135,7 +135,13 @@ pub(crate) fn plan(text: &str) -> Result<Plan, Fail> {
     let file = fs::read_to_string(text).map_err(|_| {
         Fail::usage(format!("{text} is neither free, starter or pro nor a file that can be read"))
     })?;
-    Plan::read(&file).map_err(|error| Fail::config(format!("{text}: {error}")))
+    let plan = Plan::read(&file).map_err(|error| Fail::config(format!("{text}: {error}")))?;
+    // Tables and records show the name alone.
+    if Plan::named(&plan.name).is_ok_and(|ours| ours != plan) {
+        let rule = "is that of a plan that is compiled in, with other values: give yours its own";
+        return Err(Fail::config(format!("{text}: name of the plan {rule}")));
+    }
+    Ok(plan)
 }
 
 /// The name of a state, for people.
