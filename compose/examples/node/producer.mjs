@@ -67,7 +67,10 @@ async function ended(client, events, job) {
     }
     if (event.done) throw new Error("the connection is closed");
     if (event.value.subject === `events.${job}.state`) say("state", 200, event.value.json());
-    if (event.value.subject === `events.${job}.terminal`) return ["event", event.value.json().data];
+    if (event.value.subject === `events.${job}.terminal`) {
+      const told = event.value.json().data;
+      if (told?.id === job) return ["event", told]; // or it is no event: see README.md
+    }
     next = events.next();
   }
 }

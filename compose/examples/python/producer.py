@@ -90,7 +90,9 @@ async def ended(client, events, job):
             if event.subject == f"events.{job}.state":
                 say("state", 200, json.loads(event.data))
             if event.subject == f"events.{job}.terminal":
-                return "event", json.loads(event.data)["data"]
+                told = json.loads(event.data).get("data", {})
+                if told.get("id") == job:  # or it is no event: see README.md
+                    return "event", told
         except (NatsError, TimeoutError):
             _, answer = await ask(client, "get", {"id": job})
             if answer["result"]["state"] in ENDED:

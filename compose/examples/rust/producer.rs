@@ -101,7 +101,11 @@ async fn ended(client: &Client, events: &mut Subscriber, id: &str) -> Result<(St
         match timeout(Duration::from_secs(EVENT_SECS), events.next()).await {
             Ok(Some(event)) if event.subject.split('.').eq(["events", id, "terminal"]) => {
                 let event: Value = serde_json::from_slice(&event.payload)?;
-                return Ok(("event".to_owned(), event.get("data").cloned().unwrap_or_default()));
+                let told = event.get("data").cloned().unwrap_or_default();
+                // Or it is no event: see README.md.
+                if told.get("id").and_then(Value::as_str) == Some(id) {
+                    return Ok(("event".to_owned(), told));
+                }
             }
             Ok(Some(event)) if event.subject.split('.').eq(["events", id, "state"]) => {
                 say("state", 200, &serde_json::from_slice(&event.payload)?);
