@@ -162,7 +162,7 @@ fn a_worker_asks_as_itself_in_its_pools() {
 fn a_tenant_asks_the_api_and_hears_its_events() {
     let rights =
         allowed(&Login::Tenant { tenant: "acme".parse().unwrap(), user: "app".parse().unwrap() });
-    let verbs = ["api.submit", "api.get", "api.list", "api.cancel", "api.ask", "api.asked"];
-    assert_eq!(rights.publish.allow, verbs);
+    let verbs = ["submit", "get", "list", "cancel", "ask", "asked", "approvals"];
+    assert_eq!(rights.publish.allow, verbs.map(|verb| format!("api.{verb}")));
     assert_eq!(rights.subscribe.allow, ["_INBOX_app.>", "events.>"]);
 }

@@ -57,8 +57,8 @@ pub enum Addressing {
     Virtual,
 }
 
-/// A destination; bucket `destinations`, key `<tenant>.<name>`. It is made and removed, never
-/// changed: a job goes where the name led when it was decided on.
+/// A destination; bucket `destinations`, key `<tenant>.<name>`. It is made and removed, and nothing of
+/// it changes but its key: a job goes where the name led when it was decided on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationRecord {

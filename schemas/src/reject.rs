@@ -64,6 +64,8 @@ codes! {
     RequestForbidden = "request_forbidden", false;
     /// The destination that the request names is not, or no longer, one of the tenant's. An operator enters one with `hotcell destination add`.
     DestinationUnknown = "destination_unknown", false;
+    /// The tenant's own bucket refuses the output, also under a URL that was signed anew: the sentence says with which status (403: its key may not write there, or is not known any more; 404: there is no such bucket). Put it right at the bucket, or give hotcell another key with `hotcell destination rekey`, and submit the job again.
+    DestinationRefused = "destination_refused", false;
     /// Policy does not permit this to whoever asked, as the job was compiled. The sentence names the policies and what would be allowed. What intake let pass by mistake, or never saw, ends here.
     PolicyDenied = "policy_denied", false;
     /// FFmpeg's prober could not read the input in its cell.

@@ -135,6 +135,8 @@ pub const ROUTES: &[Route] = &[
         "a tenant's program reads an approval (api.asked)"),
     row!("events", [lit("events"), Account, Job, lit("terminal")], "json", [Webhook] => [Tenant], TenantEvents,
         "a job of the tenant ended (events.<job>.terminal in its own account)"),
+    row!("tenant.approvals", [lit("tenant"), Account, lit("approvals")], "json", [Tenant] => [Intake], TenantRequest,
+        "a tenant's program lists the tenant's approvals, newest first (api.approvals)"),
     row!("events.state", [lit("events"), Account, Job, lit("state")], "json", [Webhook] => [Tenant], TenantEvents,
         "a job of the tenant reached a state (events.<job>.state in its own account)"),
 ];

@@ -246,6 +246,10 @@ pub enum UrlsReply {
         files: Vec<PutUrl>,
         /// For stderr.
         stderr: Option<SignedUrl>,
+        /// Whether those of the files lead to a bucket of the tenant's, which may refuse or hang
+        /// where hotcell's store does not; absent where they do not.
+        #[serde(default, skip_serializing_if = "is_false")]
+        elsewhere: bool,
     },
     /// Refused.
     Refused {
@@ -281,6 +285,11 @@ pub enum DoneReply {
         /// Why.
         reason: Stop,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(it: &bool) -> bool {
+    !*it
 }
 
 /// Nothing but the tag.

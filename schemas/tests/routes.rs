@@ -287,6 +287,7 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "tenant.asked",
         ],
     );
+            "tenant.approvals",
 }
 
 #[test]

@@ -98,7 +98,9 @@ fn urls(eye: &mut impl See) {
     let stderr = Some((812, digest("stderr")));
     eye.see("any", "lease.urls", &UrlsRequest { lease: LEASE.to_owned(), files, stderr });
     let put = PutUrl { name: file("out.mp4"), put: signed_url("PUT") };
-    let reply = UrlsReply::Urls { files: vec![put], stderr: Some(signed_url("PUT")) };
+    let urls = |files, stderr, elsewhere| UrlsReply::Urls { files, stderr, elsewhere };
+    eye.see("elsewhere", "lease.urls", &urls(vec![put.clone()], None, true));
+    let reply = urls(vec![put], Some(signed_url("PUT")), false);
     eye.see("urls", "lease.urls", &reply);
     eye.see("refused", "lease.urls", &UrlsReply::Refused { reason: Stop::NotPlanned });
 }

@@ -1,13 +1,15 @@
-//! `hotcell destination add|list|show|remove`: buckets outside of hotcell's own store where a tenant's
-//! outputs may go.
+//! `hotcell destination add|list|show|rekey|remove`: buckets outside of hotcell's own store where a
+//! tenant's outputs may go.
 //!
-//! Promises: a destination was tried before it is entered, each act is in the evidence log before it
-//! is done, and a secret is read from a file, sealed, and shown nowhere. Refuses: the installation's
-//! own store, a name that is taken, plain text beyond loopback, and whatever the trial shows to be
-//! weaker than the own store. The time from which on a destination is used is the broker's: the clock
+//! Promises: a destination was tried before it is entered, and a key before it takes another's place;
+//! each act is in the evidence log before it is done, and a secret is read from a file, sealed, and
+//! shown nowhere. Refuses: the installation's own store, a name that is taken, plain text beyond
+//! loopback, a key for a record that another process changed meanwhile, and whatever the trial shows to
+//! be weaker than the own store. A new key leads nowhere else, so jobs of before go on. The time from which on a destination is used is the broker's: the clock
 //! of this machine has no say in which jobs were decided on for it.
 
 mod probe;
+mod rekey;
 
 use crate::{
     fail::{Context as _, Fail},
@@ -52,6 +54,9 @@ pub(crate) enum DestinationCommand {
     #[command(after_help = "Example:
   hotcell destination show cdn --tenant acme")]
     Show(NameArgs),
+    /// Try another access key of a destination's bucket, and put it in place of the one in use: where
+    /// it leads stays, and jobs go on.
+    Rekey(rekey::RekeyArgs),
     /// Remove a destination: jobs that name it end, and what is in the bucket stays.
     #[command(after_help = "Example:
   hotcell destination remove cdn --tenant acme")]
@@ -116,7 +121,7 @@ pub(crate) struct AddArgs {
     secret_file: PathBuf,
 }
 
-/// Runs one of the four.
+/// Runs one of the five.
 pub(crate) async fn run(
     data: &Path,
     command: DestinationCommand,
@@ -140,6 +145,7 @@ pub(crate) async fn run(
             say(&entry.value, "", as_json);
             Ok(())
         }
+        DestinationCommand::Rekey(args) => Box::pin(rekey::run(data, &args, as_json)).await,
         DestinationCommand::Remove(args) => {
             let bus = connect(data).await?;
             let entry = entry(&bus, &args).await?;
@@ -153,9 +159,15 @@ pub(crate) async fn run(
     }
 }
 
-/// `hotcell destination add`.
-async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
-    let layout = Layout::open(data)?;
+/// A record with the key that opens its bucket.
+struct Keyed {
+    record: DestinationRecord,
+    place: Endpoint,
+    key: PresignKey,
+}
+
+/// Seals the secret in `file` for `record`, whose form is checked.
+fn keyed(layout: &Layout, mut record: DestinationRecord, file: &Path) -> Result<Keyed, Fail> {
     let path = layout.secret("destination.key");
     if !path.exists() {
         return Err(Fail::config(format!(
@@ -165,16 +177,24 @@ async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
         )));
     }
     let vault = Vault::new(&read_key("destination_key", &path).or_fail("the sealing key")?);
-    let secret = read(&args.secret_file).or_fail("the secret")?;
+    let secret = read(file).or_fail("the secret")?;
     let secret = secret.trim();
-    let record = record_of(args, &vault, secret)?;
+    record.sealed = vault.seal(secret.as_bytes(), &record.owner(), clock::random());
+    check(&record)?;
     let place = Endpoint::try_from(&record);
     let place = place.map_err(|error| Fail::usage(format!("--endpoint: {error}")))?;
     let key = PresignKey::new(&record.access_key_id, secret, &record.region);
     let key = key.map_err(|_| Fail::usage("the secret must be printable ASCII, in one line"))?;
-    if is_own_store(&layout, &place, &record.bucket)? {
-        return Err(Fail::failed(format!("not added: {}", probe::OWN_STORE)));
+    if is_own_store(layout, &place, &record.bucket)? {
+        return Err(Fail::failed(format!("not entered: {}", probe::OWN_STORE)));
     }
+    Ok(Keyed { record, place, key })
+}
+
+/// `hotcell destination add`.
+async fn add(data: &Path, args: &AddArgs, as_json: bool) -> Result<(), Fail> {
+    let layout = Layout::open(data)?;
+    let Keyed { record, place, key } = keyed(&layout, record_of(args), &args.secret_file)?;
 
     let bus = connect(data).await?;
     let (destinations, name) = (bus.bucket("destinations"), record_key(&record));
@@ -247,8 +267,9 @@ fn taken(record: &DestinationRecord) -> Fail {
     ))
 }
 
-fn record_of(args: &AddArgs, vault: &Vault, secret: &str) -> Result<DestinationRecord, Fail> {
-    let mut record = DestinationRecord {
+/// What is asked for, without its secret.
+fn record_of(args: &AddArgs) -> DestinationRecord {
+    DestinationRecord {
         tenant: args.tenant.clone(),
         name: args.name.clone(),
         endpoint: args.endpoint.clone(),
@@ -262,8 +283,10 @@ fn record_of(args: &AddArgs, vault: &Vault, secret: &str) -> Result<DestinationR
         access_key_id: args.access_key_id.clone(),
         sealed: Vec::new(),
         created_at: clock::now(),
-    };
-    record.sealed = vault.seal(secret.as_bytes(), &record.owner(), clock::random());
+    }
+}
+
+fn check(record: &DestinationRecord) -> Result<(), Fail> {
     record.check().map_err(|error| {
         let option = match error.field {
             "name" => "the name".to_owned(),
@@ -271,8 +294,7 @@ fn record_of(args: &AddArgs, vault: &Vault, secret: &str) -> Result<DestinationR
             field => format!("--{}", field.replace('_', "-")),
         };
         Fail::usage(format!("{option} {}", error.rule))
-    })?;
-    Ok(record)
+    })
 }
 
 /// Whether that is the bucket of this installation, by what its last `up` wrote. Where it is known
@@ -372,29 +394,25 @@ fn table(records: &[DestinationRecord]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use hotcell_nats_config::{InitOptions, Login, Replicas, testing::TestServer};
     use hotcell_schemas::Role;
-    use hotcell_stage::NatsConfig;
 
-    /// IAM-09: a clock that is behind would lead jobs of before to a bucket that took another's name;
-    /// one that is ahead would refuse jobs of now.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn iam_09_a_destination_begins_by_the_broker_s_clock() {
+    /// A broker, and the operator's connection to it.
+    pub(crate) async fn provisioner() -> (TestServer, Bus) {
         let now = clock::now();
         let options = InitOptions { now, ..InitOptions::default() };
         let server = TestServer::start(&options).await.unwrap();
         server.admin().await.unwrap().provision(Replicas::One, now).await.unwrap();
-        let installation = server.installation().unwrap();
-        let (creds, trust) = (
-            installation.creds_path(&Login::Service(Role::Provisioner)),
-            installation.trust_path(),
-        );
-        let config = NatsConfig { url: server.url(), creds, trust, tls: None };
+        let config = server.config(&Login::Service(Role::Provisioner)).unwrap();
         let bus = Bus::connect(Role::Provisioner, &config).await.unwrap();
-        let bucket = bus.bucket("destinations");
-        let record = |name: &str, created_at| DestinationRecord {
+        (server, bus)
+    }
+
+    /// A destination of acme.
+    pub(crate) fn record(name: &str, created_at: UnixMs) -> DestinationRecord {
+        DestinationRecord {
             tenant: "acme".parse().unwrap(),
             name: name.parse().unwrap(),
             endpoint: "https://s3.example.com".to_owned(),
@@ -405,7 +423,16 @@ mod tests {
             access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
             sealed: vec![1; 60],
             created_at,
-        };
+        }
+    }
+
+    /// IAM-09: a clock that is behind would lead jobs of before to a bucket that took another's name;
+    /// one that is ahead would refuse jobs of now.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn iam_09_a_destination_begins_by_the_broker_s_clock() {
+        let now = clock::now();
+        let (_server, bus) = provisioner().await;
+        let bucket = bus.bucket("destinations");
         for (name, here) in [("slow", UnixMs(1)), ("fast", now.plus_ms(3_600_000))] {
             let key = format!("acme.{name}");
             let made = enter(&bucket, &key, record(name, here), 0).await.unwrap();

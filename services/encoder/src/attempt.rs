@@ -5,6 +5,8 @@
 //! when the job is given back so that another worker gets it at once. Refuses to report a file that
 //! it did not hash, and to go on under a lapsed lease.
 
+mod send;
+
 use crate::{
     ask::Lease,
     cell::Ran,
@@ -24,10 +26,7 @@ use hotcell_schemas::{
     reject::Failure,
     report::Probe,
     verify,
-    work::{
-        DoneReply, DoneRequest, InputsReply, LeaseRequest, OrderInput, Stop, UrlsReply,
-        UrlsRequest, WorkOrder,
-    },
+    work::{DoneReply, DoneRequest, InputsReply, LeaseRequest, OrderInput, Stop, WorkOrder},
 };
 use hotcell_stage::{
     AskError, Shutdown,
@@ -45,9 +44,6 @@ const GET: Policy = Policy { delay_ms_min: 200, delay_ms_max: 2000, elapsed_ms_m
 /// A question under a lease is asked again until the lease lapses, which its beat finds out first.
 const UNDER_LEASE: Policy =
     Policy { delay_ms_min: 100, delay_ms_max: 2000, elapsed_ms_max: 3_600_000 };
-
-/// URLs that died while others were used are asked for again this often.
-const URL_ROUNDS: u32 = 2;
 
 /// At shutdown, giving the job back may take this long, in seconds: half of the time that the
 /// process has.
@@ -291,7 +287,7 @@ impl<'a> Attempt<'a> {
                 }
             };
             let mut fetched = get(input.clone()).await;
-            if matches!(fetched, Err(FetchError::Store(BlobError::Denied))) {
+            if matches!(fetched, Err(FetchError::Store(BlobError::Denied(_)))) {
                 // The URL died while the order waited for its slot in the network.
                 fetched = get(self.fresh_input(number).await?).await;
             }
@@ -312,71 +308,6 @@ impl<'a> Attempt<'a> {
             Ok(InputsReply::Inputs { .. }) | Err(_) => Err(denied()),
             Ok(InputsReply::Refused { reason }) => Err(refused(reason).unwrap_or_else(denied)),
         }
-    }
-
-    /// Sends the files and standard error. An attempt that failed sends standard error only, and
-    /// goes without it when that fails.
-    async fn store(&self, dir: &JobDir, draft: &mut Draft) -> Result<(), Halt> {
-        if draft.files.is_empty() && draft.stderr.is_none() {
-            return Ok(());
-        }
-        draft.steps.store = Some(clock::now());
-        let mut sent = Err(BlobError::Denied);
-        for _ in 0..URL_ROUNDS {
-            sent = self.until_stopped(self.send_all(dir, draft)).await??;
-            if !matches!(sent, Err(BlobError::Denied)) {
-                break;
-            }
-        }
-        match sent {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                warn!(error = describe(&error), "outputs not stored");
-                draft.stderr = None;
-                Err(Halt::failed(RejectCode::UploadFailed, "the outputs could not be stored"))
-            }
-        }
-    }
-
-    async fn send_all(&self, dir: &JobDir, draft: &Draft) -> Result<Result<(), BlobError>, Halt> {
-        let stderr = draft.stderr.as_ref();
-        let body = || UrlsRequest {
-            lease: self.lease.token(),
-            files: draft.files.clone(),
-            stderr: stderr.map(|packed| (packed.file.stored_bytes, packed.sha256)),
-        };
-        let once = || async { self.worker.ask.urls(&body()).await };
-        let (files, for_stderr) = match retry(UNDER_LEASE, AskError::is_transient, once).await {
-            Ok(UrlsReply::Urls { files, stderr }) => (files, stderr),
-            Ok(UrlsReply::Refused { reason }) => {
-                warn!(?reason, "no URLs for the outputs");
-                return refused(reason).map_or(Ok(Err(BlobError::Refused(0))), Err);
-            }
-            Err(error) => {
-                error!(%error, "no URLs for the outputs");
-                return Ok(Err(BlobError::Refused(0)));
-            }
-        };
-        Ok(self.send(dir, draft, &files, for_stderr.as_ref()).await)
-    }
-
-    async fn send(
-        &self,
-        dir: &JobDir,
-        draft: &Draft,
-        urls: &[hotcell_schemas::work::PutUrl],
-        for_stderr: Option<&hotcell_schemas::work::SignedUrl>,
-    ) -> Result<(), BlobError> {
-        let blobs = &self.worker.blobs;
-        for file in &draft.files {
-            let url = urls.iter().find(|url| url.name == file.name).ok_or(BlobError::Refused(0))?;
-            store::put_file(blobs, &url.put, &dir.out(), file).await?;
-        }
-        if let Some(packed) = &draft.stderr {
-            let url = for_stderr.ok_or(BlobError::Refused(0))?;
-            store::put_bytes(blobs, url, &packed.bytes).await?;
-        }
-        Ok(())
     }
 
     /// Reports; whether the signer answered.
@@ -451,7 +382,7 @@ mod tests {
         let check = |error: FetchError, expect| assert_eq!(code(not_fetched(&error)), Some(expect));
         check(FetchError::Store(BlobError::Missing), RejectCode::InputMissing);
         check(FetchError::Changed, RejectCode::InputChanged);
-        check(FetchError::Store(BlobError::Denied), RejectCode::DownloadFailed);
+        check(FetchError::Store(BlobError::Denied(403)), RejectCode::DownloadFailed);
         check(FetchError::Store(BlobError::Unreachable(None)), RejectCode::DownloadFailed);
         check(FetchError::Disk(std::io::ErrorKind::StorageFull.into()), RejectCode::DownloadFailed);
     }

@@ -138,7 +138,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert!(matches!(store(get("/nothing").await), BlobError::Missing));
-        assert!(matches!(store(get("/denied").await), BlobError::Denied));
+        assert!(matches!(store(get("/denied").await), BlobError::Denied(403)));
         assert!(matches!(store(get("/down").await), BlobError::Unreachable(_)));
         // A redirect could lead anywhere, so it is not followed.
         assert!(get("/elsewhere").await.is_err());

@@ -22,7 +22,7 @@ use hotcell_stage::{
     retry::{Policy, retry},
 };
 use sha2::{Digest as _, Sha256};
-use std::{io, path::Path, pin::pin};
+use std::{io, path::Path, pin::pin, time::Duration};
 use tokio::{fs::File, io::AsyncReadExt as _};
 
 /// One read of an output.
@@ -33,6 +33,14 @@ const ZSTD_LEVEL: i32 = 3;
 
 /// Tries of one upload: a store that restarts is back within half a minute.
 const PUT: Policy = Policy { delay_ms_min: 200, delay_ms_max: 2000, elapsed_ms_max: 30_000 };
+
+/// Silence of a tenant's own bucket after which an upload is given up: half of what hotcell's store has,
+/// because it holds a place that other tenants' jobs wait for. Stores answer within seconds.
+pub(crate) const ELSEWHERE: Duration = Duration::from_secs(15);
+
+/// Tries of an upload to it: as long, so that one which was silent is not tried again.
+const PUT_ELSEWHERE: Policy =
+    Policy { delay_ms_min: 200, delay_ms_max: 2000, elapsed_ms_max: 15_000 };
 
 /// Why an output is not taken from the cell's folder.
 #[derive(Debug, thiserror::Error)]
@@ -90,19 +98,26 @@ fn chunks(file: File, left: u64) -> impl Stream<Item = io::Result<Bytes>> + Send
 
 /// Sends one output. A name that is taken is success: the URL is bound to this attempt, this size
 /// and this hash, so what is there came from an earlier try, and the hasher looks in any case.
+/// `silence` is the longest that is borne; nothing where hotcell's own store is written to.
 pub(crate) async fn put_file(
     blobs: &Blobs,
     url: &SignedUrl,
     out: &Path,
     file: &ProducedFile,
+    silence: Option<Duration>,
 ) -> Result<(), BlobError> {
     let send = || async {
         // What was hashed a moment ago is still there: the cell is gone and the folder is ours.
         let opened = open_beneath(out, file.name.as_str(), file.size);
-        let (opened, size) = opened.map_err(|_| BlobError::Missing)?;
-        blobs.put(url, size, chunks(File::from_std(opened), size)).await
+        let (opened, size) = opened.map_err(|_| BlobError::Refused(0))?;
+        let chunks = chunks(File::from_std(opened), size);
+        match silence {
+            None => blobs.put(url, size, chunks).await,
+            Some(silence) => blobs.put_unless_silent(url, size, chunks, silence).await,
+        }
     };
-    taken_is_sent(retry(PUT, BlobError::is_transient, send).await)
+    let tries = if silence.is_some() { PUT_ELSEWHERE } else { PUT };
+    taken_is_sent(retry(tries, BlobError::is_transient, send).await)
 }
 
 /// Sends the compressed standard error.

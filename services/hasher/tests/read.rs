@@ -74,7 +74,7 @@ async fn a_store_that_fails_gives_no_verdict() {
     let (base, _) = store().await;
     let blobs = Blobs::new();
     let read = async |url: String| read(&blobs, &signed(url), 4, Digest::of(b"abcd")).await;
-    assert!(matches!(read(format!("{base}/denied")).await, Err(BlobError::Denied)));
+    assert!(matches!(read(format!("{base}/denied")).await, Err(BlobError::Denied(403))));
     assert!(matches!(read(format!("{base}/down")).await, Err(BlobError::Unreachable(_))));
     let closed = read("http://127.0.0.1:1/x".to_owned()).await;
     assert!(matches!(closed, Err(BlobError::Unreachable(_))));

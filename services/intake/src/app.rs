@@ -121,6 +121,8 @@ pub struct Call {
     pub decided: Option<Decided>,
     /// The body.
     pub body: Bytes,
+    /// Bytes of the longest answer that the door can give; nothing where it gives any.
+    pub reply_bytes_max: Option<usize>,
 }
 
 /// An answer.

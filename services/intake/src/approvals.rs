@@ -6,6 +6,10 @@
 //! recorded before it counts. Refuses: an approval for approving.
 //! Asking twice makes two approvals; a voice that was counted is refused the second time.
 
+mod list;
+
+pub use list::list;
+
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
@@ -17,6 +21,7 @@ use crate::{
     token::WRITES_MAX,
     view,
 };
+use hotcell_policy::Lineage;
 use hotcell_schemas::{
     ApprovalId, Digest, TenantId, UnixMs,
     approval::{
@@ -26,7 +31,6 @@ use hotcell_schemas::{
     identity::Action,
     job::Actor,
     limits::APPROVERS_MAX,
-    records::KeyRecord,
     request::TranscodeRequest,
 };
 use hotcell_stage::{clock, kv::Bucket, kv::Entry, kv::KvError};
@@ -55,10 +59,6 @@ const RETRY_AFTER_SECS: &str = "60";
 struct Lately {
     ids: Vec<ApprovalId>,
 }
-
-/// Makers of keys that are followed: a key that a key made, and each that it was rotated from; one
-/// that is rotated every month for ten years has 120. Longer chains are refused.
-const LINEAGE_MAX: usize = 256;
 
 /// Whether others can approve an action. A job is approved as a whole, by its submission.
 fn approvable(action: Action) -> bool {
@@ -179,26 +179,14 @@ pub(crate) fn unusable(why: Unusable) -> Problem {
 
 /// A principal with everyone who made its key, and whose key that one was before.
 async fn lineage(app: &App, actor: &Actor) -> Result<Vec<Actor>, Problem> {
-    let keys = app.bus.bucket("keys");
-    let mut all = vec![actor.clone()];
-    let mut next = 0;
-    while let Some(actor) = all.get(next).cloned() {
-        next += 1;
-        let Actor::ApiKey { id } = &actor else { continue };
-        let record = keys.get::<KeyRecord>(id.as_str()).await.map_err(|e| store_problem(&e))?;
-        let Some(record) = record.map(|entry| entry.value) else { continue };
-        let before = record.rotated_from.map(|id| Actor::ApiKey { id });
-        for maker in record.created_by.into_iter().chain(before) {
-            if !all.contains(&maker) {
-                all.push(maker);
-            }
-        }
-        if all.len() > LINEAGE_MAX {
+    let found = hotcell_policy::lineage(actor, &app.bus.bucket("keys")).await;
+    match found.map_err(|e| store_problem(&e))? {
+        Lineage::All(all) => Ok(all),
+        Lineage::TooLong => {
             let detail = "the makers of this key cannot be followed that far";
-            return Err(Problem::new(Kind::SelfApproval, detail));
+            Err(Problem::new(Kind::SelfApproval, detail))
         }
     }
-    Ok(all)
 }
 
 fn lately_key(tenant: &TenantId) -> String {
@@ -400,23 +388,8 @@ async fn found(app: &App, who: &Principal, id: &str) -> Result<Entry<ApprovalRec
 /// 404, 503.
 pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let entry = found(&app, &who, &call.id).await?;
-    Ok(Reply::new(200, show(&entry.value, clock::now())))
-}
-
-/// `GET /v1/approvals`: a hundred, every open one among them, the newest first.
-///
-/// # Errors
-/// 503.
-pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Problem> {
-    let lately = bucket(&app).get::<Lately>(&lately_key(who.tenant())).await;
-    let lately = lately.map_err(|e| store_problem(&e))?.map(|entry| entry.value);
-    let (now, mut shown) = (clock::now(), Vec::new());
-    for id in lately.unwrap_or_default().ids.iter().rev() {
-        let found = bucket(&app).get::<ApprovalRecord>(&key(who.tenant(), id)).await;
-        let found = found.map_err(|e| store_problem(&e))?;
-        shown.extend(found.map(|entry| show(&entry.value, now)));
-    }
-    Ok(Reply::new(200, json!({ "approvals": shown })))
+    let (view, _) = list::carried(show(&entry.value, clock::now()), call.reply_bytes_max);
+    Ok(Reply::new(200, view))
 }
 
 /// `POST /v1/approvals/{id}/approve`.

@@ -1,7 +1,7 @@
 //! The NATS door: what a tenant's program asks in its own account. The same handlers, gate, limits,
 //! JSON and problems as over HTTP; the status is in the header `Hotcell-Status`, and the headers of
-//! an HTTP answer are headers here. A login may ask for others' approval and read it; people give
-//! it over HTTP, where they show who they are.
+//! an HTTP answer are headers here. A login may ask for others' approval, read it and list what was
+//! asked for; people give it over HTTP, where they show who they are.
 //!
 //! Promises: the tenant is the account that the broker wrote into the subject, the actor the login
 //! that the broker states. Refuses: a request whose login the broker does not state.
@@ -16,7 +16,10 @@ use crate::{
 };
 use bytes::Bytes;
 use hotcell_schemas::{
-    limits::TENANT_PAYLOAD_BYTES_MAX, listing::ListRequest, request::GetRequest, routes,
+    limits::{PAYLOAD_BYTES_MAX, TENANT_PAYLOAD_BYTES_MAX},
+    listing::ListRequest,
+    request::GetRequest,
+    routes,
 };
 use hotcell_stage::{Incoming, ServiceError, Shutdown};
 use http::Method;
@@ -25,6 +28,9 @@ use tracing::{debug, info};
 
 /// Queue group: one of the running intakes answers.
 const QUEUE: &str = "intake";
+
+/// Longest answer, in bytes: what the broker takes, less what is around a result. Headers are under 1 KiB.
+const REPLY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 4096;
 
 /// The header that names an approval, as over HTTP.
 const APPROVAL: &str = "Hotcell-Approval";
@@ -51,6 +57,7 @@ pub static VERBS: &[Verb] = &[
     Verb { name: "tenant.cancel", twin: (Method::DELETE, "/v1/transcodes/{id}"), fit: by_id },
     Verb { name: "tenant.ask", twin: (Method::POST, "/v1/approvals"), fit: |_| Ok(()) },
     Verb { name: "tenant.asked", twin: (Method::GET, "/v1/approvals/{id}"), fit: by_id },
+    Verb { name: "tenant.approvals", twin: (Method::GET, "/v1/approvals"), fit: by_query },
 ];
 
 /// `{"id": ...}` is the id in the path. One that is no id is nobody's, as over HTTP.
@@ -171,6 +178,7 @@ async fn entitled(
         path: route.path.to_owned(),
         idempotency: once(incoming, IDEMPOTENCY)?.map(|text| text.as_bytes().to_vec()),
         approval: once(incoming, APPROVAL)?.map(str::to_owned),
+        reply_bytes_max: Some(REPLY_BYTES_MAX),
         body: Bytes::copy_from_slice(incoming.payload()),
         ..Call::default()
     };

@@ -170,6 +170,7 @@ async fn entitled(
         last_event_id: last_event_id(&parts.headers),
         decided: None,
         body: body_of(&parts.headers, body).await?,
+        reply_bytes_max: None,
     };
     let (principal, call) = gate::route(&app, route, principal, call).await?;
     handler(app, principal, call).await

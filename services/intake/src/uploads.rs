@@ -229,7 +229,7 @@ fn blob_problem(error: &BlobError) -> Problem {
             let failure = Failure::new(RejectCode::InputMissing, "nothing was uploaded yet");
             Problem::missing("filename", &failure)
         }
-        BlobError::Denied
+        BlobError::Denied(_)
         | BlobError::Exists
         | BlobError::Refused(_)
         | BlobError::Unreachable(_) => {

@@ -216,3 +216,91 @@ async fn iam_15_both_doors_refuse_an_approval_alike() {
     let (status, shown) = world.get(&path, &key).await;
     assert_eq!((read.0, read.2), (status, shown), "one approval, read by both");
 }
+
+/// IAM-15, BRK-83: what a tenant asked for is listed alike by both doors, and by nobody else's.
+#[tokio::test]
+async fn iam_15_approvals_are_listed_alike_by_both_doors() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::Submitter).await;
+    let key = world.key("bolt", &[RoleName::Submitter]).await;
+    let job = own_arguments(&world.upload("bolt", "a.mp4", false).await);
+    let wanted = json!({ "action": "SubmitTranscode", "request": job });
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let (status, _, made) = ask(&program, "ask", &wanted, &[]).await;
+        assert_eq!(status, 201, "{made}");
+        ids.insert(0, made["result"]["id"].clone());
+        let (status, made) = world.post("/v1/approvals", &key, &wanted).await;
+        assert_eq!(status, 201, "{made}");
+        ids.insert(0, made["result"]["id"].clone());
+    }
+    let listed = ask(&program, "approvals", &json!({}), &[]).await;
+    let (status, by_http) = world.get("/v1/approvals", &key).await;
+    assert_eq!((listed.0, &listed.2), (200, &by_http), "{status}");
+    let shown = listed.2["result"]["approvals"].as_array().unwrap();
+    assert_eq!(shown.iter().map(|it| it["id"].clone()).collect::<Vec<_>>(), ids, "newest first");
+    assert_eq!(listed.2["result"]["nextCursor"], Value::Null);
+    // The rest of a list, and what no list takes.
+    let cursor = ids[1].as_str().unwrap();
+    for (body, query) in [
+        (json!({ "cursor": cursor }), format!("cursor={cursor}")),
+        (json!({ "cursor": "x" }), "cursor=x".to_owned()),
+        (json!({ "limit": 1 }), "limit=1".to_owned()),
+        (json!({ "state": "failed" }), "state=failed".to_owned()),
+    ] {
+        let by_broker = ask(&program, "approvals", &body, &[]).await;
+        let by_http = world.get(&format!("/v1/approvals?{query}"), &key).await;
+        assert_eq!((by_broker.0, by_broker.2), by_http, "{query}");
+    }
+    let rest = ask(&program, "approvals", &json!({ "cursor": cursor }), &[]).await.2;
+    let rest = rest["result"]["approvals"].as_array().unwrap();
+    assert_eq!(rest.iter().map(|it| it["id"].clone()).collect::<Vec<_>>(), ids[2..]);
+    let unknown = ask(&program, "approvals", &json!({ "tenant": "acme" }), &[]).await;
+    assert_eq!(refused(&unknown), (400, "bad-request"));
+
+    // Another tenant sees its own, which are none; who may ask for nothing sees none either.
+    let foreign = world.program("acme", "ci", RoleName::TenantAdmin).await;
+    let foreign = ask(&foreign, "approvals", &json!({}), &[]).await;
+    assert_eq!((foreign.0, &foreign.2["result"]["approvals"]), (200, &json!([])));
+    let viewer = world.program("bolt", "looks", RoleName::Viewer).await;
+    let by_broker = ask(&viewer, "approvals", &json!({}), &[]).await;
+    let by_http = world.get("/v1/approvals", &world.key("bolt", &[RoleName::Viewer]).await).await;
+    assert_eq!((by_broker.0, by_broker.2), by_http);
+    assert_eq!(by_http.0, 403);
+}
+
+/// IAM-15, NEW-08: a message of the broker's is bounded, and no flood of long requests hides what else
+/// is asked for: the list goes on.
+#[tokio::test]
+async fn iam_15_a_list_of_approvals_that_no_message_holds_goes_on_by_its_cursor() {
+    let world = World::start().await;
+    let program = world.program("bolt", "ci", RoleName::TenantAdmin).await;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        let body = json!({ "url": "x".repeat(60_000) });
+        let call = json!({ "method": "POST", "path": "/v1/webhooks", "body": body });
+        let wanted = json!({ "action": "ManageWebhooks", "request": call });
+        let (status, _, made) = ask(&program, "ask", &wanted, &[]).await;
+        assert_eq!(status, 201, "{made}");
+        ids.insert(0, made["result"]["id"].clone());
+    }
+    let (mut seen, mut asked, mut pages) = (Vec::new(), json!({}), 0);
+    loop {
+        let (status, _, page) = ask(&program, "approvals", &asked, &[]).await;
+        assert_eq!(status, 200, "{page}");
+        pages += 1;
+        let shown = page["result"]["approvals"].as_array().unwrap();
+        assert!(shown.iter().all(|it| it["request"].is_object()), "a request is left out");
+        seen.extend(shown.iter().map(|it| it["id"].clone()));
+        match &page["result"]["nextCursor"] {
+            Value::Null => break,
+            cursor => asked = json!({ "cursor": cursor }),
+        }
+    }
+    assert_eq!((seen, pages), (ids, 2));
+    // Over HTTP it is one answer.
+    let key = world.key("bolt", &[RoleName::TenantAdmin]).await;
+    let (status, all) = world.get("/v1/approvals", &key).await;
+    let shown = all["result"]["approvals"].as_array().unwrap();
+    assert_eq!((status, shown.len(), &all["result"]["nextCursor"]), (200, 6, &Value::Null));
+}

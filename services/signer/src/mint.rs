@@ -52,6 +52,11 @@ impl Mint {
         Self { key, endpoint, bucket, destination: Some(destination) }
     }
 
+    /// Whether it opens a tenant's destination.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.destination.is_some()
+    }
+
     /// Whether both are the same bucket.
     pub(crate) fn is_at(&self, endpoint: &Endpoint, bucket: &str) -> bool {
         self.endpoint.is_same(endpoint) && self.bucket == bucket

@@ -160,6 +160,15 @@ pub fn over(job: &Job, now: UnixMs) -> Option<Job> {
     Some(Job { failure, ..job.clone() }.moved(EventKind::Failed, now))
 }
 
+/// What a worker's code means for this job: only a bucket of the tenant's refuses for good. What hotcell's
+/// own store refuses is tried again, whatever a worker calls it.
+fn code_of(job: &Job, stated: RejectCode) -> RejectCode {
+    match (stated, &job.request.destination) {
+        (RejectCode::DestinationRefused, None) => RejectCode::UploadFailed,
+        _ => stated,
+    }
+}
+
 /// What a report makes of its job: `encoded`, `attempt_failed`, or `failed`. An input that is in
 /// quarantine since this report gets no further attempt, so the job ends with the report's own code.
 #[must_use]
@@ -171,7 +180,8 @@ pub fn reported(
     now: UnixMs,
 ) -> Job {
     // The worker's sentence is cut to the length of ours; its report keeps it whole.
-    let stated = report.failure.as_ref().map(|stated| Failure::new(stated.code, &stated.message));
+    let stated = report.failure.as_ref();
+    let stated = stated.map(|it| Failure::new(code_of(&job, it.code), &it.message));
     let failure = stated.or_else(|| {
         let planned = is_planned(&job, &report.files);
         (!planned).then(|| {

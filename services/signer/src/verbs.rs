@@ -135,7 +135,7 @@ impl Signer {
             None => None,
         };
         self.grant(&held, grants).await?;
-        Ok(UrlsReply::Urls { files, stderr })
+        Ok(UrlsReply::Urls { files, stderr, elsewhere: outputs.is_elsewhere() })
     }
 
     /// Ends a job whose outputs policy does not permit to be stored. The worker stops; should the end

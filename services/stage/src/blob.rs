@@ -2,10 +2,15 @@
 //! this module holds one, nor does it follow redirects or read proxies from the environment.
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use hotcell_schemas::work::SignedUrl;
 use reqwest::{Client, Method, StatusCode, redirect};
-use std::{sync::Once, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Once},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::sleep};
 
 /// Time to connect, in seconds.
 const CONNECT_SECS: u64 = 5;
@@ -23,9 +28,9 @@ pub enum BlobError {
     /// 404: there is no such object.
     #[error("the object is not in the store")]
     Missing,
-    /// 403: the URL has expired or does not allow this.
-    #[error("the store refuses the request")]
-    Denied,
+    /// 403 or 401, which is in it: the URL has expired or does not allow this.
+    #[error("the store refuses the request with {0}")]
+    Denied(u16),
     /// 412 or 409: the object exists already.
     #[error("the object exists already")]
     Exists,
@@ -130,6 +135,27 @@ impl Blobs {
         self.send(Method::PUT, url, Some((size, body))).await.map(|_| ())
     }
 
+    /// As [`Self::put`], to a server that may be silent: it is given up as soon as for `silence` it
+    /// neither took a byte nor answered, its connection and its answer included.
+    ///
+    /// # Errors
+    /// As [`Self::put`]; `Unreachable` for one that is silent.
+    pub async fn put_unless_silent<S>(
+        &self,
+        url: &SignedUrl,
+        size: u64,
+        body: S,
+        silence: Duration,
+    ) -> Result<(), BlobError>
+    where
+        S: Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+    {
+        let taken = Arc::new(Notify::new());
+        let told = Arc::clone(&taken);
+        let body = body.inspect(move |_| told.notify_one());
+        unless_silent(self.put(url, size, body), &taken, silence).await
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -152,7 +178,9 @@ impl Blobs {
         match response.status() {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND => Err(BlobError::Missing),
-            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(BlobError::Denied),
+            status @ (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
+                Err(BlobError::Denied(status.as_u16()))
+            }
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(BlobError::Exists),
             status if status.is_client_error() => Err(BlobError::Refused(status.as_u16())),
             _ => Err(BlobError::Unreachable(None)),
@@ -160,8 +188,90 @@ impl Blobs {
     }
 }
 
+/// What `sent` comes to, unless for `silence` there was neither its end nor a sign of life.
+async fn unless_silent(
+    sent: impl Future<Output = Result<(), BlobError>>,
+    alive: &Notify,
+    silence: Duration,
+) -> Result<(), BlobError> {
+    let mut sent = pin!(sent);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut sent => return ended,
+            () = alive.notified() => {}
+            () = sleep(silence) => return Err(BlobError::Unreachable(None)),
+        }
+    }
+}
+
 impl Default for Blobs {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+    use hotcell_schemas::{UnixMs, work::SecretUrl};
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    const SILENCE: Duration = Duration::from_secs(15);
+
+    /// A server that takes so many bytes and says nothing.
+    async fn put_to_one_that_reads(bytes: usize, size: usize) -> Result<(), BlobError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let url = SignedUrl {
+            url: SecretUrl::new(url),
+            headers: Vec::new(),
+            expires_at: UnixMs(u64::MAX),
+        };
+        let chunks = (0..size.div_ceil(65_536)).map(|_| Ok(Bytes::from(vec![7; 65_536])));
+        let (blobs, body) = (Blobs::new(), stream::iter(chunks.collect::<Vec<_>>()));
+        let size = u64::try_from(size.div_ceil(65_536) * 65_536).unwrap();
+        let silence = Duration::from_millis(300);
+        let sent = blobs.put_unless_silent(&url, size, body, silence);
+        let server = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let (mut left, mut buffer) = (bytes, vec![0; 65_536]);
+            while left > 0 {
+                left = left.saturating_sub(socket.read(&mut buffer).await.unwrap());
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            sent = sent => sent,
+            () = server => unreachable!("it waits for ever"),
+        }
+    }
+
+    // Whatever its size: one that takes nothing, a part, or all of it, and does not answer.
+    #[tokio::test]
+    async fn a_server_that_is_silent_is_given_up() {
+        for (bytes, size) in [(0, 1), (0, 64 << 20), (1 << 20, 64 << 20), (65_536, 65_536)] {
+            let sent = put_to_one_that_reads(bytes, size).await;
+            assert!(matches!(sent, Err(BlobError::Unreachable(None))), "{bytes}: {sent:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_slow_but_alive_is_waited_for() {
+        let alive = Notify::new();
+        let slow = async {
+            for _ in 0..10 {
+                sleep(SILENCE - Duration::from_secs(1)).await;
+                alive.notify_one();
+            }
+            sleep(SILENCE - Duration::from_secs(1)).await;
+            Ok(())
+        };
+        unless_silent(slow, &alive, SILENCE).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let silent = unless_silent(std::future::pending(), &Notify::new(), SILENCE).await;
+        assert!(matches!(silent, Err(BlobError::Unreachable(None))), "{silent:?}");
+        assert_eq!(begun.elapsed(), SILENCE);
     }
 }

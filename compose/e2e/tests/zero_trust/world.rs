@@ -141,7 +141,7 @@ impl World {
 /// What rows are called in a tenant's own account, and what they might be called.
 fn local() -> impl Iterator<Item = String> {
     let job = job();
-    ["submit", "get", "list", "cancel", "ask", "asked", "approve", "*", ">"]
+    ["submit", "get", "list", "cancel", "ask", "asked", "approvals", "approve", "*", ">"]
         .map(|verb| format!("api.{verb}"))
         .into_iter()
         .chain(["terminal", "state", "started", ">"].map(|event| format!("events.{job}.{event}")))

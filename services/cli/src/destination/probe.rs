@@ -72,9 +72,9 @@ pub(crate) async fn run(
     let trial = Trial { key, endpoint, record, blobs: Blobs::new() };
     let at = record.location();
     trial.run().await.map_err(|broken| match broken {
-        Broken::Silent(_) => Fail::unreachable(format!("not added, {at} was tried: {broken}")),
+        Broken::Silent(_) => Fail::unreachable(format!("not entered, {at} was tried: {broken}")),
         Broken::Rule(_) | Broken::Unsigned(_) => {
-            Fail::failed(format!("not added, {at} was tried: {broken}"))
+            Fail::failed(format!("not entered, {at} was tried: {broken}"))
         }
     })
 }
@@ -111,7 +111,7 @@ impl Trial<'_> {
         match self.put(step, &url, BODY).await? {
             Ok(()) => {}
             Err(BlobError::Missing) => return Err("there is no such bucket".into()),
-            Err(BlobError::Denied) => {
+            Err(BlobError::Denied(_)) => {
                 return Err("it refuses the key, or the key may not write below the prefix".into());
             }
             Err(error) => {

@@ -5,6 +5,7 @@
 
 mod complex;
 mod degraded;
+mod elsewhere;
 mod encode;
 mod orders;
 mod raw;

@@ -62,6 +62,13 @@ pub(crate) struct Seen {
     pub(crate) objects: HashMap<String, Bytes>,
     /// Reads of the store.
     pub(crate) gets: usize,
+    /// Whether outputs go to a bucket of the tenant's.
+    pub(crate) elsewhere: bool,
+    /// What writes of outputs are answered with before any is taken; `None` is silence.
+    pub(crate) refusals: VecDeque<Option<u16>>,
+    /// Questions for URLs, and writes of outputs.
+    pub(crate) urls: usize,
+    pub(crate) puts: usize,
     /// Who signs orders.
     pub(crate) signs: Option<Arc<KeyPair>>,
 }
@@ -259,12 +266,24 @@ async fn serve_store(running: &mut JoinSet<()>, seen: Shared) -> String {
         State(seen): State<Shared>,
         body: Bytes,
     ) -> StatusCode {
-        let mut seen = seen.lock().unwrap();
-        if seen.objects.contains_key(&name) {
-            return StatusCode::PRECONDITION_FAILED;
+        let refusal = {
+            let mut seen = seen.lock().unwrap();
+            let is_output = name != "stderr.zst";
+            seen.puts += usize::from(is_output);
+            let refusal = if is_output { seen.refusals.pop_front() } else { None };
+            if refusal.is_none() {
+                if seen.objects.contains_key(&name) {
+                    return StatusCode::PRECONDITION_FAILED;
+                }
+                seen.objects.insert(name, body);
+            }
+            refusal
+        };
+        match refusal {
+            None => StatusCode::OK,
+            Some(Some(status)) => StatusCode::from_u16(status).unwrap(),
+            Some(None) => std::future::pending().await,
         }
-        seen.objects.insert(name, body);
-        StatusCode::OK
     }
     let limit = axum::extract::DefaultBodyLimit::max(64 << 20);
     let app = Router::new().route("/{name}", get(read).put(write)).layer(limit).with_state(seen);
@@ -371,13 +390,18 @@ async fn answer_beat(seen: Shared, incoming: Incoming) {
     incoming.answer(&reply).await;
 }
 
-async fn answer_urls(_seen: Shared, incoming: Incoming, store: String) {
+async fn answer_urls(seen: Shared, incoming: Incoming, store: String) {
     let request: UrlsRequest = body(&incoming);
     let put = |name: &str| signed(format!("{store}/{name}"));
     let files = request.files.iter();
     let files = files.map(|file| PutUrl { name: file.name.clone(), put: put(file.name.as_str()) });
     let stderr = request.stderr.map(|_| put("stderr.zst"));
-    incoming.answer(&UrlsReply::Urls { files: files.collect(), stderr }).await;
+    let (files, elsewhere) = (files.collect(), {
+        let mut seen = seen.lock().unwrap();
+        seen.urls += 1;
+        seen.elsewhere
+    });
+    incoming.answer(&UrlsReply::Urls { files, stderr, elsewhere }).await;
 }
 
 async fn answer_done(seen: Shared, incoming: Incoming) {

@@ -35,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 /// The secret of the tenant's key to its own bucket.
 const SECRET: &str = "a-canary-that-opens-the-bucket-of-acme";
 const KEY_ID: &str = "acme-hotcell";
+/// The key that takes the place of the first.
+const NEXT_SECRET: &str = "a-canary-that-opens-it-from-now-on";
+const NEXT_KEY_ID: &str = "acme-hotcell-2";
 const THEIRS: &str = "acme-media";
 const PREFIX: &str = "video/hotcell";
 const BODY: &[u8] = b"output";
@@ -50,13 +53,16 @@ struct Elsewhere {
 impl Elsewhere {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let secret_file = dir.path().join("secret");
-        fs::write(&secret_file, SECRET).unwrap();
-        let allow = vec![Grant {
-            ops: vec![Op::Get, Op::Put],
-            bucket: THEIRS.to_owned(),
-            prefix: format!("{PREFIX}/"),
-        }];
+        let keys = [(KEY_ID, SECRET), (NEXT_KEY_ID, NEXT_SECRET)].map(|(id, secret)| {
+            let secret_file = dir.path().join(id);
+            fs::write(&secret_file, secret).unwrap();
+            let allow = vec![Grant {
+                ops: vec![Op::Get, Op::Put],
+                bucket: THEIRS.to_owned(),
+                prefix: format!("{PREFIX}/"),
+            }];
+            AccessKeyConfig { id: id.to_owned(), secret_file, allow }
+        });
         let store = Store::bind(hotcell_store::Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             listen_file: None,
@@ -234,7 +240,7 @@ async fn iam_09_outputs_and_only_they_go_to_the_tenant_s_own_bucket() {
     let order = worker.order().await;
     let log = Digest::of(b"log");
     let reply = worker.urls(&order.lease, vec![output()], Some((3, log))).await;
-    let UrlsReply::Urls { files, stderr } = reply else { panic!("refused") };
+    let UrlsReply::Urls { files, stderr, elsewhere: true } = reply else { panic!("refused") };
     let key = BlobKey::output(&job.tenant, &job.id, 1, &output().name);
     begins_with(&files[0].put, &format!("{}/{THEIRS}/{PREFIX}/{key}", there.endpoint));
     let own = BlobKey::stderr(&job.tenant, &job.id, 1);
@@ -242,9 +248,9 @@ async fn iam_09_outputs_and_only_they_go_to_the_tenant_s_own_bucket() {
 
     // A URL of it can do what one of the own store can, and no more: one PUT of these very bytes.
     let refused = put(&files[0].put, b"0utput").await;
-    assert!(matches!(refused, Err(BlobError::Refused(_) | BlobError::Denied)), "{refused:?}");
+    assert!(matches!(refused, Err(BlobError::Refused(_) | BlobError::Denied(_))), "{refused:?}");
     let refused = put(&files[0].put, b"output and more").await;
-    assert!(matches!(refused, Err(BlobError::Refused(_) | BlobError::Denied)), "{refused:?}");
+    assert!(matches!(refused, Err(BlobError::Refused(_) | BlobError::Denied(_))), "{refused:?}");
     put(&files[0].put, BODY).await.unwrap();
     let again = put(&files[0].put, BODY).await;
     assert!(matches!(again, Err(BlobError::Exists)), "{again:?}");
@@ -362,6 +368,47 @@ async fn iam_09_a_destination_that_is_removed_ends_what_would_go_there() {
 }
 
 // A signer that cannot open the secret fails no job that one with the key can serve: it waits.
+// A key that is put in another's place is the one of the next URL, for jobs of before, too: no signer
+// remembers a record, and where the name leads has not changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iam_09_a_key_that_took_another_s_place_signs_the_next_url_of_jobs_of_before() {
+    let (rig, there) = (Rig::with_destination_key("07").await, Elsewhere::start().await);
+    let first = there.record(7);
+    rig.enter("acme", &first).await;
+    let worker = rig.worker("w1", "cpu").await;
+    let job = rig.bound_for_cdn().await;
+    let order = worker.order().await;
+    let url = async || {
+        let reply = worker.urls(&order.lease, vec![output()], None).await;
+        let UrlsReply::Urls { mut files, .. } = reply else { panic!("refused: {reply:?}") };
+        files.remove(0).put
+    };
+    let by = |url: &SignedUrl, id: &str| {
+        let credential = format!("X-Amz-Credential={id}%2F");
+        assert!(url.url.expose().contains(&credential), "not by {id}");
+    };
+    by(&url().await, KEY_ID);
+    let mut next = DestinationRecord { access_key_id: NEXT_KEY_ID.to_owned(), ..first };
+    next.sealed = Vault::new(&[7; 32]).seal(NEXT_SECRET.as_bytes(), &next.owner(), [2; 12]);
+    rig.enter("acme", &next).await;
+    let fresh = url().await;
+    by(&fresh, NEXT_KEY_ID);
+    put(&fresh, BODY).await.unwrap();
+
+    let mut done = report("ok");
+    done.files = vec![output()];
+    assert_eq!(worker.done(&order, done).await, DoneReply::Accepted);
+    assert_eq!(rig.state(&job).await.state, EventKind::Encoded);
+    let read_by = signed(&rig, Role::Hasher, SignVerb::Output, &job).await.unwrap();
+    by(&read_by, NEXT_KEY_ID);
+    assert_eq!(read(&read_by).await, BODY);
+    // The secret of the one opens nothing under the name of the other.
+    let mixed = DestinationRecord { access_key_id: KEY_ID.to_owned(), ..next };
+    rig.enter("acme", &mixed).await;
+    let reply = asked(&rig, Role::Hasher, SignVerb::Output, &job).await;
+    assert!(matches!(reply, SignReply::Later { .. }), "{reply:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iam_09_a_signer_without_the_key_gives_no_url_and_ends_no_job() {
     let there = Elsewhere::start().await;

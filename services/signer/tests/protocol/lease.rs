@@ -128,7 +128,7 @@ async fn put_urls_are_bound_to_the_planned_files() {
     let order = worker.order().await;
     let (file, log) = (made(), Digest::of(b"log"));
     let reply = worker.urls(&order.lease, vec![file.clone()], Some((77, log))).await;
-    let UrlsReply::Urls { files, stderr } = reply else { panic!("refused") };
+    let UrlsReply::Urls { files, stderr, elsewhere: false } = reply else { panic!("refused") };
     assert_eq!((files.len(), &files[0].name), (1, &file.name));
     let key = BlobKey::output(&job.tenant, &job.id, 1, &file.name);
     check_put(&files[0].put, &key, (file.size, &file.content_type, file.sha256));

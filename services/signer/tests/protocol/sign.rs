@@ -43,7 +43,7 @@ fn upload(tenant: &TenantId, key: &BlobKey, size: u64) -> SignRequest {
 async fn encoded(worker: &Worker) -> usize {
     let order = worker.order().await;
     let InputsReply::Inputs { inputs } = worker.inputs(&order.lease).await else { panic!() };
-    let UrlsReply::Urls { files, stderr } =
+    let UrlsReply::Urls { files, stderr, elsewhere: false } =
         worker.urls(&order.lease, vec![made()], Some((9, made().sha256))).await
     else {
         panic!("refused")

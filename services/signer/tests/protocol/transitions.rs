@@ -109,6 +109,24 @@ fn a_report_becomes_the_next_state() {
     check(&[], none, Failed, Some(OutputMissing));
 }
 
+// IAM-09: no encode is made for a bucket that refuses; hotcell's own store never ends a job so.
+#[test]
+fn iam_09_a_tenant_s_bucket_that_refuses_ends_its_job_and_the_own_store_does_not() {
+    use RejectCode::{DestinationRefused, UploadFailed};
+    let check = |destination: Option<&str>, state, ended: Option<RejectCode>, attempt| {
+        let mut job = validated();
+        job.request.destination = destination.map(|name| name.parse().unwrap());
+        let refused = failed(DestinationRefused);
+        let job = reported(given(job, 5), refused, seal(), false, at(9));
+        assert_eq!((job.state, job.failure.map(|failure| failure.code)), (state, ended));
+        let last = job.attempts.last().unwrap();
+        assert_eq!(last.failure.as_ref().unwrap().code, attempt);
+        assert!(job.outputs.is_empty());
+    };
+    check(Some("cdn"), EventKind::Failed, Some(DestinationRefused), DestinationRefused);
+    check(None, EventKind::AttemptFailed, None, UploadFailed);
+}
+
 #[test]
 fn the_last_error_is_in_the_end() {
     let job = exhausted(after(&[RejectCode::CellCrashed, RejectCode::LeaseLost]), at(3));
