@@ -12,8 +12,9 @@ use crate::{
 use hotcell_schemas::{Digest, TenantId, UnixMs, job::Actor, policy::PolicyRecord};
 use hotcell_stage::kv::{Bucket, KvError};
 
-/// Versions that one set may have: one a day for five years. Each is kept, and of the longest texts
-/// these are 100 MB.
+/// Versions that a tenant may store: one a day for five years. Each is kept, and of the longest texts
+/// these are 100 MB. The operator may store more: whoever has taken a tenant over, and used them up,
+/// has not the last word.
 pub const VERSIONS_MAX: u32 = 2_000;
 
 /// Versions that are read at once: some megabytes, whoever asks however often.
@@ -44,7 +45,7 @@ pub enum PutError {
     #[error("version {0} is in force")]
     Conflict(u32),
     /// There are too many versions.
-    #[error("the set has had {VERSIONS_MAX} versions")]
+    #[error("the set has had {VERSIONS_MAX} versions: only the operator stores another")]
     Full,
     /// The records cannot be read or written now.
     #[error("the policies cannot be stored")]
@@ -94,10 +95,11 @@ impl PolicyStore {
         let (held, revision) = bucket.look::<PolicyRecord>(key).await.map_err(PutError::Records)?;
         let held = held.map(|entry| entry.value);
         let version = held.as_ref().map_or(0, |record| record.version);
+        let next = version.checked_add(1).ok_or(PutError::Full)?;
         if put.over.is_some_and(|over| over != version) {
             return Err(PutError::Conflict(version));
         }
-        if version >= VERSIONS_MAX {
+        if version >= VERSIONS_MAX && put.by.is_some() {
             return Err(PutError::Full);
         }
         // A writer may have ended between its two writes: the one in force is kept before it goes.
@@ -105,7 +107,7 @@ impl PolicyStore {
             keep(bucket, key, held).await?;
         }
         let record = PolicyRecord {
-            version: version + 1,
+            version: next,
             text: put.text.to_owned(),
             digest: Digest::of(put.text.as_bytes()),
             by: put.by,
@@ -113,7 +115,7 @@ impl PolicyStore {
         };
         match bucket.update(key, &record, revision).await {
             Ok(_) => {}
-            Err(KvError::Conflict) => return Err(PutError::Conflict(version + 1)),
+            Err(KvError::Conflict) => return Err(PutError::Conflict(next)),
             Err(error) => return Err(PutError::Records(error)),
         }
         self.forget(put.tenant);

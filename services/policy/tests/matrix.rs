@@ -5,7 +5,9 @@
 mod support;
 
 use hotcell_nats_config::testing::golden;
-use hotcell_policy::{Engine, POLICIES_MAX, SCHEMA_TEXT, check, engine::PLATFORM_TEXT, set};
+use hotcell_policy::{
+    Engine, POLICIES_MAX, SCHEMA_TEXT, check, engine::PLATFORM_TEXT, put::VERSIONS_MAX, set,
+};
 use hotcell_schemas::identity::{Action, RoleName};
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 use support::{ask, tenant, told};
@@ -139,6 +141,7 @@ fn step_01_the_page_is_made_of_the_policies_in_force() {
         .replace("{{most}}", &POLICIES_MAX.to_string())
         .replace("{{bytes}}", &set::TEXT_BYTES_MAX.to_string())
         .replace("{{tokens}}", &set::TOKENS_MAX.to_string())
+        .replace("{{versions}}", &VERSIONS_MAX.to_string())
         .replace("{{schema}}", SCHEMA_TEXT);
     assert!(!page.contains("{{"));
     // The examples are valid.

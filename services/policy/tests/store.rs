@@ -9,7 +9,7 @@ use hotcell_nats_config::{
     InitOptions, Login, Replicas,
     testing::{NOW, TestServer},
 };
-use hotcell_policy::{Decision, PolicyError, PolicyStore, Put, PutError};
+use hotcell_policy::{Decision, PolicyError, PolicyStore, Put, PutError, put::VERSIONS_MAX};
 use hotcell_schemas::{
     Digest, Role, TenantId,
     identity::{Action::*, RoleName::*},
@@ -106,6 +106,27 @@ async fn iam_17_a_stored_policy_is_in_force_everywhere_without_a_restart() {
     rig.operator.put(put(None, "")).await.unwrap();
     let last = until(&rig.signer, &other, "allow", &["viewer"]).await;
     assert_eq!(last.digest, before.digest);
+}
+
+/// Who takes over an administrator can use a tenant's versions up, and does not lock out the operator.
+#[tokio::test]
+async fn step_16_the_operator_has_the_last_word_when_a_tenant_s_versions_are_used_up() {
+    let rig = Rig::start().await;
+    let acme = tenant("acme");
+    let hostile = no("all", "ReadJob");
+    let last = PolicyRecord {
+        version: VERSIONS_MAX,
+        text: hostile.clone(),
+        digest: Digest::of(hostile.as_bytes()),
+        by: None,
+        at: NOW,
+    };
+    rig.bus.bucket("policies").create(acme.as_str(), &last).await.unwrap();
+    let theirs = Put { by: Some(ask(&[TenantAdmin], ReadJob).actor), ..put(Some(&acme), "") };
+    assert!(matches!(rig.intake.put(theirs).await, Err(PutError::Full)));
+    let ours = rig.operator.put(put(Some(&acme), "")).await.unwrap();
+    assert_eq!(ours.version, VERSIONS_MAX + 1);
+    until(&rig.intake, &ask(&[Viewer], ReadJob), "allow", &["viewer"]).await;
 }
 
 #[tokio::test]

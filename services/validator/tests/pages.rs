@@ -1,5 +1,5 @@
 //! What the pages tell people to send is what is taken: each job in them is checked and compiled.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "tests")]
 
 use hotcell_schemas::{
     plan::{Container, Sniffed},
