@@ -204,14 +204,15 @@ async fn signed(rig: &Rig, role: Role, verb: SignVerb, job: &Job) -> Option<Sign
     }
 }
 
-/// The files below `dir` that hold `needle`.
+/// The files below `dir` that hold `needle`. What the store removes meanwhile is gone.
 fn holding(dir: &Path, needle: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let holds = |bytes: Vec<u8>| bytes.windows(needle.len()).any(|part| part == needle);
         if path.is_dir() {
             found.extend(holding(&path, needle));
-        } else if fs::read(&path).unwrap().windows(needle.len()).any(|part| part == needle) {
+        } else if fs::read(&path).is_ok_and(holds) {
             found.push(path.display().to_string());
         }
     }
@@ -427,7 +428,7 @@ async fn iam_09_a_signer_without_the_key_gives_no_url_and_ends_no_job() {
             order = asking.as_mut() => panic!("an order without the key: {order:?}"),
         }
         assert_eq!(rig.state(&job).await.state, EventKind::Validated, "it waits");
-        rig.stop_signers();
+        rig.stop_signers().await;
         rig.signer_with(&rig.key_line("07"));
         let order = asking.await;
         assert_eq!(order.job, job.id);
@@ -436,7 +437,7 @@ async fn iam_09_a_signer_without_the_key_gives_no_url_and_ends_no_job() {
         let mut done = report("ok");
         done.files = vec![output()];
         assert_eq!(worker.done(&order, done).await, DoneReply::Accepted);
-        rig.stop_signers();
+        rig.stop_signers().await;
         rig.signer_with(&if other.is_empty() { String::new() } else { rig.key_line(other) });
         let reply = asked(&rig, Role::Hasher, SignVerb::Output, &job).await;
         assert!(matches!(reply, SignReply::Later { .. }), "{reply:?}");

@@ -4,7 +4,7 @@ use crate::{
     job::{made, report},
     order::query,
     rig::Rig,
-    worker::{Worker, ask_raw},
+    worker::{PATIENCE, Worker, ask_raw},
 };
 use hotcell_schemas::{
     BlobKey, Digest, Envelope, EventKind, Subject,
@@ -167,7 +167,7 @@ async fn urls_with_id(
     let files = vec![ProducedFile { sha256: Digest::of(content), ..made() }];
     let body = UrlsRequest { lease: lease.to_owned(), files, stderr: None };
     let signed = (id, clock::now(), key);
-    let answer = ask_raw(&worker.bus, &subject, signed, &body).await.unwrap();
+    let answer = ask_raw(&worker.bus, &subject, signed, &body, PATIENCE).await.unwrap();
     let header = |name: &'static str| answer.headers.as_ref()?.get(name).map(|v| v.as_str());
     let answer = Envelope::received(subject.as_str(), header, &answer.payload).unwrap();
     match answer.open_reply::<UrlsReply>(id, worker.bus.trust()).unwrap().into_inner() {

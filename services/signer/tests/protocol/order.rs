@@ -3,7 +3,7 @@
 use crate::{
     job::{image, plan, submitted},
     rig::{BUCKET, Rig, eventually},
-    worker::{ask_raw, request},
+    worker::{PATIENCE, SILENCE, ask_raw, request},
 };
 use async_nats::client::RequestErrorKind;
 use hotcell_nats_config::Login;
@@ -113,7 +113,7 @@ async fn a_worker_is_believed_only_by_its_own_signature() {
     let mut asked = Err(RequestErrorKind::NoResponders);
     while asked.as_ref().is_err_and(|kind| *kind == RequestErrorKind::NoResponders) {
         let signed = ("a", clock::now(), &foreign);
-        asked = ask_raw(&w1.bus, &subject, signed, &request()).await;
+        asked = ask_raw(&w1.bus, &subject, signed, &request(), SILENCE).await;
     }
     assert!(asked.is_err(), "another key's signature got an answer");
     let recorded = async || {
@@ -180,7 +180,7 @@ async fn a_job_that_contradicts_its_subject_is_recorded_and_never_given() {
     for (index, bad) in [&other_pool, &other_tenant, &other_bytes].into_iter().enumerate() {
         let subject = Subject::validated(&acme, &bad.id, &gpu);
         let signed = (&*format!("bad{index}"), clock::now(), &key);
-        let ack = ask_raw(&rig.validator, &subject, signed, bad).await.unwrap();
+        let ack = ask_raw(&rig.validator, &subject, signed, bad, PATIENCE).await.unwrap();
         assert!(String::from_utf8_lossy(&ack.payload).contains("JOBS"), "it is in the stream");
     }
     let served = rig.validated("acme", "gpu").await;

@@ -46,7 +46,8 @@ pub(crate) struct Rig {
     pub(crate) admin: Admin,
     dir: TempDir,
     store: String,
-    tasks: JoinSet<Result<(), ServiceError>>,
+    _tasks: JoinSet<()>,
+    signers: JoinSet<Result<(), ServiceError>>,
     shutdown: Shutdown,
     root: Client,
     pub(crate) intake: Bus,
@@ -102,10 +103,7 @@ impl Rig {
         let store = store(&dir).await;
         let address = format!("http://{}", store.local_addr());
         let stop = Shutdown::new().token();
-        tasks.spawn(async move {
-            store.run(stop).await.unwrap();
-            Ok(())
-        });
+        tasks.spawn(async move { store.run(stop).await.unwrap() });
         let bus = async |role| Bus::connect(role, &nats(&server, &Login::Service(role))).await;
         Self {
             intake: bus(Role::Intake).await.unwrap(),
@@ -116,7 +114,8 @@ impl Rig {
             admin,
             dir,
             store: address,
-            tasks,
+            _tasks: tasks,
+            signers: JoinSet::new(),
             shutdown,
         }
     }
@@ -159,16 +158,19 @@ impl Rig {
         );
         let config: Config = config::load(&path("signer.toml", &text), DEFAULTS).unwrap();
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
+        self.signers.spawn(async move {
             // A signer that did not start says so, or a test would only wait in vain.
             hotcell_signer::run(config, shutdown).await.unwrap();
             Ok(())
         });
     }
 
-    /// Stops every signer that was started.
-    pub(crate) fn stop_signers(&mut self) {
+    /// Stops every signer that was started; none of them answers any more.
+    pub(crate) async fn stop_signers(&mut self) {
         std::mem::take(&mut self.shutdown).begin();
+        while let Some(ended) = self.signers.join_next().await {
+            ended.unwrap().unwrap();
+        }
     }
 
     pub(crate) async fn worker(&self, name: &str, pool: &str) -> Worker {
@@ -342,6 +344,13 @@ impl Rig {
         let mut consumer: jetstream::consumer::PullConsumer =
             context.get_consumer_from_stream(durable, "JOBS").await.unwrap();
         consumer.info().await.unwrap().delivered.consumer_sequence
+    }
+
+    /// Puts a record that is none among those of the tenants: from here on nobody can list them.
+    pub(crate) async fn unlist_tenants(&self) {
+        let context = jetstream::new(self.root.clone());
+        let sent = context.publish("$KV.tenants.broken", "no record".into()).await;
+        sent.unwrap().await.unwrap();
     }
 
     /// Makes the broker deliver a tenant's work again after `wait` without an ack.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Longer than the signer's long poll, by what a busy machine may stand still.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(crate) struct Worker {
@@ -58,12 +58,17 @@ pub(crate) async fn ask<Q: Message, A: Message>(bus: &Bus, subject: Subject, bod
     }
 }
 
-/// Sends a request with the id, time and signature that it is told to; the answer as it came.
+/// Silence after which a question has no answer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+
+/// Sends a request with the id, time and signature that it is told to; the answer as it came, or why
+/// there was none within `wait`.
 pub(crate) async fn ask_raw<Q: Message>(
     bus: &Bus,
     subject: &Subject,
     (id, time, key): (&str, UnixMs, &KeyPair),
     body: &Q,
+    wait: Duration,
 ) -> Result<async_nats::Message, RequestErrorKind> {
     let sealed = Envelope::seal(subject.clone(), id.to_owned(), time, key, body).unwrap();
     let mut headers = async_nats::HeaderMap::new();
@@ -71,7 +76,7 @@ pub(crate) async fn ask_raw<Q: Message>(
         headers.insert(name, value.as_str());
     }
     let request = async_nats::Request::new().headers(headers).payload(sealed.body.into());
-    let request = request.timeout(Some(Duration::from_secs(2)));
+    let request = request.timeout(Some(wait));
     let sent = bus.client().send_request(subject.to_string(), request).await;
     sent.map_err(|error| error.kind())
 }
