@@ -1,28 +1,28 @@
 //! What a tenant put under names of its own: forgotten when the tenant is removed. The record of a
-//! destination holds a sealed secret, a preset's whatever its tenant wrote into it; what a job took
-//! from either is in the job's record, which stays.
+//! destination holds a sealed secret, a preset's whatever its tenant wrote into it, a block's the name
+//! of a person; what a job took from them is in the job's record, which stays.
 
 use crate::{
     admin::{Admin, AdminError},
     api,
 };
 use async_nats::HeaderMap;
-use hotcell_schemas::TenantId;
+use hotcell_schemas::{TenantId, block};
 
 /// Buckets whose keys are `<tenant>.<name>`, and in some `<tenant>` for a list of them.
-const BUCKETS: [&str; 2] = ["destinations", "presets"];
+const BUCKETS: [&str; 3] = ["destinations", "presets", "blocks"];
 
 impl Admin {
-    /// Removes the tenant's destinations and presets. What is in its own buckets is its own.
+    /// Removes the tenant's destinations, presets and blocks. What is in its own buckets is its own.
     pub(crate) async fn forget_named(&self, tenant: &TenantId) -> Result<(), AdminError> {
-        for bucket in BUCKETS {
-            for key in [format!("{tenant}.{}", api::ANY), tenant.to_string()] {
-                let filter = api::bucket_key(bucket, &key);
-                for subject in self.subjects(&api::bucket_stream(bucket), &filter).await? {
-                    let mut headers = HeaderMap::new();
-                    headers.insert("KV-Operation", "DEL");
-                    self.store(subject, headers, Vec::new()).await?;
-                }
+        let own = [format!("{tenant}.{}", api::ANY), tenant.to_string()];
+        let own = BUCKETS.iter().flat_map(|bucket| own.clone().map(|key| (*bucket, key)));
+        for (bucket, key) in own.chain([("platform", block::operators_key(tenant))]) {
+            let filter = api::bucket_key(bucket, &key);
+            for subject in self.subjects(&api::bucket_stream(bucket), &filter).await? {
+                let mut headers = HeaderMap::new();
+                headers.insert("KV-Operation", "DEL");
+                self.store(subject, headers, Vec::new()).await?;
             }
         }
         Ok(())

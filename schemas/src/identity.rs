@@ -138,6 +138,8 @@ actions! {
     ExportAudit;
     /// Release what was blocked.
     UnblockIdentity;
+    /// Stop a principal of the tenant, and list who is stopped.
+    BlockIdentity;
     /// Ask others to approve a request.
     RequestApproval;
     /// Approve or reject what another asked for.

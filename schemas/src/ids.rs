@@ -134,6 +134,8 @@ hex_ids! {
     KeyId, "key";
     /// One approval.
     ApprovalId, "approval";
+    /// One block of a principal.
+    BlockId, "block";
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod api_key;
 pub mod approval;
 pub mod argv;
 pub mod blob;
+pub mod block;
 pub mod decoders;
 pub mod destination;
 pub mod digest;
@@ -46,7 +47,7 @@ pub use digest::Digest;
 pub use envelope::{Envelope, Message, Verified};
 pub use event::EventKind;
 pub use ids::{
-    ApprovalId, DeliveryId, DestinationName, EndpointId, JobId, KeyId, PoolId, PresetName,
+    ApprovalId, BlockId, DeliveryId, DestinationName, EndpointId, JobId, KeyId, PoolId, PresetName,
     TenantId, UploadId, WorkerId,
 };
 pub use job::Job;

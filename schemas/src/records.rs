@@ -1,8 +1,8 @@
 //! Records at rest in the key-value buckets, and what goes to the audit log besides job events.
 
 use crate::{
-    BlobKey, DeliveryId, Digest, EndpointId, FileName, JobId, KeyId, PoolId, Role, TenantId,
-    UnixMs, UploadId, WorkerId,
+    BlobKey, BlockId, DeliveryId, Digest, EndpointId, FileName, JobId, KeyId, PoolId, Role,
+    TenantId, UnixMs, UploadId, WorkerId,
     envelope::Message,
     hook::DeliveryState,
     identity::{Authority, Decided, RoleName},
@@ -96,6 +96,13 @@ pub struct KeyIndex {
 }
 
 impl KeyRecord {
+    /// Who is the same person as this key, one step back: its maker, and the key that it took the
+    /// place of.
+    pub fn makers(&self) -> impl Iterator<Item = Actor> {
+        let before = self.rotated_from.clone().map(|id| Actor::ApiKey { id });
+        self.created_by.clone().into_iter().chain(before)
+    }
+
     /// The record of a new key: of its text only the SHA-256. It opens nothing before it has roles.
     #[must_use]
     pub fn new(id: KeyId, tenant: TenantId, text: &str, now: UnixMs) -> Self {
@@ -290,6 +297,15 @@ pub enum AuditAct {
         /// To what.
         target: String,
         /// Why it was permitted.
+    /// A principal that is blocked asked for something, and got nothing.
+    Blocked {
+        /// Who.
+        actor: Actor,
+        /// The block.
+        block: BlockId,
+        /// What for: a method and a route's pattern, or a verb.
+        target: String,
+    },
         decided: Decided,
     },
     /// Bytes were removed.

@@ -68,6 +68,8 @@ codes! {
     DestinationRefused = "destination_refused", false;
     /// Policy does not permit this to whoever asked, as the job was compiled. The sentence names the policies and what would be allowed. What intake let pass by mistake, or never saw, ends here.
     PolicyDenied = "policy_denied", false;
+    /// Whoever asked was blocked while the job waited, and the sentence names the block. Submit again once it is lifted.
+    IdentityBlocked = "identity_blocked", false;
     /// FFmpeg's prober could not read the input in its cell.
     ProbeFailed = "probe_failed", false;
     /// FFmpeg ended with an error. The job's stderr says which.

@@ -296,7 +296,14 @@ pub const BUCKETS: &[BucketRow] = &[
         writers: &[Role::Provisioner],
         readers: &[Role::Intake, Role::Validator, Role::Signer, Role::Provisioner],
         max_age_secs: 0,
-        about: "the operator's policies for all tenants; no running service can change them",
+        about: "the operator's policies for all tenants, and its blocks; no running service can change them",
+    },
+    BucketRow {
+        name: "blocks",
+        writers: &[Role::Intake, Role::Provisioner],
+        readers: &[Role::Intake, Role::Validator, Role::Signer, Role::Provisioner],
+        max_age_secs: 0,
+        about: "principals that a tenant has blocked, by tenant",
     },
     BucketRow {
         name: "policies",

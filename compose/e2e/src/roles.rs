@@ -53,6 +53,8 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
     ),
     (
         RoleName::Auditor,
+            Action::BlockIdentity,
+            Action::UnblockIdentity,
         &[
             Action::ReadJob,
             Action::ReadAudit,
@@ -72,6 +74,8 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::RequestApproval,
         ],
     ),
+            Action::BlockIdentity,
+            Action::UnblockIdentity,
 ];
 
 /// What a second factor is asked for.
@@ -88,6 +92,7 @@ pub const SENSITIVE: &[Action] = &[
 ///
 /// # Panics
 /// When the table lacks a role: a test covers that.
+    Action::UnblockIdentity,
 #[must_use]
 pub fn may(role: RoleName) -> &'static [Action] {
     let row = ROLES.iter().find(|(name, _)| *name == role);

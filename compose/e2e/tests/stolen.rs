@@ -50,6 +50,9 @@ fn body(route: &Route, upload: &str) -> Value {
             json!({ "outputFormat": job["outputFormat"], "preset": job["preset"] })
         }
         ("POST", "/v1/keys") => json!({ "roles": ["viewer"] }),
+        ("POST", "/v1/blocks") => {
+            json!({ "principal": { "kind": "apiKey", "id": NONE }, "reason": "x" })
+        }
         _ => Value::Null,
     }
 }

@@ -75,3 +75,27 @@ async fn step_04_a_removed_tenant_keeps_no_preset() {
         assert!(stored_in(&server, "presets", Role::Intake, key).await.is_some(), "{key}");
     }
 }
+
+/// IAM-21: the names of people that it has blocked go with it, and those that the operator has blocked
+/// in it; another tenant's stay, and so do the operator's policies.
+#[tokio::test]
+async fn iam_21_a_removed_tenant_keeps_no_block() {
+    let (server, admin) = with_acme().await;
+    let rows = [
+        (Role::Intake, "blocks", "acme", false),
+        (Role::Provisioner, "platform", "blocks.acme", false),
+        (Role::Intake, "blocks", "acme-two", true),
+        (Role::Provisioner, "platform", "blocks.acme-two", true),
+        (Role::Provisioner, "platform", "platform", true),
+    ];
+    for (role, bucket, key, _) in rows {
+        let writer = server.connect(&Login::Service(role)).await.unwrap();
+        writer.request(api::bucket_key(bucket, key), "list".into()).await.unwrap();
+        assert!(stored_in(&server, bucket, Role::Signer, key).await.is_some(), "{key}");
+    }
+    admin.remove_tenant(&acme(), NOW).await.unwrap();
+    for (_, bucket, key, stays) in rows {
+        let found = stored_in(&server, bucket, Role::Signer, key).await;
+        assert_eq!(found.is_some(), stays, "{bucket} {key}");
+    }
+}

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod approval;
+pub(crate) mod block;
 pub(crate) mod jobs;
 mod own;
 pub(crate) mod preset;

@@ -127,7 +127,7 @@ fn evidence(eye: &mut impl See) {
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
 
-fn acts() -> [Act; 11] {
+fn acts() -> [Act; 12] {
     let granted = AuditAct::Granted {
         to: Role::Encoder,
         worker: Some(worker()),
@@ -195,6 +195,7 @@ fn acts() -> [Act; 11] {
 pub(crate) trait Look {
     fn look<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
         &mut self,
+        ("blocked", "audit.decision", Some(tenant()), super::block::act()),
         name: &str,
         value: &T,
     );
@@ -280,6 +281,7 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
 fn of_work(eye: &mut impl Look) {
     let strike = Strike {
         tenant: tenant(),
+    super::block::at_rest(eye);
         job: job_id(),
         attempt: 1,
         worker: worker(),
@@ -378,3 +380,4 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("webhook", &webhook_request());
     eye.look("webhook_created", &webhook_created());
 }
+    super::block::http(eye);

@@ -150,6 +150,10 @@ fn of_act(row: &mut EvidenceRow, act: AuditAct) {
             (row.note, row.target) = (Some(text(&what)), Some(text(&target)));
             row.decided = vec![named(decided)];
         }
+        AuditAct::Blocked { actor, block, target } => {
+            row.actor = Some(actor);
+            (row.target, row.note) = (Some(text(&target)), Some(format!("block {block}")));
+        }
         AuditAct::Reaped { keys, why } => {
             row.target = joined(keys.iter().map(ToString::to_string));
             row.note = Some(text(&why));
@@ -180,6 +184,7 @@ const fn name(act: &AuditAct) -> &'static str {
 }
 
 fn granted(grant: &Grant) -> String {
+        AuditAct::Blocked { .. } => "blocked",
     let at = grant.destination.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
     format!("{} {} {} s{at}", grant.method, grant.key_digest, grant.ttl_secs)
 }

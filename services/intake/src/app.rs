@@ -17,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use hotcell_policy::{Facts, PolicyStore};
+use hotcell_policy::{Blocks, Facts, PolicyStore};
 use hotcell_schemas::{
     Subject, envelope::Message, identity::Decided, work::SignReply, work::SignRequest,
 };
@@ -71,6 +71,8 @@ pub struct App {
     pub refusals: Refusals,
     /// The policies in force.
     pub policies: PolicyStore,
+    /// Who is blocked.
+    pub blocks: Blocks,
     /// An agent that is asked after them.
     pub opa: Option<Opa>,
     /// Denials and challenges, on their way to the audit log.
@@ -199,6 +201,7 @@ impl App {
             streams: Streams::default(),
             refusals,
             policies: PolicyStore::new(&bus),
+            blocks: Blocks::new(&bus),
             opa: None,
             decisions,
             vault: None,

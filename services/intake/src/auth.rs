@@ -15,6 +15,7 @@ use crate::{
     oidc::{Identity, Oidc, OidcError, TokenFault},
     token,
 };
+use hotcell_policy::Keys;
 use hotcell_schemas::{
     ApprovalId, KeyId, Subject, TenantId, UnixMs,
     identity::{Authority, RoleName},
@@ -336,14 +337,8 @@ impl Auth {
 
     /// The record of a key. Only what is there is kept: a key that was just made is known at once.
     async fn record(&self, id: &KeyId) -> Result<Arc<KeyRecord>, AuthError> {
-        let now = Instant::now();
-        if let Some(known) = self.known.get(id, now) {
-            return Ok(known);
-        }
-        let record = self.keys.get::<KeyRecord>(id.as_str()).await.map_err(AuthError::Records)?;
-        let record = Arc::new(record.ok_or(AuthError::Denied(Denied::Unknown))?.value);
-        self.known.put(id.clone(), Arc::clone(&record), now);
-        Ok(record)
+        let found = Keys::key(self, id).await.map_err(AuthError::Records)?;
+        found.ok_or(AuthError::Denied(Denied::Unknown))
     }
 
     /// Whether a principal that was believed some time ago would be now, as far as its token and its
@@ -414,6 +409,20 @@ impl Auth {
         let record = record.ok_or(AuthError::Denied(Denied::NoTenant))?.value;
         self.records.put(tenant.clone(), record.clone(), now);
         Ok(record)
+    }
+}
+
+/// As they were a moment ago.
+impl Keys for Auth {
+    async fn key(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KvError> {
+        let now = Instant::now();
+        if let Some(known) = self.known.get(id, now) {
+            return Ok(Some(known));
+        }
+        let Some(entry) = self.keys.get::<KeyRecord>(id.as_str()).await? else { return Ok(None) };
+        let record = Arc::new(entry.value);
+        self.known.put(id.clone(), Arc::clone(&record), now);
+        Ok(Some(record))
     }
 }
 

@@ -145,7 +145,7 @@ async fn answer(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) {
 async fn call(app: &Arc<App>, verb: &'static Verb, incoming: &Incoming) -> Result<Reply, Problem> {
     let who = app.auth.login(incoming).await.map_err(|error| app.refuse(verb.name, &error))?;
     info!(tenant = %who.tenant(), verb = verb.name, "request over the broker");
-    let record = gate::active(app, &who).await?;
+    let record = gate::enter(app, &who, verb.name).await?;
     let (method, path) = &verb.twin;
     let route = find(method, path).expect("a test finds the twin of every verb");
     let by = (who.tenant(), who.actor());

@@ -4,13 +4,15 @@
 //! of `events.<job>.state` in a tenant's broker account.
 //!
 //! Promises: the stream ends with the job's end, after [`LIFE_SECS`], within a second of its
-//! tenant's suspension and of the end of the credential that opened it, and at shutdown;
+//! tenant's suspension, of its principal's blocking and of the end of the credential that opened it,
+//! and at shutdown;
 //! [`PER_TENANT_MAX`] streams of one tenant and [`ALL_MAX`] of all are open at once. Refuses: to hold a connection for a job that is not the caller's.
 //! How far an encode is, workers tell the signer alone, so no event says it.
 
 use crate::{
     app::{App, Call, Reply},
     auth::Principal,
+    blocks::{Standing, standing},
     problem::{Kind, Problem},
     transcodes::{found, read},
     view,
@@ -203,6 +205,9 @@ impl At {
             if !tenant.state.is_active() || !self.app.auth.still(&self.follow.who).await {
                 return None;
             }
+            let Ok(Standing::Open) = standing(&self.app, &self.follow.who).await else {
+                return None;
+            };
             // While the broker is away nothing changes; the client comes back when the stream ends.
             self.job = read(&self.app, &self.follow.who, &self.follow.job.id).await.ok()?;
             if self.spoke.elapsed() >= Duration::from_secs(HEARTBEAT_SECS) {

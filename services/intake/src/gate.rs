@@ -1,5 +1,5 @@
 //! The gate: policy decides before anything is done. Promises: a tenant that is suspended is not
-//! served; what cannot be decided is refused; every denial and challenge is on its way to the audit
+//! served, nor a principal that is blocked; what cannot be decided is refused; every denial and challenge is on its way to the audit
 //! log, within bounds; a change is recorded before it is made, and so is a read of evidence or of
 //! an output. Refuses: to answer a program that cannot step up with a challenge that it cannot meet.
 
@@ -7,7 +7,7 @@ use crate::{
     app::{App, Call},
     approvals,
     auth::{AuthError, Principal},
-    opa,
+    blocks, opa,
     problem::{Kind, Problem},
     routes::{Gate, Route},
 };
@@ -55,6 +55,15 @@ pub async fn active(app: &App, who: &Principal) -> Result<TenantRecord, Problem>
     let state = serde_json::to_value(record.state).unwrap_or_default();
     let detail = "the tenant is not active; whoever runs this installation can say why";
     Err(Problem::new(Kind::TenantInactive, detail).with("state", state))
+}
+
+/// The same at a door: nobody who is blocked comes in. `what` is what is asked for, for the record.
+///
+/// # Errors
+/// As [`active`]; 403 `identity-blocked`.
+pub async fn enter(app: &App, who: &Principal, what: &str) -> Result<TenantRecord, Problem> {
+    let record = active(app, who).await?;
+    blocks::pass(app, who, what).await.map(|()| record)
 }
 
 /// Decides the action of a route, for both doors, and gives what its handler is called with.

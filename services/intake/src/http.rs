@@ -142,7 +142,8 @@ async fn tenant(
 ) -> Result<Reply, Problem> {
     let principal = authenticate(&app, parts, route.path, true).await?;
     Span::current().record("tenant", principal.tenant().as_str());
-    let record = gate::active(&app, &principal).await?;
+    let what = format!("{} {}", route.method, route.path);
+    let record = gate::enter(&app, &principal, &what).await?;
     let who = (principal.tenant(), principal.actor());
     let fields = app.rates.take(who, &record.quotas, route.makes_job(), Instant::now())?;
     fields.on(entitled(app, route, handler, params, parts, body, principal).await)
@@ -211,7 +212,7 @@ async fn asked(app: &App, mut parts: Parts, body: &mut Body) -> Result<Reply, Pr
     // A request for one of our own routes comes back to be served, with the same proof of possession.
     let principal = authenticate(app, &parts, name, route.is_none()).await?;
     Span::current().record("tenant", principal.tenant().as_str());
-    let record = gate::active(app, &principal).await?;
+    let record = gate::enter(app, &principal, &format!("{} {name}", parts.method)).await?;
     let call = Call {
         method: parts.method.clone(),
         route: name,

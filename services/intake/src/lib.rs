@@ -7,6 +7,7 @@
 pub mod app;
 pub mod approvals;
 pub mod auth;
+pub mod blocks;
 pub mod broker;
 pub mod cache;
 pub mod cancel;

@@ -34,6 +34,8 @@ pub enum Kind {
     SelfApproval,
     /// 403: the tenant is suspended or removed.
     TenantInactive,
+    /// 403: people have stopped this principal.
+    IdentityBlocked,
     /// 402: the plan's share of this month, or of this kind of thing, is used up.
     PlanExceeded,
     /// 404: nothing there, or not the caller's.
@@ -86,6 +88,9 @@ impl Kind {
             }
             Self::TenantInactive => {
                 (403, "urn:hotcell:problem:tenant-inactive", "The tenant is not served")
+            }
+            Self::IdentityBlocked => {
+                (403, "urn:hotcell:problem:identity-blocked", "The principal is blocked")
             }
             Self::Forbidden => (403, "urn:hotcell:problem:forbidden", "Not permitted"),
             Self::PlanExceeded => {

@@ -3,7 +3,8 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, cancel, destinations, events, evidence, health, keys, list, policies, presets,
+    approvals, blocks, cancel, destinations, events, evidence, health, keys, list,
+    policies, presets,
     problem::Problem,
     token, transcodes, uploads, usage, webhooks,
 };
@@ -205,6 +206,15 @@ pub static ROUTES: &[Route] = &[
     }),
     own(Method::POST, "/v1/token", |app, who, call| Box::pin(token::exchange(app, who, call))),
     get("/v1/destinations", Action::ReadPresets, |app, who, call| {
+    get("/v1/blocks", Action::BlockIdentity, |app, who, call| {
+        Box::pin(blocks::list(app, who, call))
+    }),
+    post("/v1/blocks", Action::BlockIdentity, |app, who, call| {
+        Box::pin(blocks::create(app, who, call))
+    }),
+    row(Method::DELETE, "/v1/blocks/{id}", Action::UnblockIdentity, |app, who, call| {
+        Box::pin(blocks::remove(app, who, call))
+    }),
         Box::pin(destinations::list(app, who, call))
     }),
     get("/v1/usage", Action::ReadUsage, |app, who, call| Box::pin(usage::get(app, who, call))),

@@ -84,6 +84,7 @@ fn rows(file: &str) -> Vec<Row> {
     let job = json!({ "inputs": [{ "url": format!("upload:{file}") }], "outputFormat": "mp4",
         "preset": { "quality": "low", "resolution": "480p" } });
     let preset = json!({ "outputFormat": "mp4", "preset": job["preset"] });
+    let block = json!({ "principal": { "kind": "apiKey", "id": NONE }, "reason": "x" });
     let upload = json!({ "filename": "a.mp4", "contentType": "video/mp4", "fileSize": 1 });
     vec![
         row("POST", "/v1/upload/presigned-url", upload, 200),
@@ -111,6 +112,9 @@ fn rows(file: &str) -> Vec<Row> {
         row("POST", "/v1/keys", json!({ "roles": ["viewer"] }), 201),
         row("GET", "/v1/presets", none.clone(), 200),
         row("GET", "/v1/presets/{id}", none.clone(), 404),
+        row("GET", "/v1/blocks", none.clone(), 200),
+        row("POST", "/v1/blocks", block, 404),
+        row("DELETE", "/v1/blocks/{id}", none.clone(), 404),
         row("DELETE", "/v1/presets/{id}", none.clone(), 404),
         // The last of them, since it leaves one.
         row("PUT", "/v1/presets/{id}", preset, 200),
@@ -418,6 +422,11 @@ async fn step_13_a_flood_of_refusals_is_counted_not_recorded() {
         world.key("acme", &[RoleName::Viewer]).await,
         world.key("bolt", &[RoleName::Viewer]).await,
     );
+    let stopped = json!({ "principal": { "kind": "apiKey", "id": keys[0] }, "reason": "x" });
+    let before = total().await;
+    let (_, made) = world.post("/v1/blocks", &strong, &stopped).await;
+    let block = made["result"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(total().await, before + 1, "{made}");
     let body = json!({ "roles": ["viewer"] });
     let began = std::time::Instant::now();
     for _ in 0..300 {
@@ -426,6 +435,7 @@ async fn step_13_a_flood_of_refusals_is_counted_not_recorded() {
     assert_eq!(world.post("/v1/keys", &quiet, &body).await.0, 403);
     until(async || (world.audited("bolt", "decision").await == 1).then_some(())).await;
     let seconds = began.elapsed().as_secs() + 2;
+        (Method::DELETE, format!("/v1/blocks/{block}"), 200),
     let recorded = world.audited("acme", "decision").await;
     assert!(recorded <= 16 * seconds, "{recorded} records in {seconds} s");
     until(async || (world.audited("_", "refused").await > 0).then_some(())).await;

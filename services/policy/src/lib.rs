@@ -4,6 +4,7 @@
 //! is a denial; each decision names the policies that made it and the digest of the set. Refuses: a
 //! policy that the schema does not validate strictly, and a set of more than [`POLICIES_MAX`].
 
+pub mod block;
 pub mod destination;
 pub mod engine;
 mod facts;
@@ -16,6 +17,7 @@ pub mod set;
 pub mod store;
 mod words;
 
+pub use block::{Blocks, Keys, Lineage, lineage};
 pub use destination::Destinations;
 pub use engine::{Engine, Rule};
 pub use hotcell_schemas::destination::STORE;

@@ -7,6 +7,7 @@
 //! shown to be is the edge's word alone: no record holds it, so policy decides on what it said.
 
 use crate::{
+    block::{Blocks, Lineage, lineage},
     destination::{self, Destinations},
     question::{Decision, Facts, Question, Verdict, Who},
     store::{PolicyError, PolicyStore},
@@ -32,7 +33,7 @@ use hotcell_stage::{
 /// Why there is no answer now; another try may bring one. Nothing is permitted meanwhile.
 #[derive(Debug, thiserror::Error)]
 pub enum RecheckError {
-    /// A record of the tenant, the key, the approval or the destination.
+    /// A record of the tenant, the key, the block, the approval or the destination.
     #[error("a record that permits a job cannot be read")]
     Record(#[source] KvError),
     /// The policies.
@@ -79,6 +80,7 @@ pub struct Recheck {
     keys: Bucket,
     approvals: Bucket,
     destinations: Destinations,
+    blocks: Blocks,
 }
 
 /// When a job was submitted, by its own first stamp, which must agree with the broker's time of the
@@ -106,6 +108,7 @@ impl Recheck {
             keys: bus.bucket("keys"),
             approvals: bus.bucket("approvals"),
             destinations: Destinations::new(bus),
+            blocks: Blocks::new(bus),
         }
     }
 
@@ -136,11 +139,36 @@ impl Recheck {
         if let Err(failure) = granted(tenant, job) {
             return Ok(Err(failure));
         }
+        if let Err(failure) = self.blocked(job).await? {
+            return Ok(Err(failure));
+        }
         let Actor::ApiKey { id } = &job.actor else { return Ok(Ok(())) };
         let key = self.keys.get::<KeyRecord>(id.as_str()).await.map_err(RecheckError::Record)?;
         let key = key.map(|entry| entry.value);
         let held = holds(key.as_ref(), &job.tenant, &job.authority, submitted_at);
         Ok(held.map_err(|reason| Failure::new(RejectCode::PolicyDenied, reason)))
+    }
+
+    /// Whether whoever asked may not have anything done now, whenever it asked: a job that waited
+    /// when its principal was blocked ends. To hold it, it would keep its place among those that its
+    /// tenant may have given out, and so hold up the others' jobs.
+    async fn blocked(&self, job: &Job) -> Result<Result<(), Failure>, RecheckError> {
+        let listed = self.blocks.of(&job.tenant).await.map_err(RecheckError::Record)?;
+        let now = clock::now();
+        if listed.is_empty(now) {
+            return Ok(Ok(()));
+        }
+        let all = match lineage(&job.actor, &self.keys).await.map_err(RecheckError::Record)? {
+            Lineage::All(all) => all,
+            Lineage::TooLong => {
+                let message = "the makers of the job's key cannot be followed that far";
+                return Ok(Err(Failure::new(RejectCode::PolicyDenied, message)));
+            }
+        };
+        Ok(listed.against(&all, now).map_or(Ok(()), |block| {
+            let message = format!("whoever asked is blocked: {}", block.id);
+            Err(Failure::new(RejectCode::IdentityBlocked, message))
+        }))
     }
 
     /// Where the job's outputs go; `None` is hotcell's own store. A destination is the tenant's own,

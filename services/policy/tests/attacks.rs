@@ -86,7 +86,7 @@ fn a_tenants_permit_defeats_no_forbid_of_the_platform() {
         assert_eq!(told(&ask.by(&all).unwrap()), expect, "{:?}", ask.action);
     };
     check(&viewer(ReadJob).of("umbrella"), ("deny", vec!["same-tenant"]));
-    check(&viewer(UnblockIdentity).fresh(1), ("deny", vec!["operators-only"]));
+    check(&viewer(UnblockIdentity).fresh(1), ("deny", vec!["admins-unblock"]));
     check(&viewer(ManagePolicy), ("step-up", vec!["step-up-policies"]));
     let raw = viewer(SubmitTranscode).with(|ask| ask.facts.outputs[0].raw_arguments = true);
     check(&raw, ("step-up", vec!["step-up-raw-arguments"]));
@@ -224,7 +224,7 @@ fn iam_17_the_operators_text_lies_over_what_is_compiled_in() {
     assert_eq!(told(&keys.clone().fresh(1).by(&never).unwrap()), ("deny", vec!["step-up-keys"]));
     let added = over(&format!("@id(\"frozen\") @allows(\"nothing\") {head};")).unwrap();
     assert_eq!(told(&keys.clone().fresh(1).by(&added).unwrap()), ("deny", vec!["frozen"]));
-    for guard in ["same-tenant", "operators-only", "operators-are-made-by-the-operator"] {
+    for guard in ["same-tenant", "admins-unblock", "operators-are-made-by-the-operator"] {
         let text = format!("\n@id(\"{guard}\") @about(\"x\") @off(\"x\") {head};");
         let faults = over(&text).unwrap_err();
         assert_eq!(faults.0.len(), 1);

@@ -64,11 +64,11 @@ fn another_tenants_resources_are_refused_to_every_role() {
     for role in RoleName::ALL {
         for action in Action::ALL {
             let decision = ask(&[role], *action).of("umbrella").fresh(1).decide();
-            let reads = [UnblockIdentity, ReadAudit, ReadPolicy, ReadUsage].contains(action);
-            let expect = if role == Operator && reads {
+            let reaches = [BlockIdentity, UnblockIdentity, ReadAudit, ReadPolicy, ReadUsage];
+            let expect = if role == Operator && reaches.contains(action) {
                 ("allow", vec!["operator"])
-            } else if *action == UnblockIdentity {
-                ("deny", vec!["operators-only", "same-tenant"])
+            } else if *action == UnblockIdentity && role != TenantAdmin {
+                ("deny", vec!["admins-unblock", "same-tenant"])
             } else {
                 ("deny", vec!["same-tenant"])
             };

@@ -33,7 +33,8 @@ const TABLE: &str = "
     ManagePresets   -      -         -         -             s            -       -
     ReadAudit       -      -         -         -             y            y       y
     ExportAudit     -      -         -         -             s            s       s
-    UnblockIdentity -      -         -         -             -            -       s
+    BlockIdentity   -      -         -         -             y            -       y
+    UnblockIdentity -      -         -         -             s            -       s
     RequestApproval -      y         y         y             y            y       y
     ApproveRequest  -      -         -         -             f            -       -
     ReadUsage       y      y         -         -             y            y       y

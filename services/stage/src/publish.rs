@@ -112,7 +112,9 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
         AuditAct::Admin { .. } => AuditKind::Admin,
         AuditAct::Reaped { .. } => AuditKind::Reaped,
         AuditAct::Violation { .. } => AuditKind::Violation,
-        AuditAct::Decision { .. } | AuditAct::SteppedUp { .. } => AuditKind::Decision,
+        AuditAct::Decision { .. } | AuditAct::SteppedUp { .. } | AuditAct::Blocked { .. } => {
+            AuditKind::Decision
+        }
         AuditAct::Changed { .. } => AuditKind::Change,
     }
 }

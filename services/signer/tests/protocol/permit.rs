@@ -2,6 +2,8 @@
 //! that changed since does to a job. Every event here is signed by the key that its subject asks
 //! for: what refuses it is the submission, the record, or policy on the plan in the job.
 
+mod blocked;
+
 use crate::{
     job::{made, plan, report, submitted},
     rig::{Rig, eventually},
