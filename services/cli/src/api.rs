@@ -27,15 +27,7 @@ pub(crate) struct Api {
 impl Api {
     /// The API of `HOTCELL_API` and `HOTCELL_KEY`, or of the installation below `data`.
     pub(crate) fn find(data: &Path) -> Result<Self, Fail> {
-        let given = std::env::var("HOTCELL_API").ok().zip(std::env::var("HOTCELL_KEY").ok());
-        let (base, key, ca) = match given {
-            Some((base, key)) => (base, key, std::env::var("HOTCELL_CA").ok()),
-            None => {
-                let layout = Layout::open(data)?;
-                let ca = layout.env_value("HOTCELL_CA").ok();
-                (layout.env_value("HOTCELL_API")?, layout.env_value("HOTCELL_KEY")?, ca)
-            }
-        };
+        let (base, key, ca) = settings(|name| std::env::var(name).ok(), data)?;
         Ok(Self { base, key, http: http(ca.as_deref().map(Path::new))? })
     }
 
@@ -146,6 +138,25 @@ pub(crate) fn http(ca: Option<&Path>) -> Result<Client, Fail> {
     Ok(client.expect("the TLS backend is compiled in"))
 }
 
+/// Address, key and authorities, as the environment says, or else the installation. A key that is
+/// named is never passed over for the installation's own, and that one is sent nowhere else.
+fn settings(
+    named: impl Fn(&str) -> Option<String>,
+    data: &Path,
+) -> Result<(String, String, Option<String>), Fail> {
+    match (named("HOTCELL_API"), named("HOTCELL_KEY")) {
+        (Some(base), Some(key)) => Ok((base, key, named("HOTCELL_CA"))),
+        (Some(_), None) => Err(Fail::usage(
+            "HOTCELL_API is set without HOTCELL_KEY: the installation's own key is sent nowhere else",
+        )),
+        (None, key) => {
+            let layout = Layout::open(data)?;
+            let key = key.map_or_else(|| layout.env_value("HOTCELL_KEY"), Ok)?;
+            Ok((layout.env_value("HOTCELL_API")?, key, layout.env_value("HOTCELL_CA").ok()))
+        }
+    }
+}
+
 /// What a problem document (RFC 9457) says, with each field's rule.
 pub(crate) fn refusal(status: StatusCode, body: &Value) -> Fail {
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -159,4 +170,31 @@ pub(crate) fn refusal(status: StatusCode, body: &Value) -> Fail {
         message.push_str(&format!("\n  {}: {}", text("field"), text("rule")));
     }
     if status.is_server_error() { Fail::unreachable(message) } else { Fail::failed(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// IAM-10: who names another key acts as that key, and no key goes to a stranger's address.
+    #[test]
+    fn iam_10_a_key_that_is_named_is_the_one_that_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("nats")).unwrap();
+        let text = "export HOTCELL_API='http://own'\nexport HOTCELL_KEY='hck_own'\n";
+        std::fs::write(dir.path().join("dev.env"), text).unwrap();
+        let check = |given: &[(&str, &str)], expect: Option<(&str, &str)>| {
+            let named = |name: &str| {
+                given.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            let found = settings(named, dir.path()).ok();
+            let found = found.as_ref().map(|(base, key, _)| (base.as_str(), key.as_str()));
+            assert_eq!(found, expect, "{given:?}");
+        };
+        check(&[], Some(("http://own", "hck_own")));
+        check(&[("HOTCELL_KEY", "hck_b")], Some(("http://own", "hck_b")));
+        check(&[("HOTCELL_API", "http://b")], None);
+        let both = [("HOTCELL_API", "http://b"), ("HOTCELL_KEY", "hck_b")];
+        check(&both, Some(("http://b", "hck_b")));
+    }
 }

@@ -19,6 +19,9 @@ use std::{net::SocketAddr, path::PathBuf};
   hotcell policy explain job.json              what a request makes FFmpeg do
   hotcell audit verify                         check the evidence log offline
 
+Where a command speaks to the API, HOTCELL_API, HOTCELL_KEY and HOTCELL_CA go before what the folder says;
+HOTCELL_KEY alone is another key for the folder's own API.
+
 Exit codes: 0 done, 1 the thing failed, 2 usage, 64 bad configuration, 69 a server is unreachable."
 )]
 pub(crate) struct Args {
