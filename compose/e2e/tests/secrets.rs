@@ -72,7 +72,7 @@ async fn each_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     let api = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
     let name = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
     let id = api.submit(&name).await?;
-    let job = api.ended(&id, Duration::from_secs(60)).await?;
+    let job = api.ended(&id, Duration::from_secs(120)).await?;
     ensure!(job["state"] == "completed", "{job}");
 
     let storage = secret(&up, "storage-signer.secret");

@@ -31,7 +31,7 @@ const CUT_TRIES: usize = 3;
 async fn program(nats: &str, creds: &Path, user: &str) -> Result<async_nats::Client> {
     let options = async_nats::ConnectOptions::with_credentials_file(creds).await?;
     let options = options.custom_inbox_prefix(format!("_INBOX_{user}")).max_reconnects(1);
-    Ok(options.request_timeout(Some(Duration::from_secs(5))).connect(nats).await?)
+    Ok(options.request_timeout(Some(PATIENCE)).connect(nats).await?)
 }
 
 async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Result<u16> {

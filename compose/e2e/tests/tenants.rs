@@ -14,6 +14,9 @@ use std::{path::Path, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Longest wait for an answer that must not come.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// A tenant's program at its own broker account: async-nats and JSON, nothing of ours.
 struct Program(async_nats::Client);
 
@@ -22,7 +25,7 @@ impl Program {
         let login = hotcell_nats_config::creds::read(creds)?.claims.name;
         let options = async_nats::ConnectOptions::with_credentials_file(creds).await?;
         let options = options.custom_inbox_prefix(format!("_INBOX_{login}"));
-        let options = options.request_timeout(Some(Duration::from_secs(5)));
+        let options = options.request_timeout(Some(PATIENCE));
         Ok(Self(options.connect(url).await?))
     }
 
@@ -86,7 +89,9 @@ async fn nothing_of_a_is_there_for_b() -> Result<()> {
     // The account's name in the subject is the broker's to write: B cannot name A's.
     let account = a["account"].as_str().unwrap();
     let foreign = format!("tenant.{account}.get");
-    let denied = program_b.ask(&foreign, &json!({ "id": id })).await;
+    let request = async_nats::Request::new().payload(json!({ "id": id }).to_string().into());
+    let request = request.timeout(Some(SILENCE));
+    let denied = program_b.0.send_request(foreign, request).await;
     ensure!(denied.is_err(), "B asked as A: {denied:?}");
     up.stop()?;
     Ok(())

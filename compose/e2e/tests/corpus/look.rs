@@ -1,7 +1,12 @@
 //! Whether bytes show, sound like or tell what belongs to somebody else.
 
 use anyhow::{Context as _, Result, ensure};
-use std::{fs, io::Read as _, path::Path, process::Command};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    process::Command,
+};
 
 /// The distribution's FFmpeg, outside of any cell: it knows every format.
 const FFMPEG: &str = "/usr/bin/ffmpeg";
@@ -110,16 +115,19 @@ pub(crate) fn holds(bytes: &[u8], needle: &str) -> bool {
     })
 }
 
-/// Files below `dir` that hold `needle`; those that begin as zstd (RFC 8878) are opened.
+/// Files below `dir` that hold `needle`; those that begin as zstd (RFC 8878) are opened. Services work
+/// meanwhile: what they remove or put in place of another while it looks is gone.
 pub(crate) fn files_that_hold(dir: &Path, needle: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    for entry in there(fs::read_dir(dir))?.into_iter().flatten() {
         let path = entry?.path();
-        let kind = fs::symlink_metadata(&path)?.file_type();
+        let Some(kind) = there(fs::symlink_metadata(&path))?.map(|it| it.file_type()) else {
+            continue;
+        };
         if kind.is_dir() {
             found.extend(files_that_hold(&path, needle)?);
         } else if kind.is_file() {
-            let mut bytes = fs::read(&path)?;
+            let Some(mut bytes) = there(fs::read(&path))? else { continue };
             if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
                 // The store keeps what it knows of an object behind the object.
                 let mut opened = Vec::new();
@@ -133,4 +141,12 @@ pub(crate) fn files_that_hold(dir: &Path, needle: &str) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// `None` when there is no such file.
+pub(crate) fn there<T>(read: io::Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(read?)),
+    }
 }
