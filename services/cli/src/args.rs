@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::{
-    access, audit, breach, client, creds_agent, destination, doctor, export, fail::Fail, key, nats,
-    poison, policy, preset, replay, tenant, tls, token, up, usage, worker,
+    access, audit, block, breach, client, creds_agent, destination, doctor, export, fail::Fail,
+    key, nats, poison, policy, preset, replay, tenant, tls, token, up, usage, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -67,6 +67,9 @@ enum Command {
     /// API keys of a tenant.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Principals that are stopped, whatever credential they show.
+    #[command(subcommand)]
+    Block(block::BlockCommand),
     /// A tenant's own settings, by name.
     #[command(subcommand)]
     Preset(preset::PresetCommand),
@@ -370,6 +373,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         Command::Preset(command) => preset::run(&data, command, json).await,
         Command::Token(args) => token::run(&data, &args, json).await,
         Command::Policy(command) => Box::pin(policy::run(&data, command, json)).await,
+        Command::Block(command) => Box::pin(block::run(&data, command, json)).await,
         Command::Nats(command) => nats::run(command, json).await,
         Command::Tls(command) => tls::run(command, json),
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,

@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod args;
 mod audit;
+mod block;
 mod breach;
 mod client;
 mod creds_agent;
@@ -30,10 +31,9 @@ use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(args::run(args)),
+        Ok(runtime) => runtime.block_on(args::run(args::Args::parse())),
         Err(error) => Err(fail::Fail::failed(format!("no runtime: {error}"))),
     };
     fail::exit_code(result)
