@@ -23,7 +23,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time::sleep};
 
-const READY_MAX: Duration = Duration::from_secs(30);
+const READY_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Connections of the publishers: about as many as services of an installation publish over.

@@ -29,8 +29,8 @@ const GOAL: f64 = 2.0;
 /// Pause between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Pause between two looks at what waits.
-const SETTLE_EVERY: Duration = Duration::from_millis(500);
+/// Jobs of the flood that are looked at: as many as are submitted at once, at most.
+const LAST: usize = 64;
 
 /// Whose is whose.
 const FLOODING: usize = 0;
@@ -96,20 +96,24 @@ fn backlog(usage: &Value) -> u64 {
 
 /// Waits until the flood has passed the validator, whose work on it would be measured with the
 /// queue on a machine of few cores; how much of it waits for a worker then.
-async fn settled(tenant: &Tenant) -> Result<u64> {
-    let (until, mut before) = (Instant::now() + JOB_MAX, 0);
-    loop {
-        let now = backlog(&tenant.usage().await?);
-        if (now > 0 && now <= before) || Instant::now() > until {
-            return Ok(now);
+async fn settled(tenant: &Tenant, flood: &[String]) -> Result<u64> {
+    let until = Instant::now() + JOB_MAX;
+    // The last ones, which were on their way at once.
+    for id in flood.iter().rev().take(LAST) {
+        while reached(&tenant.job_now(id).await?, "validated").is_none() && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
         }
-        before = now;
-        sleep(SETTLE_EVERY).await;
     }
+    Ok(backlog(&tenant.usage().await?))
 }
 
 /// Runs the scenario.
-pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) -> Result<Measured> {
+pub(crate) async fn run(
+    programs: &Programs,
+    scenario: &Scenario,
+    dir: &Path,
+    quick: bool,
+) -> Result<Measured> {
     let installation = Installation::start(programs, scenario, dir)?;
     let (jobs, in_flight) = (usize::try_from(scenario.jobs)?, usize::try_from(scenario.in_flight)?);
     let measured = async {
@@ -120,9 +124,9 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) ->
         let burst = submit(other, BURST, BURST, "alone").await?;
         let alone = waits(&other.0, &burst).await?;
         let begun = Instant::now();
-        submit(flooding, jobs, in_flight, "flood").await?;
+        let flood = submit(flooding, jobs, in_flight, "flood").await?;
         let took = begun.elapsed();
-        let before = settled(&flooding.0).await?;
+        let before = settled(&flooding.0, &flood).await?;
         let burst = submit(other, BURST, BURST, "beside it").await?;
         let beside = waits(&other.0, &burst).await?;
         let after = backlog(&flooding.0.usage().await?);
@@ -130,7 +134,8 @@ pub(crate) async fn run(programs: &Programs, scenario: &Scenario, dir: &Path) ->
     };
     let (alone, beside, took, before, after) =
         measured.await.with_context(|| installation.complaints())?;
-    ensure!(after > 0, "the flood was over before it was met");
+    // A smoke run's flood is so small that a busy machine is done with it while it is submitted.
+    ensure!(after > 0 || quick, "the flood was over before it was met");
     let grown = ratio(beside.ms(0.95), alone.ms(0.95));
     let row = |name: &str, times: &Times, ratio: String, goal: String| {
         let ms = [times.ms(0.5), times.ms(0.95), times.ms_max()].map(|ms| format!("{ms:.0}"));

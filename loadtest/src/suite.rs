@@ -147,7 +147,7 @@ async fn one(
         Kind::Encode => encode::run(programs, &scenario, dir).await,
         Kind::Micro => micro::run(&scenario),
         Kind::Batch => batch::run(programs, &scenario, dir).await,
-        Kind::Flood => flood::run(programs, &scenario, dir).await,
+        Kind::Flood => flood::run(programs, &scenario, dir, quick).await,
         Kind::Edge => edge::run(programs, &scenario, dir).await,
     };
     let Measured { rows, notes, numbers } =
