@@ -15,13 +15,19 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::{
-    fs,
+    fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const JOBS: &str = "/v1/transcodes";
@@ -30,49 +36,57 @@ const PREFIX: &str = "video/hotcell";
 const KEY_ID: &str = "acme-hotcell";
 /// It is looked for in every file of the installation.
 const SECRET: &str = "CANARY-9f2c-the-secret-of-acmes-own-bucket";
+/// Keys that take the place of the first, one after the other.
+const SECOND: (&str, &str) = ("acme-hotcell-2", "CANARY-51d0-the-second-secret");
+const THIRD: (&str, &str) = ("acme-hotcell-3", "CANARY-e7a4-the-third-secret");
 
-/// A customer's store. Its key may write and read below the prefix, and nothing else.
+/// A customer's store. A key of it may write and read below the prefix, and nothing else.
 struct Customer {
     child: Child,
     dir: TempDir,
+    /// Where it is for others, whatever process is behind.
     endpoint: String,
+    behind: watch::Sender<SocketAddr>,
+    _front: JoinSet<()>,
 }
 
 impl Customer {
-    fn start() -> Result<Self> {
+    async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("secret"), format!("{SECRET}\n"))?;
-        let config = format!(
-            "listen = \"127.0.0.1:0\"\nlisten_file = {:?}\ndata_dir = {:?}\nbuckets = [{BUCKET:?}]\n\
-             region = \"eu-central-1\"\ndurability = \"1s\"\n[[access_keys]]\nid = {KEY_ID:?}\n\
-             secret_file = {:?}\nallow = [{{ ops = [\"get\", \"put\"], bucket = {BUCKET:?}, \
-             prefix = \"{PREFIX}/\" }}]\n",
-            path("addr"),
-            path("store"),
-            path("secret"),
-        );
-        fs::write(path("store.toml"), config)?;
-        let child = Command::new(programs().join("hotcell-store"))
-            .arg(path("store.toml"))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(path("store.log"))?)
-            .spawn()?;
-        let mut customer = Self { child, endpoint: String::new(), dir };
-        let until = Instant::now() + PATIENCE;
-        while customer.endpoint.is_empty() {
-            ensure!(Instant::now() < until, "the second store does not start");
-            let written = fs::read_to_string(customer.dir.path().join("addr")).unwrap_or_default();
-            if let Ok(address) = written.trim().parse::<std::net::SocketAddr>() {
-                customer.endpoint = format!("http://{address}");
+        let (child, at) = store(dir.path(), &[(KEY_ID, SECRET)])?;
+        let (behind, now) = watch::channel(at);
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let mut front = JoinSet::new();
+        front.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let at = *now.borrow();
+                open.spawn(async move {
+                    let Ok(mut store) = TcpStream::connect(at).await else { return };
+                    let _ended = copy_bidirectional(&mut client, &mut store).await;
+                });
             }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(customer)
+        });
+        Ok(Self { child, dir, endpoint, behind, _front: front })
+    }
+
+    /// Its owner changes which keys it knows.
+    fn knows(&mut self, keys: &[(&str, &str)]) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let (child, at) = store(self.dir.path(), keys)?;
+        self.child = child;
+        self.behind.send(at).context("nobody is in front")
+    }
+
+    /// The file with the secret of a key.
+    fn secret_of(&self, key: &str) -> PathBuf {
+        self.dir.path().join(format!("{key}.secret"))
     }
 
     fn secret(&self) -> PathBuf {
-        self.dir.path().join("secret")
+        self.secret_of(KEY_ID)
     }
 
     /// Its files that hold `needle`.
@@ -88,19 +102,65 @@ impl Drop for Customer {
     }
 }
 
+/// A store process on the data in `dir`, which knows these keys.
+fn store(dir: &Path, keys: &[(&str, &str)]) -> Result<(Child, SocketAddr)> {
+    let path = |name: &str| dir.join(name);
+    let mut config = format!(
+        "listen = \"127.0.0.1:0\"\nlisten_file = {:?}\ndata_dir = {:?}\nbuckets = [{BUCKET:?}]\n\
+         region = \"eu-central-1\"\ndurability = \"1s\"\n",
+        path("addr"),
+        path("store"),
+    );
+    for (id, secret) in keys {
+        let file = path(&format!("{id}.secret"));
+        fs::write(&file, format!("{secret}\n"))?;
+        config += &format!(
+            "[[access_keys]]\nid = {id:?}\nsecret_file = {file:?}\nallow = [{{ ops = [\"get\", \
+             \"put\"], bucket = {BUCKET:?}, prefix = \"{PREFIX}/\" }}]\n",
+        );
+    }
+    fs::write(path("store.toml"), config)?;
+    there(fs::remove_file(path("addr")))?;
+    let child = Command::new(programs().join("hotcell-store"))
+        .arg(path("store.toml"))
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(path("store.log"))?)
+        .spawn()?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        ensure!(Instant::now() < until, "the second store does not start");
+        let written = fs::read_to_string(path("addr")).unwrap_or_default();
+        if let Ok(address) = written.trim().parse() {
+            return Ok((child, address));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Files below `dir` that hold `needle`. What goes while a running service is looked at is gone.
 fn holding(dir: &Path, needle: &[u8]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    for entry in there(fs::read_dir(dir))?.into_iter().flatten() {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
+        let kind = there(entry.file_type())?;
+        if kind.is_some_and(|kind| kind.is_dir()) {
             found.extend(holding(&entry.path(), needle)?);
-        } else if entry.file_type()?.is_file()
-            && fs::read(entry.path())?.windows(needle.len()).any(|part| part == needle)
+        } else if kind.is_some_and(|kind| kind.is_file())
+            && there(fs::read(entry.path()))?
+                .is_some_and(|bytes| bytes.windows(needle.len()).any(|part| part == needle))
         {
             found.push(entry.path());
         }
     }
     Ok(found)
+}
+
+/// `None` when there is no such file.
+fn there<T>(read: io::Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(read?)),
+    }
 }
 
 /// `hotcell destination add NAME`, for a bucket at `endpoint`.
@@ -110,10 +170,22 @@ fn add(up: &Up, name: &str, tenant: &str, at: (&str, &str, &str), secret: &Path)
     let whose = ["destination", "add", name, "--tenant", tenant, "--endpoint", endpoint];
     let place = ["--bucket", bucket, "--prefix", PREFIX, "--region", region];
     let opened = ["--access-key-id", key, "--secret-file", secret.to_str().context("a path")?];
-    let output = up.cli(&[whose.as_slice(), &place, &opened].concat())?;
+    said(up, &[whose.as_slice(), &place, &opened].concat())
+}
+
+/// `hotcell destination rekey NAME`.
+fn rekey(up: &Up, name: &str, key: &str, secret: &Path) -> Result<String> {
+    let whose = ["destination", "rekey", name, "--tenant", "demo", "--access-key-id", key];
+    let opened = ["--secret-file", secret.to_str().context("a path")?];
+    said(up, &[whose.as_slice(), &opened].concat())
+}
+
+/// The exit code and all that is printed, in which no secret is.
+fn said(up: &Up, args: &[&str]) -> Result<String> {
+    let output = up.cli(args)?;
     let said = [output.stdout, output.stderr].concat();
     let said = format!("{:?} {}", output.status.code(), String::from_utf8_lossy(&said));
-    ensure!(!said.contains(SECRET), "the secret is printed");
+    ensure!(!said.contains("CANARY"), "a secret is printed");
     Ok(said)
 }
 
@@ -137,7 +209,7 @@ async fn answered(api: &Api, name: &str, file: &str, status: u16, words: &str) -
 /// IAM-09, API-05, API-11: by HTTP, the CLI, every service, and two real stores.
 #[tokio::test(flavor = "multi_thread")]
 async fn iam_09_outputs_go_to_the_tenant_s_own_bucket_and_the_record_says_so() -> Result<()> {
-    let (up, customer) = (Up::start(&["--encoders", "1"])?, Customer::start()?);
+    let (up, customer) = (Up::start(&["--encoders", "1"])?, Customer::start().await?);
     let admin = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
     let here = (customer.endpoint.as_str(), BUCKET, KEY_ID);
     let said = add(&up, "cdn", "demo", here, &customer.secret())?;
@@ -264,7 +336,8 @@ async fn nowhere_else(up: Up, customer: &Customer) -> Result<()> {
 /// IAM-09: what is weaker than hotcell's own store, or is that store, is no destination.
 #[tokio::test(flavor = "multi_thread")]
 async fn iam_09_a_bucket_that_keeps_no_rules_and_the_own_store_are_not_entered() -> Result<()> {
-    let (up, customer) = (Up::start(&["--encoders", "1", "--cell", "noop"])?, Customer::start()?);
+    let (up, customer) =
+        (Up::start(&["--encoders", "1", "--cell", "noop"])?, Customer::start().await?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let yes = format!("http://{}", listener.local_addr()?);
     let mut servers = JoinSet::new();
@@ -306,5 +379,68 @@ async fn iam_09_a_bucket_that_keeps_no_rules_and_the_own_store_are_not_entered()
     ensure!(listed[0]["name"] == "cdn" && listed.as_array().unwrap().len() == 1, "{listed}");
     ensure!(up.json(&["destination", "list", "--tenant", "other"])? == json!([]));
     drop(up.stop()?);
+    Ok(())
+}
+
+/// How a job for destination `cdn` ends.
+async fn ends(api: &Api, file: &str) -> Result<Value> {
+    let id = text(&api.post(JOBS, &bound_for("cdn", file)).await?, "id")?;
+    api.ended(&id, PATIENCE).await
+}
+
+/// IAM-09, API-08: a bucket's key is changed while it is in use, and a bucket that refuses costs one
+/// encode and not three.
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_09_a_key_is_changed_in_place_and_a_bucket_that_refuses_ends_its_job() -> Result<()> {
+    let up = Up::start(&["--encoders", "1", "--cell", "noop"])?;
+    let mut customer = Customer::start().await?;
+    let admin = Api::new(up.env("HOTCELL_API"), up.env("HOTCELL_KEY"));
+    let at = (customer.endpoint.as_str(), BUCKET, KEY_ID);
+    let said = add(&up, "cdn", "demo", at, &customer.secret())?;
+    ensure!(said.starts_with("Some(0)"), "{said}");
+    let show = ["destination", "show", "cdn", "--tenant", "demo"];
+    let before = up.json(&show)?;
+
+    // The owner makes a second key. One that does not open the bucket takes nobody's place.
+    customer.knows(&[(KEY_ID, SECRET), SECOND])?;
+    let said = rekey(&up, "cdn", SECOND.0, &customer.secret())?;
+    ensure!(!said.starts_with("Some(0)") && said.contains("refuses the key"), "{said}");
+    let said = rekey(&up, "other", SECOND.0, &customer.secret_of(SECOND.0))?;
+    ensure!(said.contains("has no destination other"), "{said}");
+    ensure!(up.json(&show)? == before, "something was stored");
+    let said = rekey(&up, "cdn", SECOND.0, &customer.secret_of(SECOND.0))?;
+    ensure!(said.starts_with("Some(0)"), "{said}");
+    let mut expected = before;
+    expected["access_key_id"] = json!(SECOND.0);
+    ensure!(up.json(&show)? == expected, "more than the key was changed");
+
+    // The first opens nothing any more, and nothing needs it.
+    customer.knows(&[SECOND])?;
+    let file = upload(&admin).await?;
+    let stepped = admin.stepped_up(&up.totp()?).await?;
+    let job = ends(&stepped, &file).await?;
+    ensure!(job["state"] == "completed", "{job}");
+    // Nor does the second, and nobody has told hotcell.
+    customer.knows(&[THIRD])?;
+    let job = ends(&stepped, &file).await?;
+    let failure = &job["failure"];
+    ensure!(job["state"] == "failed" && failure["code"] == "destination_refused", "{job}");
+    ensure!(failure.to_string().contains("403") && !job.to_string().contains("http"), "{job}");
+    ensure!(job["attempts"] == 1, "{job}");
+    let said = rekey(&up, "cdn", THIRD.0, &customer.secret_of(THIRD.0))?;
+    ensure!(said.starts_with("Some(0)"), "{said}");
+    let job = ends(&stepped, &file).await?;
+    ensure!(job["state"] == "completed", "{job}");
+
+    let lines = up.cli(&["audit", "export", "--tenant", "demo"])?;
+    let lines = String::from_utf8_lossy(&lines.stdout).into_owned();
+    let place = customer.endpoint.trim_start_matches("http://");
+    let rekeyed =
+        format!("\"target\":\"cdn {place}/{BUCKET}/{PREFIX}\",\"note\":\"destination_rekeyed\"");
+    ensure!(lines.matches(&rekeyed).count() == 2, "{lines}");
+    let dir = up.stop()?;
+    let found = holding(dir.path(), b"CANARY")?;
+    ensure!(found.is_empty(), "a secret is in {found:?}");
+    ensure!(holding(customer.dir.path(), b"CANARY")?.len() == 3, "the search finds what is there");
     Ok(())
 }

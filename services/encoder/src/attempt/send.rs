@@ -59,7 +59,8 @@ impl Unsent {
     fn halt(&self) -> Halt {
         match (self, self.refusal()) {
             (_, Some(status)) => {
-                let text = format!("the destination answers {status} to a signed PUT, also anew");
+                let text =
+                    format!("the destination answers {status} to a PUT, also by a fresh URL");
                 Halt::failed(RejectCode::DestinationRefused, text)
             }
             (Self::Elsewhere(_), None) => {
