@@ -42,6 +42,9 @@ pub enum Unusable {
     /// An approver said no.
     #[error("the approval was rejected")]
     Rejected,
+    /// Whose key agreed has ended since.
+    #[error("a key that agreed was revoked since: ask anew")]
+    Withdrawn,
     /// Too late.
     #[error("the approval has expired")]
     Expired,

@@ -31,6 +31,7 @@ use hotcell_schemas::{
     identity::Action,
     job::Actor,
     limits::APPROVERS_MAX,
+    records::KeyRecord,
     request::TranscodeRequest,
 };
 use hotcell_stage::{clock, kv::Bucket, kv::Entry, kv::KvError};
@@ -144,7 +145,21 @@ pub async fn shown_for(
     let permits =
         entry.value.permits(who.tenant(), who.actor(), action, *request, purpose, clock::now());
     permits.map_err(unusable)?;
+    standing_voices(app, &entry.value).await?;
     Ok(entry)
+}
+
+/// Whether every key that agreed is still one: what a thief agreed to ends with the key.
+async fn standing_voices(app: &App, record: &ApprovalRecord) -> Result<(), Problem> {
+    let keys = app.bus.bucket("keys");
+    for voice in &record.voices {
+        let Actor::ApiKey { id } = &voice.actor else { continue };
+        let found = keys.get::<KeyRecord>(id.as_str()).await.map_err(|e| store_problem(&e))?;
+        if found.is_none_or(|entry| entry.value.revoked_at.is_some()) {
+            return Err(unusable(Unusable::Withdrawn));
+        }
+    }
+    Ok(())
 }
 
 /// Uses the approval for `purpose`; nobody can use it for anything else from now on.
@@ -171,6 +186,7 @@ pub(crate) fn unusable(why: Unusable) -> Problem {
         | Unusable::Action
         | Unusable::Waiting
         | Unusable::Rejected
+        | Unusable::Withdrawn
         | Unusable::Expired
         | Unusable::Used => Kind::ApprovalUnusable,
     };

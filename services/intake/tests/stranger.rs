@@ -100,3 +100,38 @@ async fn new_08_an_approval_is_for_a_path_that_reads_in_one_way() {
     let ask = json!({ "action": "ManageKeys", "request": request });
     assert_eq!(world.post("/v1/approvals", &key, &ask).await.0, 201);
 }
+
+/// NEW-08: who steals an approver's key has agreed to nothing once the key is revoked.
+#[tokio::test]
+async fn new_08_what_a_revoked_key_agreed_to_is_agreed_by_nobody() {
+    let world = World::start().await;
+    let asker = world.key("acme", &[RoleName::TenantAdmin]).await;
+    let stolen = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let owner = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let (thief, owner) = (world.stepped_up(&stolen).await, world.stepped_up(&owner).await);
+    let body = json!({ "roles": ["viewer"] });
+    let request = json!({ "method": "POST", "path": "/v1/keys", "body": body });
+    let ask = json!({ "action": "ManageKeys", "request": request });
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        let (status, made) = world.post("/v1/approvals", &asker, &ask).await;
+        assert_eq!(status, 201, "{made}");
+        let id = made["result"]["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/approvals/{id}/approve");
+        assert_eq!(world.post(&path, &thief, &json!({})).await.0, 200);
+        given.push(id);
+    }
+    let by = async |id: &str| {
+        let request = world.request(Method::POST, "/v1/keys").bearer_auth(&asker);
+        let request = request.header("hotcell-approval", id).body(body.to_string());
+        answer(request.send().await.unwrap()).await
+    };
+    assert_eq!(by(&given[0]).await.0, 201, "while the key is one");
+    let path = format!("/v1/keys/{}", stolen.split('_').nth(1).unwrap());
+    let ended = world.send(Method::DELETE, &path, Some(&owner), None).await;
+    assert_eq!(ended.status(), 200);
+    let (status, problem) = by(&given[1]).await;
+    assert_eq!(status, 403, "{problem}");
+    assert_eq!(problem["type"], "urn:hotcell:problem:approval-unusable", "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("revoked"), "{problem}");
+}
