@@ -319,6 +319,7 @@ fn the_exports_are_the_rows_that_leave_the_pipeline() {
             "tenant.*.cancel",
             "tenant.*.ask",
             "tenant.*.asked",
+            "tenant.*.approvals",
             "events.*.*.terminal",
             "events.*.*.state"
         ]
