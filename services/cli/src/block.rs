@@ -316,9 +316,9 @@ mod tests {
     fn iam_21_exactly_one_principal_is_named_and_those_of_a_provider_with_it() {
         let id = "0193a0f0c0de7000800000000000beef";
         let check = |words: &str, expect: Option<PrincipalRequest>| {
-            let found = parsed(&format!("add --reason x {words}")).map(|command| match command {
-                BlockCommand::Add { who, issuer, .. } => who.principal(issuer),
-                other => panic!("{other:?}"),
+            let found = parsed(&format!("add --reason x {words}")).map(|command| {
+                let BlockCommand::Add { who, issuer, .. } = command else { panic!("{command:?}") };
+                who.principal(issuer)
             });
             assert_eq!(found, expect, "{words}");
         };

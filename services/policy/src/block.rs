@@ -210,7 +210,7 @@ mod tests {
             Actor::User { issuer: "https://id.example".to_owned(), subject: "ana".to_owned() };
         let by = |n: usize| Some(Actor::ApiKey { id: key(n) });
         let records =
-            [made(1, Some(ana.clone()), None), made(2, by(1), None), made(3, by(9), Some(2))];
+            vec![made(1, Some(ana.clone()), None), made(2, by(1), None), made(3, by(9), Some(2))];
         let Lineage::All(all) = follow(records, 3) else { panic!() };
         assert_eq!(all.first(), by(3).as_ref());
         for actor in [by(9), by(2), by(1), Some(ana)] {
