@@ -12,9 +12,10 @@ use hotcell_schemas::{
 use serde::{Deserialize, Serialize};
 
 /// Who reads the state of a job outside a consumer: the API, the strict broker, the operator, and
-/// the stages that ask the signer for a job's bytes, which must know whether it has moved on.
-pub const JOB_STATE_READERS: [Role; 5] =
-    [Role::Intake, Role::Validator, Role::Signer, Role::Hasher, Role::Provisioner];
+/// the stages that ask the signer for a job's bytes, which must know whether it has moved on, and who
+/// tells of a job's end again.
+pub const JOB_STATE_READERS: [Role; 6] =
+    [Role::Intake, Role::Validator, Role::Signer, Role::Hasher, Role::Provisioner, Role::Webhook];
 
 /// Who may ask how much work of a tenant waits: the API, which refuses what would be too much.
 pub const WORK_COUNTER: Role = Role::Intake;

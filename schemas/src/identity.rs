@@ -116,9 +116,11 @@ actions! {
     ReadOutput;
     /// Have outputs stored where they outlive the job: decided per job, at the signer before PUT URLs.
     PublishOutput;
+    /// Read webhooks and what was delivered to them. Their URLs may open something, so a viewer does not.
+    ReadWebhooks;
     /// Make, change or remove webhooks.
     ManageWebhooks;
-    /// Replay deliveries.
+    /// Replay deliveries, and send tests.
     ReplayWebhook;
     /// Read policies, and ask what they would say.
     ReadPolicy;
@@ -136,10 +138,10 @@ actions! {
     ReadAudit;
     /// Export evidence in bulk.
     ExportAudit;
-    /// Release what was blocked.
-    UnblockIdentity;
     /// Stop a principal of the tenant, and list who is stopped.
     BlockIdentity;
+    /// Release what was blocked.
+    UnblockIdentity;
     /// Ask others to approve a request.
     RequestApproval;
     /// Approve or reject what another asked for.

@@ -141,6 +141,26 @@ pub const WEBHOOK_RETRY_SECS: [u64; 3] = [60, 300, 1800];
 /// A webhook's receiver refuses signatures older or newer than this, in seconds.
 pub const WEBHOOK_TOLERANCE_SECS: u64 = 300;
 
+/// Consecutive failed attempts at one endpoint, over all events, that disable it.
+pub const WEBHOOK_FAILURES_MAX: usize = 10;
+
+/// How long a webhook's replaced secret signs beside the new one at most, and where nothing is said,
+/// in seconds: a working day in every time zone.
+pub const WEBHOOK_OLD_SECRET_SECS: u32 = 86_400;
+
+/// Attempts of earlier rounds that a replayed delivery keeps: with the four of a round, 16 of some
+/// 65 bytes.
+pub const DELIVERY_ATTEMPTS_KEPT: usize = 12;
+
+/// Deliveries that one answer lists at most: 50 of under 1.5 KiB are well within a message's body.
+pub const DELIVERIES_LIST_MAX: u32 = 50;
+
+/// Deliveries that one answer lists when the request names no number.
+pub const DELIVERIES_LIST_DEFAULT: u32 = 20;
+
+/// Ids in one page of an endpoint's list of deliveries: 4.4 KiB, as the list of jobs has.
+pub const DELIVERY_PAGE_MAX: usize = 128;
+
 /// Webhook endpoints of one tenant.
 pub const ENDPOINTS_MAX: usize = 16;
 

@@ -27,14 +27,6 @@ pub struct JobPage {
     pub jobs: Vec<JobId>,
 }
 
-impl JobPage {
-    /// Whether the next id begins another page.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.jobs.len() >= PAGE_JOBS_MAX
-    }
-}
-
 /// `GET /v1/transcodes`, and `api.list` over the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

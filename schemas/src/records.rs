@@ -246,6 +246,17 @@ pub enum AuditAct {
         /// Host of its URL.
         host: String,
     },
+    /// A webhook endpoint was disabled for its failures.
+    EndpointDisabled {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Consecutive failed attempts, the last with it.
+        failures: u32,
+        /// Status of the last of them.
+        status: Option<u16>,
+        /// Its class, as in a delivery's record.
+        error: String,
+    },
     /// A delivery ended, or an attempt failed.
     Delivered {
         /// The delivery.
@@ -286,6 +297,15 @@ pub enum AuditAct {
         /// What its token says; `session` is the token's id.
         authority: Authority,
     },
+    /// A principal that is blocked asked for something, and got nothing.
+    Blocked {
+        /// Who.
+        actor: Actor,
+        /// The block.
+        block: BlockId,
+        /// What for: a method and a route's pattern, or a verb.
+        target: String,
+    },
     /// A principal changed something that decides over others.
     Changed {
         /// Who.
@@ -297,15 +317,6 @@ pub enum AuditAct {
         /// To what.
         target: String,
         /// Why it was permitted.
-    /// A principal that is blocked asked for something, and got nothing.
-    Blocked {
-        /// Who.
-        actor: Actor,
-        /// The block.
-        block: BlockId,
-        /// What for: a method and a route's pattern, or a verb.
-        target: String,
-    },
         decided: Decided,
     },
     /// Bytes were removed.

@@ -245,6 +245,30 @@ pub struct WebhookCreated {
     pub secret: WebhookSecret,
 }
 
+/// `PATCH /v1/webhooks/{id}`: what is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookChange {
+    /// Where to deliver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Which terminal events; all when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<WebhookEvent>>,
+    /// Whether it is told anything. Enabling a disabled one forgets its failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// `POST /v1/webhooks/{id}/rotate`; may be absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookRotate {
+    /// How long the old secret signs as well, in seconds, 0 to 86,400; a day when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_secret_secs: Option<u32>,
+}
+
 /// Events that a webhook can be told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WebhookEvent {

@@ -75,7 +75,7 @@ pub const ROUTES: &[Route] = &[
     row!("audit.upload", [lit("audit"), Tenant, lit("upload")], "audit", [Intake] => [Auditor], Stream(Jobs),
         "an upload was confirmed and its hash pinned"),
     row!("audit.webhook", [lit("audit"), Tenant, lit("webhook")], "audit", [Webhook] => [Auditor], Stream(Jobs),
-        "an endpoint was made, a delivery succeeded or was given up"),
+        "an endpoint was made, or disabled for its failures; a delivery succeeded or was given up"),
     row!("audit.admin", [lit("audit"), Tenant, lit("admin")], "audit", [Provisioner] => [Auditor], Stream(Jobs),
         "the operator changed a tenant, a key or the broker"),
     row!("audit.reaped", [lit("audit"), Tenant, lit("reaped")], "audit", [Signer] => [Auditor], Stream(Jobs),
@@ -118,6 +118,8 @@ pub const ROUTES: &[Route] = &[
 
     row!("hooks.create", [lit("hooks"), lit("intake"), lit("create")], "hook_request", [Intake] => [Webhook], Request,
         "make a webhook endpoint; the secret is in the answer, once"),
+    row!("hooks.ask", [lit("hooks"), lit("intake"), lit("ask")], "hook_ask", [Intake] => [Webhook], Request,
+        "show, change, rotate, remove or test an endpoint; list or replay its deliveries"),
     row!("hook.out", [lit("hook"), lit("out"), Tenant, Endpoint, Delivery], "delivery", [Webhook] => [Webhook], Stream(Hooks),
         "one delivery to one endpoint, until it succeeds or its schedule is spent"),
 
@@ -133,10 +135,10 @@ pub const ROUTES: &[Route] = &[
         "a tenant's program asks for others' approval of a request (api.ask)"),
     row!("tenant.asked", [lit("tenant"), Account, lit("asked")], "json", [Tenant] => [Intake], TenantRequest,
         "a tenant's program reads an approval (api.asked)"),
-    row!("events", [lit("events"), Account, Job, lit("terminal")], "json", [Webhook] => [Tenant], TenantEvents,
-        "a job of the tenant ended (events.<job>.terminal in its own account)"),
     row!("tenant.approvals", [lit("tenant"), Account, lit("approvals")], "json", [Tenant] => [Intake], TenantRequest,
         "a tenant's program lists the tenant's approvals, newest first (api.approvals)"),
+    row!("events", [lit("events"), Account, Job, lit("terminal")], "json", [Webhook] => [Tenant], TenantEvents,
+        "a job of the tenant ended (events.<job>.terminal in its own account)"),
     row!("events.state", [lit("events"), Account, Job, lit("state")], "json", [Webhook] => [Tenant], TenantEvents,
         "a job of the tenant reached a state (events.<job>.state in its own account)"),
 ];
@@ -282,7 +284,7 @@ pub const BUCKETS: &[BucketRow] = &[
         writers: &[Role::Webhook],
         readers: &[Role::Webhook],
         max_age_secs: 2_592_000,
-        about: "webhook deliveries and their attempts",
+        about: "webhook deliveries and their attempts, by id; their ids by tenant, endpoint and page",
     },
     BucketRow {
         name: "poison",

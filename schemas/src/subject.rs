@@ -186,6 +186,12 @@ impl Subject {
         Self("hooks.intake.create".to_owned())
     }
 
+    /// `hooks.intake.ask`.
+    #[must_use]
+    pub fn hooks_ask() -> Self {
+        Self("hooks.intake.ask".to_owned())
+    }
+
     /// `hook.out.<tenant>.<endpoint>.<delivery>`.
     #[must_use]
     pub fn hook_out(tenant: &TenantId, endpoint: &EndpointId, delivery: &DeliveryId) -> Self {

@@ -159,6 +159,7 @@ fn constructors_build_subjects_of_their_rows() {
         Subject::ready(&tenant, &job, &pool, Priority::High),
         Subject::next(&pool, &worker),
         Subject::hooks_create(),
+        Subject::hooks_ask(),
         Subject::usage_now(),
         Subject::evidence_export(),
         Subject::terminal(samples::ACCOUNT, &job).unwrap(),
@@ -243,6 +244,7 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "sign.upload",
             "sign.confirm",
             "sign.download",
+            "hooks.ask",
             "hooks.create",
             "usage.now",
             "evidence.export",
@@ -285,9 +287,9 @@ fn brk_35_each_role_publishes_this_and_nothing_else() {
             "tenant.cancel",
             "tenant.ask",
             "tenant.asked",
+            "tenant.approvals",
         ],
     );
-            "tenant.approvals",
 }
 
 #[test]

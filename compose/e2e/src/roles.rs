@@ -26,7 +26,13 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
     (RoleName::Publisher, &[Action::ReadJob, Action::ReadOutput, Action::RequestApproval]),
     (
         RoleName::WebhookAdmin,
-        &[Action::ReadJob, Action::ManageWebhooks, Action::ReplayWebhook, Action::RequestApproval],
+        &[
+            Action::ReadJob,
+            Action::ReadWebhooks,
+            Action::ManageWebhooks,
+            Action::ReplayWebhook,
+            Action::RequestApproval,
+        ],
     ),
     (
         RoleName::TenantAdmin,
@@ -36,6 +42,7 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::ReadJob,
             Action::CancelJob,
             Action::ReadOutput,
+            Action::ReadWebhooks,
             Action::ManageWebhooks,
             Action::ReplayWebhook,
             Action::ReadPolicy,
@@ -46,6 +53,8 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::ManagePresets,
             Action::ReadAudit,
             Action::ExportAudit,
+            Action::BlockIdentity,
+            Action::UnblockIdentity,
             Action::RequestApproval,
             Action::ApproveRequest,
             Action::ReadUsage,
@@ -53,8 +62,6 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
     ),
     (
         RoleName::Auditor,
-            Action::BlockIdentity,
-            Action::UnblockIdentity,
         &[
             Action::ReadJob,
             Action::ReadAudit,
@@ -67,6 +74,8 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
     (
         RoleName::Operator,
         &[
+            Action::BlockIdentity,
+            Action::UnblockIdentity,
             Action::ReadAudit,
             Action::ExportAudit,
             Action::ReadPolicy,
@@ -74,8 +83,6 @@ pub const ROLES: &[(RoleName, &[Action])] = &[
             Action::RequestApproval,
         ],
     ),
-            Action::BlockIdentity,
-            Action::UnblockIdentity,
 ];
 
 /// What a second factor is asked for.
@@ -85,6 +92,7 @@ pub const SENSITIVE: &[Action] = &[
     Action::ManageKeys,
     Action::ManagePresets,
     Action::ExportAudit,
+    Action::UnblockIdentity,
     Action::ApproveRequest,
 ];
 
@@ -92,7 +100,6 @@ pub const SENSITIVE: &[Action] = &[
 ///
 /// # Panics
 /// When the table lacks a role: a test covers that.
-    Action::UnblockIdentity,
 #[must_use]
 pub fn may(role: RoleName) -> &'static [Action] {
     let row = ROLES.iter().find(|(name, _)| *name == role);

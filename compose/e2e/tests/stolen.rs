@@ -43,16 +43,17 @@ fn body(route: &Route, upload: &str) -> Value {
         ("POST", "/v1/upload/confirm") => json!({ "filename": "n.mp4", "fileSize": 1 }),
         ("POST", "/v1/transcodes") => job,
         ("POST", "/v1/webhooks") => json!({ "url": "https://hooks.example/in" }),
+        ("PATCH", "/v1/webhooks/{id}") => json!({ "enabled": true }),
         ("POST", "/v1/approvals") => json!({ "action": "SubmitTranscode", "request": job }),
         ("POST", "/v1/policy/explain") => json!({ "request": job }),
         ("PUT", "/v1/policy") => json!({ "text": "" }),
         ("PUT", "/v1/presets/{id}") => {
             json!({ "outputFormat": job["outputFormat"], "preset": job["preset"] })
         }
-        ("POST", "/v1/keys") => json!({ "roles": ["viewer"] }),
         ("POST", "/v1/blocks") => {
             json!({ "principal": { "kind": "apiKey", "id": NONE }, "reason": "x" })
         }
+        ("POST", "/v1/keys") => json!({ "roles": ["viewer"] }),
         _ => Value::Null,
     }
 }
@@ -69,7 +70,9 @@ async fn reached(api: &Api, upload: &str) -> Result<BTreeSet<(String, Action)>> 
         let (method, path) = (&route.method, route.path);
         let body = body(route, upload);
         let body = (!body.is_null()).then_some(&body);
-        let (status, _) = api.call(method.clone(), &path.replace("{id}", NONE), body).await?;
+        let (status, _) = api
+            .call(method.clone(), &path.replace("{id}", NONE).replace("{delivery}", NONE), body)
+            .await?;
         ensure!(status != 429 && status < 500, "{method} {path}: {status}");
         if status != 401 && status != 403 {
             reached.insert((format!("{method} {path}"), action));

@@ -5,6 +5,7 @@
 
 pub(crate) mod approval;
 pub(crate) mod block;
+pub(crate) mod hook;
 pub(crate) mod jobs;
 mod own;
 pub(crate) mod preset;
@@ -113,6 +114,7 @@ pub(crate) fn each(eye: &mut impl See) {
     jobs::each(eye);
     worker::each(eye);
     rest::each(eye);
+    hook::each(eye);
 }
 
 /// Whether messages of this type are answers.

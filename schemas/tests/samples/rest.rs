@@ -9,7 +9,8 @@ use hotcell_schemas::{
     destination::{Addressing, DestinationRecord},
     evidence::{EvidenceKind, EvidenceReply, EvidenceRequest, EvidenceRow, Who, WhoKind},
     hook::{
-        DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord, HookReply, HookRequest,
+        DeliveryAttempt, DeliveryEvent, DeliveryRecord, DeliveryState, EndpointRecord, HookReply,
+        HookRequest,
     },
     identity::{Action, Authority, Decided, Outcome, RoleName},
     job::{Actor, Grant},
@@ -127,7 +128,7 @@ fn evidence(eye: &mut impl See) {
 
 type Act = (&'static str, &'static str, Option<hotcell_schemas::TenantId>, AuditAct);
 
-fn acts() -> [Act; 12] {
+fn acts() -> [Act; 13] {
     let granted = AuditAct::Granted {
         to: Role::Encoder,
         worker: Some(worker()),
@@ -157,6 +158,12 @@ fn acts() -> [Act; 12] {
     };
     let endpoint =
         AuditAct::EndpointCreated { endpoint: endpoint_id(), host: "hooks.example".to_owned() };
+    let disabled = AuditAct::EndpointDisabled {
+        endpoint: endpoint_id(),
+        failures: 10,
+        status: Some(500),
+        error: "status".to_owned(),
+    };
     let delivered = AuditAct::Delivered {
         delivery: delivery_id(),
         endpoint: endpoint_id(),
@@ -181,12 +188,14 @@ fn acts() -> [Act; 12] {
         ("refused", "audit.refused", None, refused),
         ("confirmed", "audit.upload", Some(tenant()), confirmed),
         ("endpoint_created", "audit.webhook", Some(tenant()), endpoint),
+        ("endpoint_disabled", "audit.webhook", Some(tenant()), disabled),
         ("delivered", "audit.webhook", Some(tenant()), delivered),
         ("admin", "audit.admin", None, admin),
         ("reaped", "audit.reaped", Some(tenant()), reaped),
         ("violation", "audit.violation", Some(tenant()), violation),
         ("decision", "audit.decision", Some(tenant()), super::approval::decision()),
         ("stepped-up", "audit.decision", Some(tenant()), super::approval::stepped_up()),
+        ("blocked", "audit.decision", Some(tenant()), super::block::act()),
         ("changed", "audit.change", Some(tenant()), super::approval::changed()),
     ]
 }
@@ -195,7 +204,6 @@ fn acts() -> [Act; 12] {
 pub(crate) trait Look {
     fn look<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
         &mut self,
-        ("blocked", "audit.decision", Some(tenant()), super::block::act()),
         name: &str,
         value: &T,
     );
@@ -273,15 +281,16 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     eye.look("approval", &super::approval::record());
     eye.look("destination", &destination());
     super::preset::at_rest(eye);
+    super::block::at_rest(eye);
     of_work(eye);
     of_webhooks(eye);
+    super::hook::at_rest(eye);
 }
 
 /// What was learned of jobs.
 fn of_work(eye: &mut impl Look) {
     let strike = Strike {
         tenant: tenant(),
-    super::block::at_rest(eye);
         job: job_id(),
         attempt: 1,
         worker: worker(),
@@ -316,6 +325,10 @@ fn of_webhooks(eye: &mut impl Look) {
         created_at: T0,
         failures: 0,
         disabled_at: None,
+        disabled_for: None,
+        failing: Vec::new(),
+        old_secret: None,
+        rotation: None,
     };
     eye.look("endpoint", &endpoint);
     let tries = [
@@ -326,10 +339,16 @@ fn of_webhooks(eye: &mut impl Look) {
         id: delivery_id(),
         tenant: tenant(),
         endpoint: endpoint_id(),
-        event: WebhookEvent::Completed,
+        event: DeliveryEvent::Job(WebhookEvent::Completed),
         state: DeliveryState::Succeeded,
         next_at: None,
         attempts: tries.into(),
+        job: None,
+        sequence: None,
+        happened_at: None,
+        replays: 0,
+        earlier: 0,
+        dropped: 0,
     };
     eye.look("delivery", &delivery);
 }
@@ -369,6 +388,7 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("transcode.explicit", &jobs::explicit_request());
     super::approval::http(eye);
     super::preset::http(eye);
+    super::block::http(eye);
     eye.look("get", &GetRequest { id: job_id() });
     let list = ListRequest {
         limit: Some(20),
@@ -379,5 +399,5 @@ pub(crate) fn http(eye: &mut impl Look) {
     eye.look("state_event", &jobs::completed().states(0).next_back().unwrap());
     eye.look("webhook", &webhook_request());
     eye.look("webhook_created", &webhook_created());
+    super::hook::http(eye);
 }
-    super::block::http(eye);

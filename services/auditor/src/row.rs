@@ -126,6 +126,12 @@ fn of_act(row: &mut EvidenceRow, act: AuditAct) {
         AuditAct::EndpointCreated { endpoint, host } => {
             row.target = Some(text(&format!("{endpoint} {host}")));
         }
+        AuditAct::EndpointDisabled { endpoint, failures, status, error } => {
+            row.target = Some(endpoint.to_string());
+            let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+            let note = format!("{failures} failures, the last: {error}, status {status}");
+            row.note = Some(text(&note));
+        }
         AuditAct::Delivered { delivery, endpoint, job, state, attempts, status } => {
             row.job = Some(job);
             row.target = Some(format!("{endpoint} {delivery}"));
@@ -144,15 +150,15 @@ fn of_act(row: &mut EvidenceRow, act: AuditAct) {
         AuditAct::SteppedUp { actor, authority } => {
             (row.actor, row.authority) = (Some(actor), Some(authority));
         }
+        AuditAct::Blocked { actor, block, target } => {
+            row.actor = Some(actor);
+            (row.target, row.note) = (Some(text(&target)), Some(format!("block {block}")));
+        }
         AuditAct::Changed { actor, authority, what, target, decided } => {
             (row.actor, row.authority) = (Some(actor), Some(authority));
             row.job = if what == "job_cancelled" { target.parse().ok() } else { None };
             (row.note, row.target) = (Some(text(&what)), Some(text(&target)));
             row.decided = vec![named(decided)];
-        }
-        AuditAct::Blocked { actor, block, target } => {
-            row.actor = Some(actor);
-            (row.target, row.note) = (Some(text(&target)), Some(format!("block {block}")));
         }
         AuditAct::Reaped { keys, why } => {
             row.target = joined(keys.iter().map(ToString::to_string));
@@ -173,10 +179,12 @@ const fn name(act: &AuditAct) -> &'static str {
         AuditAct::Refused { .. } => "refused",
         AuditAct::Confirmed { .. } => "confirmed",
         AuditAct::EndpointCreated { .. } => "endpoint_created",
+        AuditAct::EndpointDisabled { .. } => "endpoint_disabled",
         AuditAct::Delivered { .. } => "delivered",
         AuditAct::Admin { .. } => "admin",
         AuditAct::Decision { .. } => "decision",
         AuditAct::SteppedUp { .. } => "stepped_up",
+        AuditAct::Blocked { .. } => "blocked",
         AuditAct::Changed { .. } => "changed",
         AuditAct::Reaped { .. } => "reaped",
         AuditAct::Violation { .. } => "violation",
@@ -184,7 +192,6 @@ const fn name(act: &AuditAct) -> &'static str {
 }
 
 fn granted(grant: &Grant) -> String {
-        AuditAct::Blocked { .. } => "blocked",
     let at = grant.destination.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
     format!("{} {} {} s{at}", grant.method, grant.key_digest, grant.ttl_secs)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     access, audit, block, breach, client, creds_agent, destination, doctor, export, fail::Fail,
-    key, nats, poison, policy, preset, replay, tenant, tls, token, up, usage, worker,
+    key, nats, poison, policy, preset, replay, tenant, tls, token, up, usage, webhook, worker,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
@@ -73,6 +73,9 @@ enum Command {
     /// A tenant's own settings, by name.
     #[command(subcommand)]
     Preset(preset::PresetCommand),
+    /// A tenant's webhooks, and what was delivered to them.
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
     /// Exchange the API key for an access token of five minutes, and print it.
     Token(token::TokenArgs),
     /// Jobs.
@@ -370,10 +373,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Fail> {
         }
         Command::Poison(command) => Box::pin(poison::run(&data, command, json)).await,
         Command::Key(command) => key::run(&data, command, json).await,
+        Command::Block(command) => Box::pin(block::run(&data, command, json)).await,
         Command::Preset(command) => preset::run(&data, command, json).await,
+        Command::Webhook(command) => webhook::run(&data, command, json).await,
         Command::Token(args) => token::run(&data, &args, json).await,
         Command::Policy(command) => Box::pin(policy::run(&data, command, json)).await,
-        Command::Block(command) => Box::pin(block::run(&data, command, json)).await,
         Command::Nats(command) => nats::run(command, json).await,
         Command::Tls(command) => tls::run(command, json),
         Command::Doctor(args) => Box::pin(doctor::run(&data, &args, json)).await,

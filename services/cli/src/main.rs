@@ -25,6 +25,7 @@ mod tls;
 mod token;
 mod up;
 mod usage;
+mod webhook;
 mod worker;
 
 use clap::Parser as _;

@@ -15,6 +15,7 @@ pub mod claims;
 pub mod config;
 pub mod credential;
 pub mod decisions;
+pub mod deliveries;
 pub mod destinations;
 pub mod dpop;
 pub mod events;

@@ -3,7 +3,7 @@
 
 use crate::{
     app::{App, Call, FactsOf, Handler, Reply},
-    approvals, blocks, cancel, destinations, events, evidence, health, keys, list,
+    approvals, blocks, cancel, deliveries, destinations, events, evidence, health, keys, list,
     policies, presets,
     problem::Problem,
     token, transcodes, uploads, usage, webhooks,
@@ -123,6 +123,9 @@ const fn post(path: &'static str, action: Action, serve: Handler) -> Route {
     row(Method::POST, path, action, serve)
 }
 
+/// The one path that names two things.
+const REPLAY: &str = "/v1/webhooks/{id}/deliveries/{delivery}/replay";
+
 /// Every route of the API.
 pub static ROUTES: &[Route] = &[
     open("/livez", |app| Box::pin(health::livez(app))),
@@ -160,6 +163,34 @@ pub static ROUTES: &[Route] = &[
         Box::pin(webhooks::create(app, who, call))
     })
     .on(webhooks::facts),
+    get("/v1/webhooks", Action::ReadWebhooks, |app, who, call| {
+        Box::pin(webhooks::list(app, who, call))
+    }),
+    get("/v1/webhooks/{id}", Action::ReadWebhooks, |app, who, call| {
+        Box::pin(webhooks::get(app, who, call))
+    }),
+    row(Method::PATCH, "/v1/webhooks/{id}", Action::ManageWebhooks, |app, who, call| {
+        Box::pin(webhooks::change(app, who, call))
+    })
+    .on(webhooks::change_facts),
+    row(Method::DELETE, "/v1/webhooks/{id}", Action::ManageWebhooks, |app, who, call| {
+        Box::pin(webhooks::remove(app, who, call))
+    }),
+    post("/v1/webhooks/{id}/rotate", Action::ManageWebhooks, |app, who, call| {
+        Box::pin(webhooks::rotate(app, who, call))
+    }),
+    post("/v1/webhooks/{id}/test", Action::ReplayWebhook, |app, who, call| {
+        Box::pin(webhooks::test(app, who, call))
+    }),
+    get("/v1/webhooks/{id}/deliveries", Action::ReadWebhooks, |app, who, call| {
+        Box::pin(deliveries::list(app, who, call))
+    }),
+    get("/v1/webhooks/{id}/deliveries/{delivery}", Action::ReadWebhooks, |app, who, call| {
+        Box::pin(deliveries::get(app, who, call))
+    }),
+    row(Method::POST, REPLAY, Action::ReplayWebhook, |app, who, call| {
+        Box::pin(deliveries::replay(app, who, call))
+    }),
     post("/v1/approvals", Action::RequestApproval, |app, who, call| {
         Box::pin(approvals::create(app, who, call))
     }),
@@ -174,6 +205,15 @@ pub static ROUTES: &[Route] = &[
     }),
     post("/v1/approvals/{id}/reject", Action::ApproveRequest, |app, who, call| {
         Box::pin(approvals::reject(app, who, call))
+    }),
+    get("/v1/blocks", Action::BlockIdentity, |app, who, call| {
+        Box::pin(blocks::list(app, who, call))
+    }),
+    post("/v1/blocks", Action::BlockIdentity, |app, who, call| {
+        Box::pin(blocks::create(app, who, call))
+    }),
+    row(Method::DELETE, "/v1/blocks/{id}", Action::UnblockIdentity, |app, who, call| {
+        Box::pin(blocks::remove(app, who, call))
     }),
     get("/v1/policy", Action::ReadPolicy, |app, who, call| Box::pin(policies::get(app, who, call))),
     row(Method::PUT, "/v1/policy", Action::ManagePolicy, |app, who, call| {
@@ -206,15 +246,6 @@ pub static ROUTES: &[Route] = &[
     }),
     own(Method::POST, "/v1/token", |app, who, call| Box::pin(token::exchange(app, who, call))),
     get("/v1/destinations", Action::ReadPresets, |app, who, call| {
-    get("/v1/blocks", Action::BlockIdentity, |app, who, call| {
-        Box::pin(blocks::list(app, who, call))
-    }),
-    post("/v1/blocks", Action::BlockIdentity, |app, who, call| {
-        Box::pin(blocks::create(app, who, call))
-    }),
-    row(Method::DELETE, "/v1/blocks/{id}", Action::UnblockIdentity, |app, who, call| {
-        Box::pin(blocks::remove(app, who, call))
-    }),
         Box::pin(destinations::list(app, who, call))
     }),
     get("/v1/usage", Action::ReadUsage, |app, who, call| Box::pin(usage::get(app, who, call))),

@@ -23,6 +23,7 @@ const TABLE: &str = "
     CancelJob       -      y         -         -             y            -       -
     ReadOutput      -      y         y         -             y            -       -
     PublishOutput   -      y         y         -             y            -       -
+    ReadWebhooks    -      -         -         y             y            -       -
     ManageWebhooks  -      -         -         s             s            -       -
     ReplayWebhook   -      -         -         y             y            -       -
     ReadPolicy      y      y         -         -             y            y       y

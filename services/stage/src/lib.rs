@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 pub mod kv;
+pub mod pages;
 mod poison;
 pub mod publish;
 pub mod read;

@@ -9,7 +9,7 @@ use async_nats::{
 use hotcell_schemas::{
     EventKind, Job, Subject, TenantId,
     envelope::{Envelope, Message, SealError},
-    hook::Delivery,
+    hook::{Delivery, TestDelivery},
     records::{AuditAct, AuditRecord},
     routes::{Carrier, StreamId},
     subject::AuditKind,
@@ -59,6 +59,14 @@ pub enum Outgoing {
         tenant: TenantId,
         /// The delivery.
         delivery: Box<Delivery>,
+        /// Which of its rounds: 0 for the first, then its replays. A repeat within a round is
+        /// dropped by the broker.
+        round: u32,
+    },
+    /// A delivery that tells of nothing.
+    HookTest {
+        /// The delivery.
+        delivery: Box<TestDelivery>,
     },
 }
 
@@ -108,7 +116,9 @@ fn audit_kind(act: &AuditAct) -> AuditKind {
         AuditAct::Granted { .. } => AuditKind::Grant,
         AuditAct::Refused { .. } => AuditKind::Refused,
         AuditAct::Confirmed { .. } => AuditKind::Upload,
-        AuditAct::EndpointCreated { .. } | AuditAct::Delivered { .. } => AuditKind::Webhook,
+        AuditAct::EndpointCreated { .. }
+        | AuditAct::EndpointDisabled { .. }
+        | AuditAct::Delivered { .. } => AuditKind::Webhook,
         AuditAct::Admin { .. } => AuditKind::Admin,
         AuditAct::Reaped { .. } => AuditKind::Reaped,
         AuditAct::Violation { .. } => AuditKind::Violation,
@@ -159,10 +169,18 @@ impl Bus {
                 let subject = Subject::audit(record.tenant.as_ref(), audit_kind(&record.act));
                 self.write(subject, id.clone(), record.as_ref(), Expect::Nothing).await
             }
-            Outgoing::Hook { tenant, delivery } => {
+            Outgoing::Hook { tenant, delivery, round } => {
                 let subject = Subject::hook_out(tenant, &delivery.endpoint, &delivery.id);
-                let id = delivery.id.to_string();
+                let id = match round {
+                    0 => delivery.id.to_string(),
+                    round => format!("{}.{round}", delivery.id),
+                };
                 self.write(subject, id, delivery.as_ref(), Expect::Nothing).await
+            }
+            Outgoing::HookTest { delivery } => {
+                let TestDelivery { id, tenant, endpoint, at: _ } = delivery.as_ref();
+                let subject = Subject::hook_out(tenant, endpoint, id);
+                self.write(subject, id.to_string(), delivery.as_ref(), Expect::Nothing).await
             }
         }
     }

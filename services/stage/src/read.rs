@@ -49,8 +49,21 @@ impl Bus {
         tenant: &TenantId,
         job: &JobId,
     ) -> Result<Option<Stored>, ReadError> {
-        let subject = Subject::job(tenant, job, EventKind::Submitted)
-            .expect("the subject of this event has no pool");
+        self.event(tenant, job, EventKind::Submitted).await
+    }
+
+    /// The event of one kind in the life of a job of `tenant`: the last, where there can be several;
+    /// `None` when there is none, or when its subject names a pool.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn event(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        kind: EventKind,
+    ) -> Result<Option<Stored>, ReadError> {
+        let Some(subject) = Subject::job(tenant, job, kind) else { return Ok(None) };
         self.last_event(subject.as_str().to_owned()).await
     }
 

@@ -2,7 +2,8 @@
 //! acknowledgement with the schedule's delay, and each endpoint has a lane of its own.
 //!
 //! Promises: at least one attempt, all under one id; the record is written before the message is
-//! acknowledged, so a restart goes on where the schedule was; an end is in the audit log. Refuses:
+//! acknowledged, so a restart goes on where the schedule was; an end is in the audit log; an attempt
+//! is counted by its endpoint's breaker before its record says that it was made. Refuses:
 //! a message that does not verify, more attempts at once than an endpoint's or tenant's lane, and to
 //! speak to an endpoint of a tenant that is not served: what is for a suspended one waits, what is
 //! for a removed one ends.
@@ -11,25 +12,31 @@
 //! died between the attempt and its record, the receiver sees one id twice.
 
 use crate::{
+    due::Due,
     egress::{Egress, Policy, Target},
+    endpoint::signing,
     lanes::{Lane, Lanes},
-    payload,
     schedule::{self, Turn},
     signature::{self, Attempt},
+    tally::{Tally, TallyError},
     vault::Vault,
 };
 use async_nats::jetstream::{AckKind, Message};
 use hotcell_schemas::{
-    EndpointId, TenantId, Verified,
+    EndpointId, TenantId,
     envelope::OpenError,
-    hook::{Delivery, DeliveryAttempt, DeliveryRecord, DeliveryState, EndpointRecord},
+    hook::{
+        Delivery, DeliveryAttempt, DeliveryPage, DeliveryRecord, DeliveryState, EndpointRecord,
+        TestDelivery,
+    },
     records::{AuditAct, TenantRecord},
     tenancy::TenantState,
 };
 use hotcell_stage::{
     Bus, Outgoing, PublishError, ServiceError, Shutdown, clock,
     feed::{acknowledge, each, envelope},
-    kv::{Bucket, KvError},
+    kv::{Bucket, Entry, KvError},
+    pages::Pages,
     retry::{Policy as Backoff, retry},
     run::refuse,
     service::describe,
@@ -63,6 +70,8 @@ enum DeliverError {
     Bucket(#[source] KvError),
     #[error("the end of a delivery was not recorded")]
     Audit(#[source] PublishError),
+    #[error("an attempt was not counted")]
+    Tally(#[source] TallyError),
 }
 
 pub(crate) struct Deliverer {
@@ -71,7 +80,9 @@ pub(crate) struct Deliverer {
     pub(crate) policy: Policy,
     pub(crate) vault: Arc<Vault>,
     pub(crate) deliveries: Bucket,
+    pub(crate) listed: Arc<Pages<DeliveryPage>>,
     pub(crate) endpoints: Bucket,
+    pub(crate) tally: Tally,
     pub(crate) tenants: Bucket,
     pub(crate) retry_secs: Vec<u64>,
     pub(crate) by_tenant: Arc<Lanes<TenantId>>,
@@ -164,14 +175,11 @@ impl Deliverer {
             let ms = lane_full_ms(delivered);
             return nak_ms(ms + spread_ms(ms));
         }
-        let opened = match self.open(message) {
-            Ok(opened) => opened,
+        let due = match self.open(message) {
+            Ok(due) => due,
             Err(error) => return refuse(&self.bus, message, &error.to_string()).await,
         };
-        let Some(tenant) = opened.subject().tenant() else {
-            return refuse(&self.bus, message, &OpenError::UnknownSubject.to_string()).await;
-        };
-        match self.deliver(&tenant, opened.get()).await {
+        match self.deliver(&due).await {
             Ok(kind) => kind,
             Err(error) => {
                 warn!(error = %describe(&error), "delivery will be tried again");
@@ -180,27 +188,32 @@ impl Deliverer {
         }
     }
 
-    fn open(&self, message: &Message) -> Result<Verified<Delivery>, OpenError> {
-        envelope(message)?.open(self.bus.trust())
+    /// What is to be delivered: of a job, or a test. Both are about the endpoint and the tenant that
+    /// their subject names.
+    fn open(&self, message: &Message) -> Result<Due, OpenError> {
+        let (sealed, trust) = (envelope(message)?, self.bus.trust());
+        match sealed.open::<Delivery>(trust) {
+            Ok(opened) => Ok(Due::from(opened.get())),
+            // Signed and trusted, and of another shape.
+            Err(error @ (OpenError::Malformed | OpenError::WrongType)) => {
+                sealed.open::<TestDelivery>(trust).map_or(Err(error), |it| Ok(Due::from(it.get())))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    async fn deliver(
-        &self,
-        tenant: &TenantId,
-        delivery: &Delivery,
-    ) -> Result<AckKind, DeliverError> {
-        let key = delivery.id.as_str();
-        let found = self.deliveries.get::<DeliveryRecord>(key).await;
-        let found = found.map_err(DeliverError::Bucket)?;
-        let (record, revision) = found.map_or_else(
-            || (schedule::begin(tenant, delivery), 0),
-            |entry| (entry.value, entry.revision),
-        );
+    async fn deliver(&self, due: &Due) -> Result<AckKind, DeliverError> {
+        let (tenant, key) = (&due.tenant, due.id.as_str());
+        let found = self.deliveries.look::<DeliveryRecord>(key).await;
+        let (found, revision) = found.map_err(DeliverError::Bucket)?;
+        let is_first = found.is_none();
+        let record =
+            found.map_or_else(|| schedule::begin(due), |entry| schedule::sourced(entry.value, due));
         match schedule::turn(&record, clock::now()) {
             Turn::Attempt => {}
             Turn::Wait(ms) => return Ok(nak_ms(ms)),
             // The end may not have been recorded before the message was offered again.
-            Turn::Over => return self.end(delivery, &record).await,
+            Turn::Over => return self.end(due, &record).await,
         }
         let owner = self.tenants.get::<TenantRecord>(tenant.as_str()).await;
         let owner = owner.map_err(DeliverError::Bucket)?.map(|entry| entry.value.state);
@@ -208,37 +221,71 @@ impl Deliverer {
             return Ok(nak_ms(SUSPENDED_SECS * 1000));
         }
         let is_served = owner == Some(TenantState::Active);
-        let endpoint = format!("{tenant}.{}", delivery.endpoint);
+        let endpoint = format!("{tenant}.{}", due.endpoint);
         let endpoint = self.endpoints.get::<EndpointRecord>(&endpoint).await;
-        let endpoint = endpoint.map_err(DeliverError::Bucket)?.map(|entry| entry.value);
-        let is_open = |endpoint: &EndpointRecord| is_served && endpoint.disabled_at.is_none();
-        let record = match endpoint.filter(is_open) {
+        let endpoint = endpoint.map_err(DeliverError::Bucket)?;
+        // A test is how a tenant finds out whether it can enable an endpoint again.
+        let is_on =
+            |entry: &Entry<EndpointRecord>| due.is_test() || entry.value.disabled_at.is_none();
+        let record = match endpoint.filter(|entry| is_served && is_on(entry)) {
             None => schedule::given_up(record),
-            Some(endpoint) => {
-                let number = record.attempts.len() + 1;
-                let Some(attempt) = self.attempt(&endpoint, delivery, number).await else {
-                    return Ok(nak_ms(NO_SECRET_SECS * 1000));
-                };
-                let random = u16::from_be_bytes(clock::random());
-                schedule::after(record, attempt, clock::now(), &self.retry_secs, random)
-            }
+            Some(endpoint) => match self.tried(endpoint, due, record).await? {
+                Some(record) => record,
+                None => return Ok(nak_ms(NO_SECRET_SECS * 1000)),
+            },
         };
-        // The attempt was made, and only its record says so: worth some patience.
-        let transient = |error: &KvError| matches!(error, KvError::Unwritten(_));
-        let write = || self.deliveries.update(key, &record, revision);
-        retry(Backoff::REQUEST, transient, write).await.map_err(DeliverError::Bucket)?;
+        if is_first {
+            self.list(&record).await;
+        }
+        self.keep(&record, revision).await?;
         match schedule::turn(&record, clock::now()) {
-            Turn::Over => self.end(delivery, &record).await,
+            Turn::Over => self.end(due, &record).await,
             Turn::Wait(ms) => Ok(nak_ms(ms)),
             Turn::Attempt => Ok(AckKind::Nak(None)),
         }
     }
 
-    async fn end(
+    /// The record after one attempt; nothing where the endpoint's secret cannot be opened.
+    async fn tried(
         &self,
-        delivery: &Delivery,
-        record: &DeliveryRecord,
-    ) -> Result<AckKind, DeliverError> {
+        endpoint: Entry<EndpointRecord>,
+        due: &Due,
+        record: DeliveryRecord,
+    ) -> Result<Option<DeliveryRecord>, DeliverError> {
+        let number = schedule::number(&record);
+        let Some(attempt) = self.attempt(&endpoint.value, due, number).await else {
+            return Ok(None);
+        };
+        let random = u16::from_be_bytes(clock::random());
+        if due.is_test() {
+            return Ok(Some(schedule::after(record, attempt, clock::now(), &[], random)));
+        }
+        let counted = self.tally.count(endpoint, &due.id, number, &attempt).await;
+        counted.map_err(DeliverError::Tally)?;
+        Ok(Some(schedule::after(record, attempt, clock::now(), &self.retry_secs, random)))
+    }
+
+    /// Puts the delivery into the list of its endpoint, before it has a record. A list that cannot be
+    /// written is not worth another attempt at a receiver that has it.
+    async fn list(&self, record: &DeliveryRecord) {
+        let list = format!("{}.{}", record.tenant, record.endpoint);
+        let transient = |error: &KvError| matches!(error, KvError::Unwritten(_));
+        let add = || self.listed.add(&list, &record.id);
+        if let Err(error) = retry(Backoff::REQUEST, transient, add).await {
+            warn!(delivery = %record.id, error = %describe(&error), "delivery is not listed");
+        }
+    }
+
+    /// Writes the record: the attempt was made, and only it says so, which is worth some patience.
+    async fn keep(&self, record: &DeliveryRecord, revision: u64) -> Result<(), DeliverError> {
+        let transient = |error: &KvError| matches!(error, KvError::Unwritten(_));
+        let write = || self.deliveries.update(record.id.as_str(), record, revision);
+        retry(Backoff::REQUEST, transient, write).await.map(drop).map_err(DeliverError::Bucket)
+    }
+
+    async fn end(&self, due: &Due, record: &DeliveryRecord) -> Result<AckKind, DeliverError> {
+        // That a test was asked for is on record; it tells nobody of a job.
+        let Some(source) = &due.source else { return Ok(AckKind::Ack) };
         let word = match record.state {
             DeliveryState::Succeeded => "succeeded",
             DeliveryState::Exhausted => "exhausted",
@@ -247,15 +294,18 @@ impl Deliverer {
         let act = AuditAct::Delivered {
             delivery: record.id.clone(),
             endpoint: record.endpoint.clone(),
-            job: delivery.job.id.clone(),
+            job: source.job.clone(),
             state: record.state,
-            attempts: u32::try_from(record.attempts.len()).unwrap_or(u32::MAX),
+            attempts: schedule::number(record).saturating_sub(1),
             status: record.attempts.last().and_then(|attempt| attempt.status),
         };
-        let id = format!("delivered.{}.{word}", record.id);
+        let id = match record.replays {
+            0 => format!("delivered.{}.{word}", record.id),
+            round => format!("delivered.{}.{word}.{round}", record.id),
+        };
         let audit = Outgoing::audit(Some(&record.tenant), act, id);
         self.bus.publish(&audit).await.map_err(DeliverError::Audit)?;
-        info!(tenant = %record.tenant, job = %delivery.job.id, outcome = word, "delivery ended");
+        info!(tenant = %record.tenant, job = %source.job, outcome = word, "delivery ended");
         Ok(AckKind::Ack)
     }
 
@@ -264,26 +314,25 @@ impl Deliverer {
     async fn attempt(
         &self,
         endpoint: &EndpointRecord,
-        delivery: &Delivery,
-        number: usize,
+        due: &Due,
+        number: u32,
     ) -> Option<DeliveryAttempt> {
-        let opened = self.vault.open(&endpoint.secret_sealed, &endpoint.tenant, &endpoint.id);
-        let secret = match opened {
-            Ok(secret) => secret,
+        let at = clock::now();
+        let secrets = match signing(&self.vault, endpoint, at) {
+            Ok(secrets) => secrets,
             Err(error) => {
                 error!(endpoint = %endpoint.id, %error, "delivery waits for the right secrets_key");
                 return None;
             }
         };
-        let (at, begun) = (clock::now(), std::time::Instant::now());
-        let body = payload::body(delivery);
+        let begun = std::time::Instant::now();
         let says = Attempt {
-            id: delivery.id.as_str(),
-            event: delivery.event.as_str(),
+            id: due.id.as_str(),
+            event: due.event.as_str(),
             number,
             timestamp: at.secs(),
         };
-        let headers = signature::headers(&secret, says, &body);
+        let (headers, body) = (signature::headers(&secrets, says, &due.body), due.body.clone());
         let sent = match Target::parse(&endpoint.url, self.policy) {
             Ok(target) => self.egress.post(&target, &headers, body).await.map_err(|e| e.class()),
             // The rules became stricter after the endpoint was made.

@@ -6,7 +6,7 @@
 use hotcell_schemas::{DeliveryId, EndpointId, JobId};
 use hotcell_schemas::{
     Digest, EventKind, Job, UnixMs,
-    hook::Delivery,
+    hook::{Delivery, DeliveryEvent, TestDelivery},
     job::{Input, Output},
     request::WebhookEvent,
 };
@@ -42,6 +42,17 @@ pub fn happened_at(job: &Job) -> UnixMs {
 #[must_use]
 pub fn body(delivery: &Delivery) -> Vec<u8> {
     event_body(delivery.event, delivery.sequence, &delivery.job)
+}
+
+/// The body of a test: of the same form, with nothing of a job in it.
+#[must_use]
+pub fn test_body(test: &TestDelivery) -> Vec<u8> {
+    let value = json!({
+        "type": DeliveryEvent::TEST.as_str(),
+        "timestamp": test.at.rfc3339(),
+        "data": { "tenant": test.tenant, "endpoint": test.endpoint },
+    });
+    value.to_string().into_bytes()
 }
 
 /// The body of an event, also for the tenant's own broker account.

@@ -1,5 +1,6 @@
-//! From a job's last event to its deliveries: one for each endpoint that wants it, and a courtesy
-//! to the tenant's own broker account, where its end is told as a state as well.
+//! From a job's last event to its deliveries: one for each endpoint that wants it, also if it is
+//! disabled, so that what it was not told is on record and can be replayed; and a courtesy to the
+//! tenant's own broker account, where its end is told as a state as well.
 //!
 //! May run twice: a delivery's id is a function of job, event and endpoint, so a repeat is dropped
 //! by the broker, or, later than its window, by the delivery's record.
@@ -35,7 +36,13 @@ impl Planner {
     }
 }
 
-fn delivery(job: &Job, event: WebhookEvent, sequence: u64, endpoint: &EndpointId) -> Delivery {
+/// The delivery of an event to an endpoint.
+pub(crate) fn delivery(
+    job: &Job,
+    event: WebhookEvent,
+    sequence: u64,
+    endpoint: &EndpointId,
+) -> Delivery {
     Delivery {
         id: delivery_id(&job.id, event, endpoint),
         endpoint: endpoint.clone(),
@@ -63,6 +70,7 @@ impl Stage for Planner {
         let hooks = wanting.map(|endpoint| Outgoing::Hook {
             tenant: job.tenant.clone(),
             delivery: Box::new(delivery(job, event, sequence, &endpoint.id)),
+            round: 0,
         });
         Ok(hooks.collect())
     }

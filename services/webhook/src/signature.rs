@@ -17,9 +17,9 @@ use std::fmt;
 pub const HEADER_ID: &str = "webhook-id";
 /// Unix seconds of this attempt.
 pub const HEADER_TIMESTAMP: &str = "webhook-timestamp";
-/// `v1,` and base64 of the HMAC; several are separated by spaces.
+/// `v1,` and base64 of the HMAC; several, while an old secret signs as well, separated by spaces.
 pub const HEADER_SIGNATURE: &str = "webhook-signature";
-/// `hmac=` and hex of the same HMAC.
+/// `hmac=` and hex of the same HMAC; several as in [`HEADER_SIGNATURE`].
 pub const HEADER_HMAC: &str = "x-hotcell-signature";
 /// The same as [`HEADER_TIMESTAMP`].
 pub const HEADER_TIME: &str = "x-hotcell-timestamp";
@@ -98,7 +98,7 @@ pub struct Attempt<'a> {
     /// The event.
     pub event: &'a str,
     /// Its number, from 1.
-    pub number: usize,
+    pub number: u32,
     /// Unix seconds.
     pub timestamp: u64,
 }
@@ -107,16 +107,24 @@ fn signed_bytes(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
     [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
 }
 
-/// The headers of an attempt: every one of them is sent, signed with `secret`.
+/// The headers of an attempt: every one of them is sent, signed with each of `secrets`, the present
+/// one first.
 #[must_use]
-pub fn headers(secret: &Secret, attempt: Attempt<'_>, body: &[u8]) -> [(&'static str, String); 8] {
+pub fn headers(
+    secrets: &[Secret],
+    attempt: Attempt<'_>,
+    body: &[u8],
+) -> [(&'static str, String); 8] {
     let timestamp = attempt.timestamp.to_string();
-    let tag = hmac::sign(&secret.key(), &signed_bytes(attempt.id, &timestamp, body));
+    let signed = signed_bytes(attempt.id, &timestamp, body);
+    let tags: Vec<_> = secrets.iter().map(|secret| hmac::sign(&secret.key(), &signed)).collect();
+    let each =
+        |write: fn(&hmac::Tag) -> String| tags.iter().map(write).collect::<Vec<_>>().join(" ");
     [
         (HEADER_ID, attempt.id.to_owned()),
         (HEADER_TIMESTAMP, timestamp.clone()),
-        (HEADER_SIGNATURE, format!("v1,{}", BASE64.encode(tag))),
-        (HEADER_HMAC, format!("hmac={}", hex::encode(tag))),
+        (HEADER_SIGNATURE, each(|tag| format!("v1,{}", BASE64.encode(tag)))),
+        (HEADER_HMAC, each(|tag| format!("hmac={}", hex::encode(tag)))),
         (HEADER_TIME, timestamp),
         (HEADER_EVENT, attempt.event.to_owned()),
         (HEADER_DELIVERY, attempt.id.to_owned()),
@@ -226,7 +234,7 @@ mod tests {
             ("x-hotcell-delivery", ID),
             ("x-hotcell-attempt", "2"),
         ];
-        let found = headers(&secret(), attempt, BODY);
+        let found = headers(&[secret()], attempt, BODY);
         assert_eq!(found.each_ref().map(|(name, value)| (*name, value.as_str())), expect);
     }
 
@@ -290,7 +298,7 @@ mod tests {
     fn the_event_header_cannot_say_another_event() {
         let body = br#"{"type":"job.failed"}"#;
         let attempt = Attempt { id: ID, event: "job.failed", number: 1, timestamp: AT };
-        let sent = headers(&secret(), attempt, body);
+        let sent = headers(&[secret()], attempt, body);
         let mut seen: Vec<(&str, &str)> = sent.iter().map(|(n, v)| (*n, v.as_str())).collect();
         assert_eq!(check(&seen, body, AT), Ok(()));
         seen[5].1 = "job.completed";
@@ -300,9 +308,21 @@ mod tests {
     #[test]
     fn the_crate_of_standard_webhooks_agrees() {
         let attempt = Attempt { id: ID, event: "job.failed", number: 1, timestamp: AT };
-        let [.., (_, signature), _, _, _, _, _] = headers(&secret(), attempt, BODY);
+        let [.., (_, signature), _, _, _, _, _] = headers(&[secret()], attempt, BODY);
         let oracle = standardwebhooks::Webhook::new(SECRET).unwrap();
         assert_eq!(oracle.sign(ID, i64::try_from(AT).unwrap(), BODY).unwrap(), signature);
+    }
+
+    #[test]
+    fn brk_43_while_two_secrets_sign_a_receiver_may_hold_either() {
+        let (new, other) = (Secret::new([7; 32]), Secret::new([8; 32]));
+        let attempt = Attempt { id: ID, event: "job.failed", number: 1, timestamp: AT };
+        let sent = headers(&[new.clone(), secret()], attempt, br#"{"type":"job.failed"}"#);
+        let header = |name: &str| sent.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+        let check = |secret: &Secret| verify(secret, header, br#"{"type":"job.failed"}"#, AT);
+        assert_eq!((check(&new), check(&secret())), (Ok(()), Ok(())));
+        assert_eq!(check(&other), Err(VerifyError::BadSignature));
+        assert_eq!(header(HEADER_HMAC).unwrap().matches("hmac=").count(), 2);
     }
 
     #[test]

@@ -34,7 +34,7 @@ const BODY: &[u8] = br#"{"type":"job.completed","data":{}}"#;
 
 fn signed(secret: &Secret, at: UnixMs) -> Vec<(&'static str, String)> {
     let attempt = Attempt { id: "d1", event: "job.completed", number: 1, timestamp: at.secs() };
-    headers(secret, attempt, BODY).to_vec()
+    headers(std::slice::from_ref(secret), attempt, BODY).to_vec()
 }
 
 async fn post(url: &str) -> Result<u16, SendError> {

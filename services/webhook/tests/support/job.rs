@@ -3,7 +3,7 @@
 use hotcell_nats_config::testing::job_with_upload;
 use hotcell_schemas::{
     BlobKey, DeliveryId, Digest, EndpointId, EventKind, Job, JobId, UnixMs, UploadId,
-    hook::Delivery,
+    hook::{Delivery, EndpointRecord},
     job::{Actor, Output},
     request::WebhookEvent,
 };
@@ -29,6 +29,25 @@ pub(crate) fn submitted(number: u8) -> Job {
         ..job_with_upload("acme", JobId::new(1, [number; 10]), &UploadId::new(1, [3; 10]), "wf-7")
     };
     job.moved(EventKind::Submitted, UnixMs(AT.0 - 1000))
+}
+
+/// An endpoint of the tenant that has seen nothing yet.
+#[allow(dead_code, reason = "the tests against a broker make their own")]
+pub(crate) fn endpoint() -> EndpointRecord {
+    EndpointRecord {
+        id: EndpointId::new(1, [6; 10]),
+        tenant: "acme".parse().unwrap(),
+        url: "https://example.com/".to_owned(),
+        events: Vec::new(),
+        secret_sealed: String::new(),
+        created_at: UnixMs(1),
+        failures: 0,
+        disabled_at: None,
+        disabled_for: None,
+        failing: Vec::new(),
+        old_secret: None,
+        rotation: None,
+    }
 }
 
 /// A delivery of a completed job.

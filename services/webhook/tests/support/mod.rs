@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 pub(crate) mod job;
+pub(crate) mod rig;
 
 use axum::{
     Router,
