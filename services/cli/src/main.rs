@@ -33,9 +33,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result = match runtime {
+    fail::exit_code(match runtime {
         Ok(runtime) => runtime.block_on(args::run(args::Args::parse())),
         Err(error) => Err(fail::Fail::failed(format!("no runtime: {error}"))),
-    };
-    fail::exit_code(result)
+    })
 }
