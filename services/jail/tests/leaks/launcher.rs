@@ -25,7 +25,7 @@ use crate::trace::{self, Event, Follow, Pid};
 const LAUNCHER_ITSELF: usize = 0;
 const PROCESS_ONE: usize = 1;
 const PAYLOAD: usize = 2;
-/// All must be gone so soon after the kill.
+/// All must be gone so soon after the killed one.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// One cell that is followed, and one kill.
@@ -158,7 +158,8 @@ fn run(mut command: Command, kill: Kill, gone_within: Duration) -> Ran {
             Ok(None) => std::thread::sleep(Duration::from_micros(200)),
             Err(error) => panic!("{kill:?}: {error}, {:?} not seen to end", followed.alive),
         }
-        if followed.killed.is_some() {
+        // From the end of the killed one on: until this thread has seen it, it counts as alive.
+        if followed.killed.is_some_and(|pid| !followed.alive.contains_key(&pid)) {
             let at = deadline.get_or_insert_with(|| Instant::now() + gone_within);
             if Instant::now() > *at {
                 followed.alive.keys().for_each(|pid| trace::kill(*pid));
