@@ -67,5 +67,8 @@ async fn beats_renew_the_lease_that_the_report_names() {
     assert_eq!(done.report.failure, None);
     let seen = site.seen.lock().unwrap();
     assert_eq!(seen.beats[0].lease, "lease-0");
-    assert_eq!(done.lease, format!("lease-{}", seen.beats.len()));
+    // The last one's answer may be on its way while the report is made.
+    let beats = seen.beats.len();
+    let renewed = [beats - 1, beats].map(|beat| format!("lease-{beat}"));
+    assert!(done.lease != "lease-0" && renewed.contains(&done.lease), "{} {beats}", done.lease);
 }
