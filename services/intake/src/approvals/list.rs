@@ -22,7 +22,9 @@ const AROUND_BYTES: usize = 256;
 pub(super) fn carried(mut view: Value, bytes_max: Option<usize>) -> (Value, usize) {
     let mut size = view.to_string().len();
     if bytes_max.is_some_and(|max| size > max) {
-        view["request"] = Value::Null;
+        if let Some(request) = view.get_mut("request") {
+            *request = Value::Null;
+        }
         size = view.to_string().len();
     }
     (view, size)
