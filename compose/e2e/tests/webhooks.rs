@@ -12,7 +12,7 @@ use hotcell_e2e::{
     up::Up,
 };
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,13 +50,9 @@ async fn brk_51_brk_53_a_webhook_is_disabled_enabled_rotated_and_told_what_it_mi
     let hook = Receiver::start().await?;
     hook.answer(500);
     // STEP-15: the key by itself makes none; the command has the second factor at hand.
-    let plain = api.call(
-        Method::POST,
-        "/v1/webhooks",
-        Some(&serde_json::json!({
-        "url": hook.url })),
-    );
-    ensure!(plain.await?.0 == 401, "a webhook without a second factor");
+    let body = json!({ "url": hook.url });
+    let (status, _) = api.call(Method::POST, "/v1/webhooks", Some(&body)).await?;
+    ensure!(status == 401, "a webhook without a second factor");
     let made = up.json(&["webhook", "create", &hook.url])?;
     let (id, first) = (text(&made, "id")?, text(&made, "secret")?);
     let shown = up.json(&["webhook", "show", &id])?;
