@@ -131,7 +131,10 @@ pub(crate) async fn run(data: &Path, command: WebhookCommand, as_json: bool) -> 
             let sent = Api::find(data)?.post(&path, &json!({})).await?;
             (sent, format!("delivery {delivery} is on its way: {}", look(&id)))
         }
-        change => changed(data, change).await?,
+        change @ (WebhookCommand::Create { .. }
+        | WebhookCommand::Set { .. }
+        | WebhookCommand::Rotate { .. }
+        | WebhookCommand::Remove { .. }) => changed(data, change).await?,
     };
     if as_json {
         print::json(&result);

@@ -442,7 +442,7 @@ async fn what_was_made_before_is_listed_and_changed_like_the_rest() {
         let HookAskReply::Endpoints { endpoints } = reply else { panic!("{reply:?}") };
         endpoints.into_iter().map(|endpoint| endpoint.id).collect::<Vec<_>>()
     };
-    assert_eq!(listed(&rig).await, [old.clone()]);
+    assert_eq!(listed(&rig).await, std::slice::from_ref(&old));
     let new = rig.create("https://example.com/new").await.id;
     assert_eq!(listed(&rig).await, [old.clone(), new]);
     assert_eq!(rig.replay(&old, &delivery).await, conflict(HookConflict::Forgotten));
