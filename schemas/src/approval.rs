@@ -42,8 +42,8 @@ pub enum Unusable {
     /// An approver said no.
     #[error("the approval was rejected")]
     Rejected,
-    /// Whose key agreed has ended since.
-    #[error("a key that agreed was revoked since: ask anew")]
+    /// Whose key agreed has ended since, or who agreed is blocked.
+    #[error("a key that agreed was revoked since, or who agreed is blocked: ask anew")]
     Withdrawn,
     /// Too late.
     #[error("the approval has expired")]

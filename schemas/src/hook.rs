@@ -237,7 +237,7 @@ pub struct FailedAttempt {
     pub delivery: DeliveryId,
     /// Its number there, from 1.
     pub number: u32,
-    /// When.
+    /// When it had failed.
     pub at: UnixMs,
     /// HTTP status, when there was an answer.
     pub status: Option<u16>,

@@ -42,6 +42,12 @@ impl Network {
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
+
+    /// Whether every address of `other` is in it.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        self.bits <= other.bits && self.contains(other.address)
+    }
 }
 
 fn masked4(address: Ipv4Addr, bits: u8) -> Ipv4Addr {
@@ -114,6 +120,11 @@ mod tests {
             let network: Network = network.parse().unwrap();
             assert_eq!(network.contains(address.parse().unwrap()), expect, "{network} {address}");
         };
+        let holds =
+            |one: &str, other: &str| one.parse::<Network>().unwrap().holds(&other.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.0.0.0/8") && holds("10.0.0.0/8", "10.1.0.0/16"));
+        assert!(!holds("10.0.0.0/8", "10.0.0.0/7") && !holds("10.0.0.0/8", "11.0.0.0/16"));
+        assert!(!holds("0.0.0.0/0", "::/0") && !holds("::/0", "10.0.0.0/8"));
         check("10.0.0.0/8", "10.255.0.1", true);
         check("10.0.0.0/8", "11.0.0.1", false);
         check("10.0.0.0/8", "::ffff:10.1.2.3", true);

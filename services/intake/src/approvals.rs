@@ -13,7 +13,7 @@ pub use list::list;
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
-    destinations,
+    blocks, destinations,
     ext_authz::is_plain,
     gate, json, presets,
     problem::{Kind, Problem},
@@ -49,6 +49,9 @@ const REASON_CHARS_MAX: usize = 500;
 
 /// Approvals in one list, and so of one tenant that are open at once.
 const LIST_MAX: usize = 100;
+
+/// The same of one principal and of the keys that it made: whoever asks without end leaves room.
+const REQUESTER_MAX: usize = 50;
 
 /// Who asks for one more may ask again after so long, in seconds: people look at those before.
 const RETRY_AFTER_SECS: &str = "60";
@@ -149,10 +152,15 @@ pub async fn shown_for(
     Ok(entry)
 }
 
-/// Whether every key that agreed is still one: what a thief agreed to ends with the key.
+/// Whether every key that agreed is still one, and nobody who agreed is blocked: what a thief agreed
+/// to ends with the key.
 async fn standing_voices(app: &App, record: &ApprovalRecord) -> Result<(), Problem> {
     let keys = app.bus.bucket("keys");
     for voice in &record.voices {
+        let standing = blocks::standing_of(app, &record.tenant, &voice.actor).await;
+        if !matches!(standing.map_err(|e| store_problem(&e))?, blocks::Standing::Open) {
+            return Err(unusable(Unusable::Withdrawn));
+        }
         let Actor::ApiKey { id } = &voice.actor else { continue };
         let found = keys.get::<KeyRecord>(id.as_str()).await.map_err(|e| store_problem(&e))?;
         if found.is_none_or(|entry| entry.value.revoked_at.is_some()) {
@@ -210,17 +218,18 @@ fn lately_key(tenant: &TenantId) -> String {
 }
 
 /// Puts an approval into its tenant's list, before there is one: what the list names in vain is
-/// passed over. Where it is full, the oldest that has ended gives its place.
-async fn enlist(app: &App, tenant: &TenantId, id: &ApprovalId) -> Result<(), Problem> {
+/// passed over.
+async fn enlist(app: &App, record: &ApprovalRecord) -> Result<(), Problem> {
+    let (tenant, id) = (&record.tenant, &record.id);
     let key = lately_key(tenant);
     for _ in 0..WRITES_MAX {
         let found = bucket(app).look::<Lately>(&key).await;
         let (entry, revision) = found.map_err(|e| store_problem(&e))?;
         let mut lately = entry.map(|entry| entry.value).unwrap_or_default();
-        let gone = if lately.ids.len() < LIST_MAX {
+        let gone = if lately.ids.len() < REQUESTER_MAX {
             None
         } else {
-            give_place(app, tenant, &mut lately).await?
+            give_place(app, record, &mut lately).await?
         };
         lately.ids.push(id.clone());
         match bucket(app).update(&key, &lately, revision).await {
@@ -235,34 +244,52 @@ async fn enlist(app: &App, tenant: &TenantId, id: &ApprovalId) -> Result<(), Pro
     Err(store_problem(&KvError::Conflict))
 }
 
-/// Takes the oldest approval that has ended out of the list, and returns its record, if there is one.
+/// Where the list is full, takes the oldest approval that has ended out of it, and returns its record,
+/// if there is one.
 ///
 /// # Errors
-/// 429 where each of them waits or may be used: who asks without end hides nobody's request.
+/// 429 where each of them waits or may be used, and where the requester has its part of them: who
+/// asks without end hides nobody's request, and stops nobody else's.
 async fn give_place(
     app: &App,
-    tenant: &TenantId,
+    new: &ApprovalRecord,
     lately: &mut Lately,
 ) -> Result<Option<Entry<ApprovalRecord>>, Problem> {
-    let now = clock::now();
+    let (now, mut ended, mut own) = (clock::now(), None, 0);
     for (index, id) in lately.ids.iter().enumerate() {
-        let found = bucket(app).get::<ApprovalRecord>(&key(tenant, id)).await;
+        let found = bucket(app).get::<ApprovalRecord>(&key(&new.tenant, id)).await;
         let found = found.map_err(|e| store_problem(&e))?;
-        let open = |entry: &Entry<ApprovalRecord>| {
+        let open = |entry: &&Entry<ApprovalRecord>| {
             matches!(entry.value.standing(now), Standing::Waiting | Standing::Given)
         };
-        if !found.as_ref().is_some_and(open) {
-            lately.ids.remove(index);
-            return Ok(found);
+        match found.as_ref().filter(open) {
+            Some(entry) => own += usize::from(entry.value.interested.contains(&new.requester)),
+            None if ended.is_none() => ended = Some((index, found)),
+            None => {}
         }
     }
-    let detail = format!("{LIST_MAX} approvals of the tenant are open: use them or reject some");
-    Err(Problem::new(Kind::QuotaExceeded, detail)
+    if own >= REQUESTER_MAX {
+        let detail = format!("{REQUESTER_MAX} approvals of yours are open: use them");
+        return Err(too_many(detail, REQUESTER_MAX, own));
+    }
+    if lately.ids.len() < LIST_MAX {
+        return Ok(None);
+    }
+    let Some((index, found)) = ended else {
+        let detail = format!("{LIST_MAX} approvals of the tenant are open: use or reject some");
+        return Err(too_many(detail, LIST_MAX, lately.ids.len()));
+    };
+    lately.ids.remove(index);
+    Ok(found)
+}
+
+fn too_many(detail: String, limit: usize, used: usize) -> Problem {
+    Problem::new(Kind::QuotaExceeded, detail)
         .with("quota", "open-approvals")
-        .with("limit", LIST_MAX)
-        .with("used", lately.ids.len())
+        .with("limit", limit)
+        .with("used", used)
         .with("violated-policies", json!(["open-approvals"]))
-        .header("retry-after", RETRY_AFTER_SECS))
+        .header("retry-after", RETRY_AFTER_SECS)
 }
 
 /// Removes what ended unused and is in no list any more; what was used is looked at again by the
@@ -355,7 +382,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         voices: Vec::new(),
         used_for: None,
     };
-    enlist(&app, &record.tenant, &record.id).await?;
+    enlist(&app, &record).await?;
     gate::change(&app, &who, &call, "approval_requested", record.id.as_str()).await?;
     let created = bucket(&app).create(&key(&record.tenant, &record.id), &record).await;
     created.map_err(|e| store_problem(&e))?;

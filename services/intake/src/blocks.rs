@@ -16,7 +16,7 @@ use crate::{
 };
 use hotcell_policy::{Lineage, lineage};
 use hotcell_schemas::{
-    BlockId, UnixMs,
+    BlockId, TenantId, UnixMs,
     block::{self, BlockList, BlockRecord, BlockRequest, same, text_of},
     identity::RoleName,
     job::Actor,
@@ -54,11 +54,23 @@ pub(crate) enum Standing {
 /// # Errors
 /// The records cannot be read.
 pub(crate) async fn standing(app: &App, who: &Principal) -> Result<Standing, KvError> {
-    let (listed, now) = (app.blocks.of(who.tenant()).await?, clock::now());
+    standing_of(app, who.tenant(), who.actor()).await
+}
+
+/// Whether `actor` is blocked in `tenant`.
+///
+/// # Errors
+/// The records cannot be read.
+pub(crate) async fn standing_of(
+    app: &App,
+    tenant: &TenantId,
+    actor: &Actor,
+) -> Result<Standing, KvError> {
+    let (listed, now) = (app.blocks.of(tenant).await?, clock::now());
     if listed.is_empty(now) {
         return Ok(Standing::Open);
     }
-    Ok(match lineage(who.actor(), &app.auth).await? {
+    Ok(match lineage(actor, &app.auth).await? {
         Lineage::TooLong => Standing::Unknown,
         Lineage::All(all) => match listed.against(&all, now) {
             Some(block) => Standing::Blocked(block.id.clone()),

@@ -3,7 +3,7 @@
 //! Promises: a key's text is shown once and stored nowhere; each change is recorded before it is
 //! made; a key's id is in its tenant's list before its record is there, so that no key is ever
 //! forgotten; a key of another tenant is not there. Refuses: to give, rotate or strengthen what the
-//! caller could not be itself; the role `operator` to anyone.
+//! caller could not be itself, or from where it could not call; the role `operator` to anyone.
 
 use crate::{
     app::{App, Call, Reply, store_problem},
@@ -18,6 +18,7 @@ use hotcell_policy::Facts;
 use hotcell_schemas::{
     KeyId, TenantId, UnixMs, api_key,
     identity::{Action, RoleName},
+    job::Actor,
     network::Network,
     records::{KeyIndex, KeyRecord, TotpRecord},
 };
@@ -105,12 +106,34 @@ fn may_grant(who: &BTreeSet<RoleName>, role: RoleName) -> bool {
     role != RoleName::Operator && (who.contains(&RoleName::TenantAdmin) || who.contains(&role))
 }
 
+/// Whether a key of `networks` would open from where `maker` does not. Its end is no such bound: who
+/// rotates keys may end before them.
+fn is_wider(maker: &[Network], networks: &[Network]) -> bool {
+    let held = |one: &Network| maker.iter().any(|network| network.holds(one));
+    !maker.is_empty() && (networks.is_empty() || !networks.iter().all(held))
+}
+
+/// [`is_wider`] than the key that calls; other principals have no networks.
+async fn is_wider_than_caller(
+    app: &App,
+    who: &Principal,
+    networks: &[Network],
+) -> Result<bool, Problem> {
+    let Actor::ApiKey { id } = who.actor() else { return Ok(false) };
+    let maker = find(app, who.tenant(), id.as_str()).await?;
+    Ok(is_wider(&maker.value.networks, networks))
+}
+
 /// 403 where the caller could not have made this key: then it cannot take it over, either.
-fn outranked(who: &Principal, record: &KeyRecord) -> Result<(), Problem> {
-    if record.roles.iter().all(|role| may_grant(&who.authority().roles, *role)) {
-        return Ok(());
+async fn outranked(app: &App, who: &Principal, record: &KeyRecord) -> Result<(), Problem> {
+    let refuse = |detail| Err(Problem::new(Kind::Forbidden, detail));
+    if !record.roles.iter().all(|role| may_grant(&who.authority().roles, *role)) {
+        return refuse("the key has roles that are not yours to give");
     }
-    Err(Problem::new(Kind::Forbidden, "the key has roles that are not yours to give"))
+    if is_wider_than_caller(app, who, &record.networks).await? {
+        return refuse("the key opens from where yours does not");
+    }
+    Ok(())
 }
 
 /// `hck_<id>_<secret>`, and the record of it.
@@ -196,6 +219,10 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
     let now = clock::now();
     let (text, record) = made(who.tenant(), now);
     let ends = |secs: u64| now.plus_ms(secs.saturating_mul(1000));
+    if is_wider_than_caller(&app, &who, &request.networks).await? {
+        let rule = "must lie within the networks of the key that makes this one";
+        return Err(Problem::field(Kind::Unprocessable, "networks", rule));
+    }
     let record = KeyRecord {
         roles: request.roles,
         expires_at: request.expires_in_secs.map(ends),
@@ -328,7 +355,7 @@ pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
 /// 403, 404; 409 when the key has ended; 503.
 pub async fn rotate(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let old = find(&app, who.tenant(), &call.id).await?;
-    outranked(&who, &old.value)?;
+    outranked(&app, &who, &old.value).await?;
     let now = clock::now();
     if state(&old.value, now) != "active" {
         return Err(Problem::new(Kind::Conflict, "the key has ended; make a new one"));
@@ -420,7 +447,7 @@ pub async fn revoke(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
 /// 403, 404; 409 when the key has ended; 422 without `totp_key_file`; 503.
 pub async fn enroll(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let entry = find(&app, who.tenant(), &call.id).await?;
-    outranked(&who, &entry.value)?;
+    outranked(&app, &who, &entry.value).await?;
     if state(&entry.value, clock::now()) != "active" {
         return Err(Problem::new(Kind::Conflict, "the key has ended; make a new one"));
     }

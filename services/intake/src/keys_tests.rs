@@ -44,6 +44,21 @@ fn api_39_the_shape_of_a_key_is_checked() {
 }
 
 #[test]
+fn api_39_a_key_gives_no_network_that_it_does_not_have() {
+    let wider = |maker: &[&str], made: &[&str]| {
+        let parse = |texts: &[&str]| -> Vec<Network> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        is_wider(&parse(maker), &parse(made))
+    };
+    assert!(!wider(&[], &[]) && !wider(&[], &["0.0.0.0/0"]), "it opens from everywhere");
+    let maker = ["10.0.0.0/8", "2001:db8::/32"];
+    assert!(!wider(&maker, &["10.1.0.0/16"]) && !wider(&maker, &maker));
+    assert!(wider(&maker, &[]) && wider(&maker, &["0.0.0.0/0"]));
+    assert!(wider(&maker, &["10.1.0.0/16", "192.0.2.0/24"]) && wider(&maker, &["2001:db8::/31"]));
+}
+
+#[test]
 fn api_06_what_is_shown_of_a_key_later_holds_no_secret() {
     let (text, record) = made(&"acme".parse().unwrap(), UnixMs(1));
     let totp =

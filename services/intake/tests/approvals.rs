@@ -297,10 +297,11 @@ async fn iam_15_a_list_of_approvals_that_no_message_holds_goes_on_by_its_cursor(
         let shown = page["result"]["approvals"].as_array().unwrap();
         assert!(shown.iter().all(|it| it["request"].is_object()), "a request is left out");
         seen.extend(shown.iter().map(|it| it["id"].clone()));
-        match &page["result"]["nextCursor"] {
-            Value::Null => break,
-            cursor => asked = json!({ "cursor": cursor }),
+        let cursor = &page["result"]["nextCursor"];
+        if cursor.is_null() {
+            break;
         }
+        asked = json!({ "cursor": cursor });
     }
     assert_eq!((seen, pages), (ids, 2));
     // Over HTTP it is one answer.

@@ -365,12 +365,20 @@ async fn step_16_a_tenant_s_own_policy_is_checked_stored_and_obeyed() {
 async fn new_08_a_hundred_approvals_are_open_and_none_is_pushed_out() {
     let world = World::start().await;
     let machine = world.key("acme", &[RoleName::Submitter]).await;
+    let greedy = world.key("acme", &[RoleName::Submitter]).await;
     let person = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
     let ask = |name: &str| json!({ "action": "SubmitTranscode", "request": transcode(name) });
     let mut ids = Vec::new();
-    for n in 0..100 {
+    for n in 0..50 {
+        ids.push(world.ask_approval(&greedy, &ask(&format!("{n}-a.mp4"))).await);
+    }
+    // One asks for all that it may, and others ask as before.
+    let (status, told) = world.post("/v1/approvals", &greedy, &ask("one-more.mp4")).await;
+    assert_eq!((status, &told["limit"]), (429, &json!(50)), "{told}");
+    for n in 50..100 {
         ids.push(world.ask_approval(&machine, &ask(&format!("{n}-a.mp4"))).await);
     }
+    let machine = world.key("acme", &[RoleName::Submitter]).await;
     // One more that no list needs to read: it is not even a record.
     let bucket = world.bus(Role::Intake).await.bucket("approvals");
     bucket.create("acme.0", &"x").await.unwrap();
@@ -383,6 +391,7 @@ async fn new_08_a_hundred_approvals_are_open_and_none_is_pushed_out() {
     let changes = world.audited("acme", "change").await;
     let (status, told) = world.post("/v1/approvals", &machine, &ask("one-more.mp4")).await;
     assert_eq!((status, &told["quota"]), (429, &json!("open-approvals")), "{told}");
+    assert_eq!(told["limit"], 100, "{told}");
     assert_eq!(world.audited("acme", "change").await, changes, "nothing was changed");
     assert_eq!(listed().await, ids, "the oldest is not hidden by the newest");
 

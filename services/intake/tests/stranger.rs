@@ -9,7 +9,12 @@ mod people;
 mod world;
 
 use futures::{StreamExt as _, stream};
-use hotcell_schemas::{Role, identity::RoleName, records::TenantRecord, tenancy::TenantState};
+use hotcell_schemas::{
+    Role,
+    identity::RoleName,
+    records::{KeyRecord, TenantRecord},
+    tenancy::TenantState,
+};
 use reqwest::Method;
 use serde_json::json;
 use world::{World, answer, until};
@@ -133,5 +138,79 @@ async fn new_08_what_a_revoked_key_agreed_to_is_agreed_by_nobody() {
     let (status, problem) = by(&given[1]).await;
     assert_eq!(status, 403, "{problem}");
     assert_eq!(problem["type"], "urn:hotcell:problem:approval-unusable", "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains("revoked"), "{problem}");
+    assert!(problem["errors"][0]["rule"].as_str().unwrap().contains("revoked"), "{problem}");
+}
+
+/// NEW-08, IAM-21: what somebody agreed to who was blocked since is agreed by nobody.
+#[tokio::test]
+async fn new_08_what_a_blocked_person_agreed_to_is_agreed_by_nobody() {
+    let world = World::start().await;
+    let asker = world.key("acme", &[RoleName::TenantAdmin]).await;
+    let suspect = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&suspect).await;
+    let body = json!({ "roles": ["viewer"] });
+    let request = json!({ "method": "POST", "path": "/v1/keys", "body": body });
+    let ask = json!({ "action": "ManageKeys", "request": request });
+    let (_, made) = world.post("/v1/approvals", &asker, &ask).await;
+    let id = made["result"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/approvals/{id}/approve");
+    assert_eq!(world.post(&path, &strong, &json!({})).await.0, 200);
+    let principal = json!({ "kind": "apiKey", "id": suspect.split('_').nth(1).unwrap() });
+    let block = json!({ "principal": principal, "reason": "looked at" });
+    assert_eq!(world.post("/v1/blocks", &asker, &block).await.0, 201);
+    let by = async || {
+        let request = world.request(Method::POST, "/v1/keys").bearer_auth(&asker);
+        let request = request.header("hotcell-approval", &id).body(body.to_string());
+        answer(request.send().await.unwrap()).await
+    };
+    let (status, problem) = by().await;
+    assert_eq!(status, 403, "{problem}");
+    assert!(problem["errors"][0]["rule"].as_str().unwrap().contains("blocked"), "{problem}");
+    // The block's end gives the approval back: it was only looked at.
+    let path = format!("/v1/blocks/{}", block_id(&world, &asker).await);
+    let other = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let other = world.stepped_up(&other).await;
+    let ended = world.send(Method::DELETE, &path, Some(&other), None).await;
+    assert_eq!(ended.status(), 200);
+    until(async || (by().await.0 == 201).then_some(())).await;
+}
+
+async fn block_id(world: &World, key: &str) -> String {
+    let (_, listed) = world.get("/v1/blocks", key).await;
+    listed["result"]["blocks"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// API-39, IAM-10: a stolen key that opens from one network makes, and takes over, none that opens
+/// from others.
+#[tokio::test]
+async fn api_39_a_bound_key_makes_and_rotates_no_unbound_one() {
+    let world = World::start().await;
+    let bound = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&bound).await;
+    let create = async |networks: serde_json::Value| {
+        let body = json!({ "roles": ["viewer"], "networks": networks });
+        world.post("/v1/keys", &strong, &body).await
+    };
+    let rotate = async |made: &serde_json::Value| {
+        let path = format!("/v1/keys/{}/rotate", made["result"]["id"].as_str().unwrap());
+        world.post(&path, &strong, &json!({})).await
+    };
+    let (status, free) = create(json!([])).await;
+    assert_eq!(status, 201, "{free}");
+    let store = world.bus(Role::Intake).await.bucket("keys");
+    let id = bound.split('_').nth(1).unwrap();
+    let mut entry = store.get::<KeyRecord>(id).await.unwrap().unwrap();
+    entry.value.networks = vec!["127.0.0.0/8".parse().unwrap()];
+    store.update(id, &entry.value, entry.revision).await.unwrap();
+    for networks in [json!([]), json!(["0.0.0.0/0"]), json!(["127.0.0.1/32", "10.0.0.0/8"])] {
+        let (status, problem) = create(networks).await;
+        let field = &problem["errors"][0]["field"];
+        assert_eq!((status, field), (422, &json!("networks")), "{problem}");
+    }
+    let (status, problem) = rotate(&free).await;
+    assert_eq!(status, 403, "{problem}");
+    assert_eq!(problem["detail"], "the key opens from where yours does not");
+    let (status, made) = create(json!(["127.0.0.1/32"])).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(rotate(&made).await.0, 201);
 }

@@ -1,7 +1,8 @@
 //! The breaker of an endpoint (BRK-51): ten failed attempts in a row, over all events, disable it. Pure.
 //!
 //! Promises: a success ends the row; an attempt counts once, however often it is reported, since the
-//! record holds which attempts it has counted; what is disabled stays so until its tenant says
+//! record holds which attempts it has counted; of attempts that overlap one counts, so that a moment's
+//! outage in a burst of events is one failure and not ten; what is disabled stays so until its tenant says
 //! otherwise. Refuses: to count tests, and attempts at a URL that the endpoint no longer has; that is
 //! for the caller to sort out.
 
@@ -11,17 +12,21 @@ use hotcell_schemas::{
     limits::WEBHOOK_FAILURES_MAX,
 };
 
-/// The record after a failed attempt at `now`; nothing where it changes nothing.
+/// The record after a failed attempt that began at `began`, at `now`; nothing where it changes nothing.
 #[must_use]
 pub fn failed(
     record: &EndpointRecord,
     attempt: FailedAttempt,
+    began: UnixMs,
     now: UnixMs,
 ) -> Option<EndpointRecord> {
     let is_same = |counted: &FailedAttempt| {
         (&counted.delivery, counted.number) == (&attempt.delivery, attempt.number)
     };
     if record.disabled_at.is_some() || record.failing.iter().any(is_same) {
+        return None;
+    }
+    if record.failing.last().is_some_and(|last| began < last.at) {
         return None;
     }
     let mut record = record.clone();
@@ -65,7 +70,11 @@ mod tests {
     /// The endpoint after these attempts, each of another delivery; `true` is a success.
     fn after(attempts: &[bool]) -> EndpointRecord {
         let one = |record: EndpointRecord, (number, good): (usize, &bool)| {
-            let failed = || failed(&record, attempt(u8::try_from(number).unwrap(), 1), UnixMs(7));
+            let failed = || {
+                let attempt = attempt(u8::try_from(number).unwrap(), 1);
+                let at = attempt.at;
+                failed(&record, attempt, at, UnixMs(7))
+            };
             let changed = if *good { succeeded(&record) } else { failed() };
             changed.unwrap_or(record)
         };
@@ -95,9 +104,22 @@ mod tests {
 
     #[test]
     fn brk_51_a_repeat_counts_once_and_the_next_attempt_counts() {
-        let once = failed(&endpoint(), attempt(1, 1), UnixMs(7)).unwrap();
-        assert_eq!(failed(&once, attempt(1, 1), UnixMs(8)), None);
-        assert_eq!(failed(&once, attempt(1, 2), UnixMs(8)).unwrap().failures, 2);
-        assert_eq!(failed(&once, attempt(2, 1), UnixMs(8)).unwrap().failures, 2);
+        let failed =
+            |record: &EndpointRecord, attempt| failed(record, attempt, UnixMs(5), UnixMs(8));
+        let once = failed(&endpoint(), attempt(1, 1)).unwrap();
+        assert_eq!(failed(&once, attempt(1, 1)), None);
+        assert_eq!(failed(&once, attempt(1, 2)).unwrap().failures, 2);
+        assert_eq!(failed(&once, attempt(2, 1)).unwrap().failures, 2);
+    }
+
+    #[test]
+    fn brk_51_of_attempts_that_overlap_one_counts() {
+        let of = |delivery, ended| FailedAttempt { at: UnixMs(ended), ..attempt(delivery, 1) };
+        let once = failed(&endpoint(), of(1, 100), UnixMs(90), UnixMs(100)).unwrap();
+        for delivery in 2..20 {
+            assert_eq!(failed(&once, of(delivery, 120), UnixMs(99), UnixMs(120)), None);
+        }
+        let later = failed(&once, of(2, 120), UnixMs(100), UnixMs(120)).unwrap();
+        assert_eq!(later.failures, 2, "one that began when the first had ended");
     }
 }

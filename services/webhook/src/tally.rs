@@ -120,6 +120,8 @@ fn counted(
     attempt: &DeliveryAttempt,
 ) -> Option<EndpointRecord> {
     let Some(error) = attempt.error.clone() else { return breaker::succeeded(record) };
-    let (delivery, at, status) = (delivery.clone(), attempt.at, attempt.status);
-    breaker::failed(record, FailedAttempt { delivery, number, at, status, error }, clock::now())
+    let (delivery, began, status) = (delivery.clone(), attempt.at, attempt.status);
+    let at = began.plus_ms(attempt.elapsed_ms);
+    let failed = FailedAttempt { delivery, number, at, status, error };
+    breaker::failed(record, failed, began, clock::now())
 }

@@ -70,7 +70,7 @@ impl Elsewhere {
             tls: None,
             buckets: vec![THEIRS.to_owned()],
             region: "eu-central-1".to_owned(),
-            access_keys: vec![AccessKeyConfig { id: KEY_ID.to_owned(), secret_file, allow }],
+            access_keys: keys.into(),
             presign_expires_secs_max: 3600,
             durability: Durability::EachSecond,
             telemetry: hotcell_stage::TelemetryConfig {
@@ -368,7 +368,6 @@ async fn iam_09_a_destination_that_is_removed_ends_what_would_go_there() {
     assert_eq!(worker.order().await.job, job.id);
 }
 
-// A signer that cannot open the secret fails no job that one with the key can serve: it waits.
 // A key that is put in another's place is the one of the next URL, for jobs of before, too: no signer
 // remembers a record, and where the name leads has not changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -410,6 +409,7 @@ async fn iam_09_a_key_that_took_another_s_place_signs_the_next_url_of_jobs_of_be
     assert!(matches!(reply, SignReply::Later { .. }), "{reply:?}");
 }
 
+// A signer that cannot open the secret fails no job that one with the key can serve: it waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iam_09_a_signer_without_the_key_gives_no_url_and_ends_no_job() {
     let there = Elsewhere::start().await;
