@@ -134,21 +134,25 @@ impl UsageRecord {
     }
 }
 
-/// A job of class `high` or `low` that was taken for a worker.
+/// A job in [`SlotRecord`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slot {
     /// The job.
     pub job: JobId,
-    /// When it was taken.
+    /// When it was listed.
     pub at: UnixMs,
 }
 
-/// Jobs of a tenant's classes `high` and `low` that are out in one pool; bucket `slots`, key
+/// What the broker does not know of a tenant's cap in one pool; bucket `slots`, key
 /// `<tenant>.<pool>`. Jobs that have ended since may still be listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SlotRecord {
-    /// The jobs, at most as many as the tenant's cap.
+    /// Jobs of classes `high` and `low` that are out, at most as many as the tenant's cap.
     pub slots: Vec<Slot>,
+    /// Jobs of class `normal` that were given back, because the cap was reached, and not taken since:
+    /// the broker counts them as out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parked: Vec<Slot>,
 }

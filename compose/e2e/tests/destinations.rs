@@ -432,12 +432,21 @@ async fn iam_09_a_key_is_changed_in_place_and_a_bucket_that_refuses_ends_its_job
     let job = ends(&stepped, &file).await?;
     ensure!(job["state"] == "completed", "{job}");
 
-    let lines = up.cli(&["audit", "export", "--tenant", "demo"])?;
-    let lines = String::from_utf8_lossy(&lines.stdout).into_owned();
     let place = customer.endpoint.trim_start_matches("http://");
     let rekeyed =
         format!("\"target\":\"cdn {place}/{BUCKET}/{PREFIX}\",\"note\":\"destination_rekeyed\"");
-    ensure!(lines.matches(&rekeyed).count() == 2, "{lines}");
+    // The log has an event some moments after it happened.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let lines = up.cli(&["audit", "export", "--tenant", "demo"])?;
+        let lines = String::from_utf8_lossy(&lines.stdout).into_owned();
+        let found = lines.matches(&rekeyed).count();
+        if found == 2 {
+            break;
+        }
+        ensure!(found < 2 && Instant::now() < deadline, "{lines}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let dir = up.stop()?;
     let found = holding(dir.path(), b"CANARY")?;
     ensure!(found.is_empty(), "a secret is in {found:?}");

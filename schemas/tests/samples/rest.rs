@@ -310,7 +310,8 @@ fn of_work(eye: &mut impl Look) {
         at: T0,
     };
     eye.look("usage", &usage);
-    eye.look("slots", &SlotRecord { slots: vec![Slot { job: job_id(), at: T0 }] });
+    let slots = vec![Slot { job: job_id(), at: T0 }];
+    eye.look("slots", &SlotRecord { parked: slots.clone(), slots });
     eye.look("idempotency", &IdempotencyRecord { body: digest("body"), job: job_id() });
 }
 

@@ -209,15 +209,20 @@ impl Queues {
         let class = task.class().ok_or(Held::Unread)?;
         let (bucket, tenant) = (self.bus.bucket("tenants"), &task.tenant);
         let others = [Priority::High, Priority::Low].map(|class| self.state(pool, tenant, class));
-        let (record, others) =
-            tokio::join!(bucket.get::<TenantRecord>(tenant.as_str()), join_all(others));
+        let (record, others, was_parked) = tokio::join!(
+            bucket.get::<TenantRecord>(tenant.as_str()),
+            join_all(others),
+            self.unpark(pool, task, class),
+        );
+        let was_parked = was_parked?;
         let record = record.map_err(|error| {
             warn!(%error, %tenant, "tenant not read; the job will be offered again");
             Held::Unread
         })?;
         let record = record.map(|entry| entry.value).filter(|record| record.state.is_active());
         let cap = u64::from(record.ok_or(Held::Inactive)?.concurrency);
-        if class.is_normal() {
+        // What was parked a moment ago others may have counted as such: it looks at them anew.
+        if class.is_normal() && !was_parked {
             let others: Option<u64> =
                 others.into_iter().map(|state| Some(state?.num_ack_pending)).sum();
             if others.ok_or(Held::Unread)? == 0 {

@@ -10,9 +10,9 @@ use hotcell_schemas::{
 
 /// Who reads jobs outside a consumer. The one list that the route table does not hold: the API
 /// answers `GET`, the signer and the operator decide on a job, and the validator and the hasher
-/// look whether a job that was delivered late has moved on.
-const STATE_READERS: [Role; 5] =
-    [Role::Intake, Role::Signer, Role::Provisioner, Role::Validator, Role::Hasher];
+/// look whether a job that was delivered late has moved on, and the webhook service tells an end again.
+const STATE_READERS: [Role; 6] =
+    [Role::Intake, Role::Signer, Role::Provisioner, Role::Validator, Role::Hasher, Role::Webhook];
 
 /// Whether `login` should be able to do `act` on `subject`.
 pub(crate) fn expected(login: &Login, act: Act, subject: &str) -> bool {

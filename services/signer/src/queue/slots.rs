@@ -4,8 +4,12 @@
 //! written by compare-and-set before anything else is looked at. A job of `high` or `low` lists
 //! itself and then counts those of `normal` that the broker has out; a job of `normal` is out
 //! first, and then counts those that are listed. So of two that take the last place in the same
-//! moment each sees the other, and never do both keep it. The broker counts what was given back as
-//! out until somebody takes it, so a place may stay empty for a moment, but none is taken twice.
+//! moment each sees the other, and never do both keep it.
+//!
+//! The broker counts a job that was given back as out until somebody takes it. A job of `normal`
+//! that found the cap reached is therefore parked in the record, before it is given back, and is off
+//! it again before whoever takes it next counts anything: otherwise those that wait would fill the
+//! cap themselves, for as long as one job of another class is out.
 
 use super::{Held, Queues, Task};
 use hotcell_schemas::{
@@ -22,6 +26,14 @@ const TAKEN_MS_MAX: u64 = 15_000;
 /// Writes of one record that lose to another signer's before the job is given back.
 const TRIES_MAX: u32 = 8;
 
+fn key(pool: &PoolId, task: &Task) -> String {
+    format!("{}.{pool}", task.tenant)
+}
+
+fn count<T>(of: &[T]) -> u64 {
+    u64::try_from(of.len()).unwrap_or(u64::MAX)
+}
+
 impl Queues {
     /// Whether the job has room beside all others of its tenant in the pool.
     pub(super) async fn has_slot(
@@ -31,52 +43,113 @@ impl Queues {
         class: Priority,
         cap: u64,
     ) -> Result<(), Held> {
-        let key = format!("{}.{pool}", task.tenant);
-        let listed = if class.is_normal() {
-            let record = self.bus.bucket("slots").get::<SlotRecord>(&key).await;
-            let record = record.map_err(unread)?.map(|entry| entry.value).unwrap_or_default();
-            self.alive(&task.tenant, record).await
-        } else {
-            self.list(&key, task, cap).await?
+        let key = key(pool, task);
+        let listed = match class {
+            Priority::Normal => None,
+            Priority::High | Priority::Low => Some(self.list(&key, task, cap).await?),
         };
+        // The broker first, then the record: what ends in between counts once too often, and never
+        // is a job taken for parked that the broker no longer counts.
         let normal = self.state(pool, &task.tenant, Priority::Normal).await.ok_or(Held::Unread)?;
-        let out = u64::try_from(listed.slots.len()).unwrap_or(u64::MAX);
-        if out.saturating_add(normal.num_ack_pending) <= cap {
+        let record = self.bus.bucket("slots").get::<SlotRecord>(&key).await;
+        let record = record.map_err(unread)?.map(|entry| entry.value).unwrap_or_default();
+        let now = self.alive(&task.tenant, record).await;
+        let others = listed.as_ref().map_or(&now.slots, |listed| &listed.slots);
+        let normal = normal.num_ack_pending.saturating_sub(count(&now.parked));
+        if count(others).saturating_add(normal) <= cap {
             return Ok(());
         }
-        if !class.is_normal() {
-            self.unlist(&key, task).await;
+        match class {
+            Priority::Normal => self.park(&key, task, cap).await,
+            Priority::High | Priority::Low => self.unlist(&key, task).await,
         }
         Err(Held::Full)
     }
 
-    /// Without the jobs that have ended since.
-    async fn alive(&self, tenant: &TenantId, record: SlotRecord) -> SlotRecord {
-        let (mut slots, now) = (Vec::new(), clock::now());
-        for slot in record.slots {
-            let is_out = match self.bus.job(tenant, &slot.job).await {
-                Ok(Some(stored)) => match stored.message.get().state {
-                    EventKind::Assigned => true,
-                    EventKind::Validated | EventKind::AttemptFailed => {
-                        now.since_ms(slot.at) < TAKEN_MS_MAX
-                    }
-                    EventKind::Submitted
-                    | EventKind::Rejected
-                    | EventKind::Encoded
-                    | EventKind::Completed
-                    | EventKind::Failed
-                    | EventKind::Cancelled
-                    | EventKind::Expired => false,
-                },
-                Ok(None) => false,
-                // Nobody can tell, so it counts.
-                Err(_) => true,
-            };
-            if is_out {
-                slots.push(slot);
+    /// Takes a job of `normal` off the parked ones; whether it was one of them.
+    pub(super) async fn unpark(
+        &self,
+        pool: &PoolId,
+        task: &Task,
+        class: Priority,
+    ) -> Result<bool, Held> {
+        if !class.is_normal() {
+            return Ok(false);
+        }
+        let (bucket, key) = (self.bus.bucket("slots"), key(pool, task));
+        for _ in 0..TRIES_MAX {
+            let found = bucket.get::<SlotRecord>(&key).await.map_err(unread)?;
+            let Some(mut entry) = found else { return Ok(false) };
+            let before = entry.value.parked.len();
+            entry.value.parked.retain(|slot| slot.job != task.job);
+            if entry.value.parked.len() == before {
+                return Ok(false);
+            }
+            match bucket.update(&key, &entry.value, entry.revision).await {
+                Ok(_) => return Ok(true),
+                Err(KvError::Conflict) => {}
+                Err(error) => return Err(unread(error)),
             }
         }
-        SlotRecord { slots }
+        Err(Held::Full)
+    }
+
+    /// Parks a job of `normal`. If that fails it counts as out until it is taken again.
+    async fn park(&self, key: &str, task: &Task, cap: u64) {
+        let bucket = self.bus.bucket("slots");
+        for _ in 0..TRIES_MAX {
+            let Ok((entry, revision)) = bucket.look::<SlotRecord>(key).await else { return };
+            let mut record = entry.map(|entry| entry.value).unwrap_or_default();
+            if count(&record.parked) >= cap {
+                record = self.alive(&task.tenant, record).await;
+            }
+            record.parked.push(Slot { job: task.job.clone(), at: clock::now() });
+            match bucket.update(key, &record, revision).await {
+                Err(KvError::Conflict) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Without the jobs that have ended since, and those that were given out after they were parked.
+    async fn alive(&self, tenant: &TenantId, record: SlotRecord) -> SlotRecord {
+        let (mut alive, now) = (SlotRecord::default(), clock::now());
+        for slot in record.slots {
+            let is_out = match self.phase(tenant, &slot).await {
+                Phase::Waits => now.since_ms(slot.at) < TAKEN_MS_MAX,
+                // Nobody can tell, so it counts.
+                Phase::Runs | Phase::Unknown => true,
+                Phase::Over => false,
+            };
+            if is_out {
+                alive.slots.push(slot);
+            }
+        }
+        for slot in record.parked {
+            // One that cannot be read counts as the broker says.
+            if matches!(self.phase(tenant, &slot).await, Phase::Waits) {
+                alive.parked.push(slot);
+            }
+        }
+        alive
+    }
+
+    async fn phase(&self, tenant: &TenantId, slot: &Slot) -> Phase {
+        match self.bus.job(tenant, &slot.job).await {
+            Ok(Some(stored)) => match stored.message.get().state {
+                EventKind::Assigned => Phase::Runs,
+                EventKind::Validated | EventKind::AttemptFailed => Phase::Waits,
+                EventKind::Submitted
+                | EventKind::Rejected
+                | EventKind::Encoded
+                | EventKind::Completed
+                | EventKind::Failed
+                | EventKind::Cancelled
+                | EventKind::Expired => Phase::Over,
+            },
+            Ok(None) => Phase::Over,
+            Err(_) => Phase::Unknown,
+        }
     }
 
     /// Lists the job; all that are listed then.
@@ -114,6 +187,18 @@ impl Queues {
             }
         }
     }
+}
+
+/// Where a listed job is.
+enum Phase {
+    /// It was given out.
+    Runs,
+    /// It waits for a worker.
+    Waits,
+    /// It needs none.
+    Over,
+    /// It cannot be read.
+    Unknown,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err calls")]

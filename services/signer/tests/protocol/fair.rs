@@ -372,47 +372,6 @@ async fn classes_of_one_tenant_are_served_in_their_order() {
     assert_eq!(got, expect);
 }
 
-// The cap is over all classes together, also when two signers serve them at once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_cap_holds_over_all_classes_and_two_signers() {
-    const CAP: usize = 2;
-    const JOBS: usize = 36;
-    let mut rig = Rig::without_signer().await;
-    rig.tenant("acme", u32::try_from(CAP).unwrap()).await;
-    rig.signer();
-    rig.signer();
-    let (out, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (done, mut crew) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
-    for name in ["w1", "w2", "w3", "w4"] {
-        let worker = rig.worker(name, "cpu").await;
-        let (out, most, done) = (Arc::clone(&out), Arc::clone(&most), Arc::clone(&done));
-        crew.spawn(async move {
-            loop {
-                let order = worker.order().await;
-                let now = out.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                // The first two are held until both are out, however long the second takes.
-                eventually(|| async { (most.load(Ordering::SeqCst) >= CAP).then_some(()) }).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                // Before the report: with it the next may be given out.
-                out.fetch_sub(1, Ordering::SeqCst);
-                assert_eq!(worker.done(&order, report("ok")).await, DoneReply::Accepted);
-                done.fetch_add(1, Ordering::SeqCst);
-            }
-        });
-    }
-    // Two of one class fill it: nothing was given back yet that would count as out.
-    for _ in 0..CAP {
-        ready(&rig, "acme", "cpu", Priority::High).await;
-    }
-    eventually(|| async { (most.load(Ordering::SeqCst) >= CAP).then_some(()) }).await;
-    for index in CAP..JOBS {
-        ready(&rig, "acme", "cpu", Priority::ALL[index % 3]).await;
-    }
-    eventually(|| async { (done.load(Ordering::SeqCst) == JOBS).then_some(()) }).await;
-    assert_eq!(most.load(Ordering::SeqCst), CAP, "jobs out at once; the cap is {CAP}");
-}
-
 // BRK-14, BRK-79: no worker of one pool gets work of another, over a thousand jobs and both at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brk_14_a_thousand_jobs_stay_in_their_pools() {

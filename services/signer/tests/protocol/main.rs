@@ -5,6 +5,7 @@
 #![allow(clippy::large_futures, reason = "a test's future holds its whole rig, once")]
 
 mod attempts;
+mod cap;
 mod costs;
 mod destinations;
 mod fair;
