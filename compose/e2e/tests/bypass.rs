@@ -1,4 +1,4 @@
-//! IAM-06, ZT-04, ZT-13: who steals a service's login and speaks to the broker past the edge. Each
+//! IAM-06, STEP-10, ZT-04, ZT-13: who steals a service's login and speaks to the broker past the edge. Each
 //! node refuses by itself what policy forbids and what is not signed by the right role; each attack
 //! is first shown to reach its node when nothing forbids it.
 

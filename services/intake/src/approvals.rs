@@ -263,7 +263,7 @@ async fn give_place(
             matches!(entry.value.standing(now), Standing::Waiting | Standing::Given)
         };
         match found.as_ref().filter(open) {
-            Some(entry) => own += usize::from(entry.value.interested.contains(&new.requester)),
+            Some(entry) => own += usize::from(list::is_asked_by(&entry.value, &new.requester)),
             None if ended.is_none() => ended = Some((index, found)),
             None => {}
         }

@@ -262,6 +262,12 @@ impl Auth {
         Self { issuers: Some(issuers), ..self }
     }
 
+    /// Whether anybody comes with tokens of `issuer`, written exactly so.
+    #[must_use]
+    pub fn knows_issuer(&self, issuer: &str) -> bool {
+        self.issuers.as_ref().is_some_and(|issuers| issuers.knows(issuer))
+    }
+
     /// The principal of a request over HTTP.
     ///
     /// # Errors

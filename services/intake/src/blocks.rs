@@ -2,7 +2,7 @@
 //!
 //! Promises: whoever is blocked gets nothing through any door, whatever credential it shows, within
 //! a second on every replica; each change is recorded before it is made. Refuses: to block oneself,
-//! or whoever made one's key; to let a tenant block a key of the operator's, or lift a block of the
+//! or whoever made one's key; to block by a name that nobody comes by; to let a tenant block a key of the operator's, or lift a block of the
 //! operator's; to take a list that cannot be read for an empty one. Repeating a block lengthens it
 //! at most, repeating a release finds nothing.
 
@@ -139,8 +139,8 @@ pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Probl
 /// end of the two.
 ///
 /// # Errors
-/// 400 and 422 naming the field; 403 for oneself, and for a key of the operator's; 404 for a key that
-/// is not the tenant's; 422 when as many are blocked as may be; 503.
+/// 400 and 422 naming the field, an issuer that is none of ours among them; 403 for oneself, and for a
+/// key of the operator's; 404 for a key that is not the tenant's; 422 when as many are blocked as may be; 503.
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: BlockRequest = json::parse(&call.body)?;
     let refuse = |(field, rule): (&str, &str)| Problem::field(Kind::Unprocessable, field, rule);
@@ -198,7 +198,16 @@ async fn may_stop(
         let detail = "nobody blocks itself, or whoever made its key: it could not take it back";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    let Actor::ApiKey { id } = principal else { return Ok(()) };
+    let id = match principal {
+        Actor::ApiKey { id } => id,
+        Actor::NatsLogin { .. } => return Ok(()),
+        Actor::User { issuer, .. } | Actor::Service { issuer, .. } => {
+            // A slash too many, and the block would stop nobody.
+            let rule = "must be an identity provider of this installation, as its tokens write `iss`";
+            let stranger = || Problem::field(Kind::Unprocessable, "principal.issuer", rule);
+            return app.auth.knows_issuer(issuer).then_some(()).ok_or_else(stranger);
+        }
+    };
     let key = keys::find(app, who.tenant(), id.as_str()).await?;
     if key.value.roles.contains(&RoleName::Operator) && !is_operator(who) {
         gate::overruled(app, who, call, OPERATORS);

@@ -353,7 +353,7 @@ async fn drain(body: &mut Body) -> bool {
 /// Answers a principal that asks for what is not there, which counts as any other request.
 async fn astray(app: &App, parts: &Parts, kind: Kind) -> Result<Reply, Problem> {
     let who = authenticate(app, parts, "none", true).await?;
-    let record = gate::active(app, &who).await?;
+    let record = gate::enter(app, &who, &format!("{} none", parts.method)).await?;
     let by = (who.tenant(), who.actor());
     let fields = app.rates.take(by, &record.quotas, false, Instant::now())?;
     fields.on(Err(nowhere(kind)))

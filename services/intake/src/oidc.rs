@@ -259,6 +259,12 @@ impl Oidc {
         Ok(Self { issuers, bases, proofs: bus.bucket("proofs"), counts: Counts::default() })
     }
 
+    /// Whether `issuer`, as tokens write it, is one of these.
+    #[must_use]
+    pub fn knows(&self, issuer: &str) -> bool {
+        self.issuers.iter().any(|it| it.profile.issuer == issuer)
+    }
+
     /// Whose token `text` is; `token` is `text`, parsed.
     ///
     /// # Errors

@@ -153,7 +153,9 @@ pub(crate) fn otherwise(reply: HookAskReply) -> Problem {
 const fn sentence(why: HookConflict) -> &'static str {
     match why {
         HookConflict::Disabled => "the webhook is disabled: enable it, then replay",
-        HookConflict::Retrying => "the delivery is under way: its state says when it has ended",
+        HookConflict::Retrying => {
+            "it is under way already: the state of the delivery says when it has ended"
+        }
         HookConflict::Test => "a test is not replayed: send another one",
         HookConflict::Forgotten => {
             "the delivery is from before replays, and its event is not known"
@@ -296,7 +298,7 @@ pub async fn remove(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
 /// deliveries. A disabled endpoint is tested as well.
 ///
 /// # Errors
-/// 404, 503.
+/// 404; 409 while as many tests as may be are under way; 503.
 pub async fn test(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let endpoint = endpoint_of(&call)?;
     find(&app, &who, &endpoint).await?;

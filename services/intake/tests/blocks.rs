@@ -318,8 +318,10 @@ async fn iam_21_every_credential_of_a_blocked_principal_is_dead_within_a_second_
         let scene = Scene { world: &world, places: &places, admin: &admin, strong: &strong };
         scene.stopped_and_back(&principal, shown, &others).await;
     }
-    // A key that is blocked is exchanged for nothing.
+    // A key that is blocked is exchanged for nothing, and learns of no path whether it is there.
     block(&world, &admin, &of_key(&key)).await;
+    let told = world.get("/v1/nothing", &key).await;
+    assert_eq!((told.0, &told.1["type"]), (403, &json!("urn:hotcell:problem:identity-blocked")));
     let told = world.post("/v1/token", &key, &json!({})).await;
     assert_eq!((told.0, &told.1["type"]), (403, &json!("urn:hotcell:problem:identity-blocked")));
 }
@@ -479,9 +481,15 @@ async fn iam_21_a_block_ends_at_its_end_and_an_unreadable_list_lets_nobody_in() 
     blocks.update("acme", &"no list", revision).await.unwrap();
     until(async || (world.get(JOB, &other).await.0 == 500).then_some(())).await;
     assert_eq!(world.get(JOB, &world.bolt).await.0, 404, "another tenant's list is another");
+    let slashed = json!({ "kind": "user", "issuer": format!("{}/", issuer.url), "subject": "ana" });
+    let shouted =
+        json!({ "kind": "service", "issuer": issuer.url.to_ascii_uppercase(), "client": "ci" });
     for (field, body) in [
         ("reason", json!({ "principal": of_key(&key), "reason": "" })),
         ("principal.subject", json!({ "principal": issuer.person(""), "reason": "x" })),
+        // Nobody comes by such a name, so a block of it would stop nobody, and say that it does.
+        ("principal.issuer", json!({ "principal": slashed, "reason": "x" })),
+        ("principal.issuer", json!({ "principal": shouted, "reason": "x" })),
         ("expiresInSecs", json!({ "principal": of_key(&key), "reason": "x", "expiresInSecs": 0 })),
     ] {
         let (status, told) = world.post("/v1/blocks", &world.bolt, &body).await;

@@ -5,10 +5,10 @@
 //! is listed is at rest, so a restart changes nothing. Refuses: another endpoint's delivery, and to
 //! replay what is still being delivered.
 
-use crate::{due::Due, planner, schedule};
+use crate::{due::Due, endpoint::begun, planner, schedule};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use hotcell_schemas::{
-    DeliveryId, EndpointId, EventKind, JobId, TenantId,
+    DeliveryId, EndpointId, EventKind, JobId, TenantId, UnixMs,
     hook::{
         Delivery, DeliveryEvent, DeliveryPage, DeliveryPlace, DeliveryRecord, DeliveryState,
         EndpointRecord, HookAskReply, HookConflict, TestDelivery,
@@ -28,6 +28,14 @@ use std::{collections::HashSet, sync::Arc};
 /// Records that one answer reads at most: an answer that looks for a rare state costs no more than
 /// two that do not.
 const LOOKED_MAX: usize = 100;
+
+/// Tests of one endpoint that may be under way, and within what time of their making they are counted, in
+/// milliseconds. What waits at an endpoint that hangs counts for the one consumer of all tenants'
+/// deliveries, and whoever may test could fill it in minutes.
+const TESTS: (usize, u64) = (8, 60_000);
+
+/// Deliveries among which these are looked for, the newest.
+const TESTS_LOOKED: usize = 32;
 
 /// Reads at once.
 const READS_MAX: usize = 16;
@@ -149,6 +157,9 @@ impl Deliveries {
         let delivery = Box::new(TestDelivery { id: id.clone(), tenant, endpoint, at });
         let record = schedule::begin(&Due::from(delivery.as_ref()));
         let list = format!("{}.{}", record.tenant, record.endpoint);
+        if self.tests(&list, id, at).await? >= TESTS.0 {
+            return Ok(HookAskReply::Conflict { why: HookConflict::Retrying });
+        }
         self.listed.add(&list, id).await.map_err(DeliveriesError::Bucket)?;
         match self.records.create(id.as_str(), &record).await {
             Ok(_) | Err(KvError::Conflict) => {}
@@ -156,6 +167,25 @@ impl Deliveries {
         }
         self.queue(&Outgoing::HookTest { delivery }).await?;
         Ok(HookAskReply::Queued { delivery: id.clone() })
+    }
+
+    /// Tests of a list that are under way, beside `own`.
+    async fn tests(
+        &self,
+        list: &str,
+        own: &DeliveryId,
+        now: UnixMs,
+    ) -> Result<usize, DeliveriesError> {
+        let newest = self.listed.newest(list).await.map_err(DeliveriesError::Bucket)?;
+        let ids = newest.map(|(_, page)| page.deliveries).unwrap_or_default();
+        let is_new = |id: &&DeliveryId| *id != own && now.since_ms(begun(id.as_str())) < TESTS.1;
+        let reads = ids.iter().rev().take(TESTS_LOOKED).filter(is_new);
+        let reads: Vec<_> = reads.map(|id| self.record(id).boxed()).collect();
+        let records: Vec<_> = stream::iter(reads).buffered(READS_MAX).try_collect().await?;
+        let is_open = |record: &&DeliveryRecord| {
+            record.event == DeliveryEvent::TEST && record.state == DeliveryState::Retrying
+        };
+        Ok(records.iter().flatten().filter(is_open).count())
     }
 
     /// A delivery once more. Of two that ask at once, one is told that it is on its way already; so

@@ -41,6 +41,11 @@ pub(crate) fn applied(
     }
 }
 
+/// When an id was made: its first digits are the time.
+pub(crate) fn begun(id: &str) -> UnixMs {
+    UnixMs(id.get(..12).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0))
+}
+
 /// The record without a secret that signs no more.
 pub(crate) fn tidied(record: EndpointRecord, now: UnixMs) -> EndpointRecord {
     EndpointRecord { old_secret: record.old_secret.filter(|old| old.until > now), ..record }

@@ -7,7 +7,7 @@
 
 use crate::{
     egress::{Policy, Target},
-    endpoint::{applied, tidied},
+    endpoint::{applied, begun, tidied},
     signature::Secret,
     vault::{Vault, VaultError},
 };
@@ -38,6 +38,10 @@ const LIST_AGE_MS: u64 = 1000;
 
 /// Lists kept; then all are dropped, which only costs reads.
 const LISTS_MAX: usize = 4096;
+
+/// From an id in the index to its endpoint there are one audit record and one write: after so many
+/// milliseconds who was to make it has died.
+const MAKING_MS_MAX: u64 = 60_000;
 
 /// Writes of one record that are tried: its rivals are attempts that are counted, and its owner.
 const TRIES_MAX: u32 = 24;
@@ -231,14 +235,7 @@ impl Endpoints {
             let Some(entry) = self.get(tenant, id).await? else { return Ok(None) };
             match self.bucket.remove(&entry.key, entry.revision).await {
                 Ok(_) => {
-                    let gone = |index: &mut EndpointIndex| {
-                        index.ids.retain(|other| other != id);
-                        Ok::<_, std::convert::Infallible>(())
-                    };
-                    // Its place is free in any case: an id without a record counts for nothing.
-                    if let Err(error) = self.indexed(tenant, gone).await {
-                        warn!(endpoint = %id, error = %describe(&error), "id stays in the index");
-                    }
+                    self.unplace(tenant, id).await;
                     self.lists().remove(tenant);
                     return Ok(Some(entry.value));
                 }
@@ -247,6 +244,18 @@ impl Endpoints {
             }
         }
         Err(EndpointsError::Bucket(KvError::Conflict))
+    }
+
+    /// Takes an id out of the index. Its place is free in any case, soon: an id without a record counts
+    /// for nothing.
+    async fn unplace(&self, tenant: &TenantId, id: &EndpointId) {
+        let gone = |index: &mut EndpointIndex| {
+            index.ids.retain(|other| other != id);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        if let Err(error) = self.indexed(tenant, gone).await {
+            warn!(endpoint = %id, error = %describe(&error), "id stays in the index");
+        }
     }
 
     /// Makes an endpoint. A repeat makes another one.
@@ -260,7 +269,7 @@ impl Endpoints {
         let (limit, now) = (self.limit(tenant).await?, clock::now());
         let id = EndpointId::new(now.0, clock::random());
         let standing: Vec<_> = self.read(tenant).await?.into_iter().map(|it| it.id).collect();
-        let placed = self.indexed(tenant, |index| place(index, &standing, &id, limit)).await?;
+        let placed = self.indexed(tenant, |index| place(index, &standing, &id, limit, now)).await?;
         if let Err(used) = placed {
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             return Ok(HookReply::OverQuota { limit: number(limit), used: number(used) });
@@ -270,7 +279,10 @@ impl Endpoints {
         let host = target.host().to_owned();
         let act = AuditAct::EndpointCreated { endpoint: id.clone(), host };
         let audit = Outgoing::audit(Some(tenant), act, format!("endpoint.{id}"));
-        self.bus.publish(&audit).await.map_err(EndpointsError::Audit)?;
+        if let Err(error) = self.bus.publish(&audit).await {
+            self.unplace(tenant, &id).await;
+            return Err(EndpointsError::Audit(error));
+        }
         let stored = self.bucket.create(&format!("{tenant}.{id}"), &record).await;
         stored.map_err(EndpointsError::Bucket)?;
         self.lists().remove(tenant);
@@ -316,14 +328,16 @@ impl Endpoints {
 }
 
 /// Puts an id into the index; how many there are, where it is full. Ids whose endpoint was never
-/// made, or is gone, give their places.
+/// made, or is gone, give their places; not one that another process is making.
 fn place(
     index: &mut EndpointIndex,
     standing: &[EndpointId],
     id: &EndpointId,
     limit: usize,
+    now: UnixMs,
 ) -> Result<(), usize> {
-    index.ids.retain(|other| standing.contains(other));
+    let is_in_making = |id: &EndpointId| now.since_ms(begun(id.as_str())) < MAKING_MS_MAX;
+    index.ids.retain(|other| standing.contains(other) || is_in_making(other));
     if index.ids.len() >= limit {
         return Err(index.ids.len());
     }
@@ -419,8 +433,10 @@ mod tests {
     fn an_index_keeps_places_for_what_stands_alone() {
         let id = |n: u8| EndpointId::new(u64::from(n), [n; 10]);
         let mut index = EndpointIndex { ids: vec![id(1), id(2), id(3)] };
-        assert_eq!(place(&mut index, &[id(1), id(3)], &id(4), 2), Err(2));
-        assert_eq!(place(&mut index, &[id(1), id(3)], &id(4), 3), Ok(()));
+        let now = UnixMs(MAKING_MS_MAX + 2);
+        assert_eq!(place(&mut index, &[id(1), id(3)], &id(4), 2, now), Err(2));
+        assert_eq!(place(&mut index, &[id(1), id(3)], &id(4), 3, now), Ok(()));
+        // One that was put there a minute ago is of a process that died, a later one is not yet.
         assert_eq!(index.ids, [id(1), id(3), id(4)]);
     }
 }

@@ -9,7 +9,7 @@ use hotcell_schemas::{
     DeliveryId, EndpointId, EventKind, TenantId, UnixMs,
     hook::{
         Delivery, DeliveryEvent, DeliveryPlace, DeliveryRecord, DeliveryState, DisabledFor,
-        EndpointView, HookAskReply, HookConflict, HookVerb,
+        EndpointIndex, EndpointView, HookAskReply, HookConflict, HookVerb,
     },
     records::AuditAct,
     request::{WebhookChange, WebhookCreated, WebhookEvent},
@@ -350,6 +350,43 @@ async fn a_test_is_one_signed_delivery_and_reaches_what_is_disabled() {
     assert_eq!(ids(&rig.listed(&created.id, 9, None, None).await.0), [id.clone(), failed.id]);
     assert_eq!(rig.replay(&created.id, &id).await, conflict(HookConflict::Test));
     assert_eq!(rig.view(&created.id).await.disabled_for, Some(DisabledFor::Request));
+    rig.stop().await;
+}
+
+/// Tests of an endpoint are bounded: those that wait count for all tenants' deliveries.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_tests_of_an_endpoint_are_under_way_and_no_more() {
+    let mut rig = Rig::start(&[1]).await;
+    // It takes connections and never answers; and nobody of the tenant is spoken to.
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", hangs.local_addr().unwrap());
+    let (created, other) = (rig.create(&url).await.id, rig.create(&url).await.id);
+    let admin = rig.server.admin().await.unwrap();
+    admin.suspend_tenant(&tenant(), clock::now()).await.unwrap();
+    let first = rig.test(&created).await;
+    for _ in 1..8 {
+        rig.test(&created).await;
+    }
+    let ask = |delivery| HookVerb::Test { endpoint: created.clone(), delivery };
+    let one_more = DeliveryId::new(clock::now().0, clock::random());
+    assert_eq!(rig.hook(&tenant(), ask(one_more)).await, conflict(HookConflict::Retrying));
+    let repeat = rig.hook(&tenant(), ask(first.clone())).await;
+    assert_eq!(repeat, HookAskReply::Queued { delivery: first }, "a lost answer is given again");
+    rig.test(&other).await;
+    rig.stop().await;
+}
+
+/// Another process has put its endpoint's id into the index, and is about to make the endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_another_process_is_making_keeps_its_place() {
+    let mut rig = Rig::start(&[1]).await;
+    let (bus, now) = (rig.bus().await, clock::now().0);
+    let (theirs, dead) = (EndpointId::new(now, [1; 10]), EndpointId::new(now - 600_000, [2; 10]));
+    let index = EndpointIndex { ids: vec![dead, theirs.clone()] };
+    bus.bucket("endpoints").create(tenant().as_str(), &index).await.unwrap();
+    let mine = rig.create("https://example.com/hook").await.id;
+    let found = bus.bucket("endpoints").get::<EndpointIndex>(tenant().as_str()).await;
+    assert_eq!(found.unwrap().unwrap().value.ids, [theirs, mine]);
     rig.stop().await;
 }
 

@@ -9,7 +9,7 @@ use crate::{
     auth::Principal,
     problem::{Kind, Problem},
 };
-use hotcell_schemas::{ApprovalId, approval::ApprovalRecord};
+use hotcell_schemas::{ApprovalId, approval::ApprovalRecord, job::Actor};
 use hotcell_stage::clock;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -28,6 +28,12 @@ pub(super) fn carried(mut view: Value, bytes_max: Option<usize>) -> (Value, usiz
         size = view.to_string().len();
     }
     (view, size)
+}
+
+/// Whether `actor` asked for it, or made the key that did. Who has spoken is among the interested, too,
+/// each voice's own people after those of the requester.
+pub(super) fn is_asked_by(record: &ApprovalRecord, actor: &Actor) -> bool {
+    record.interested.contains(actor)
 }
 
 /// `?cursor=`: the last that an earlier answer showed.
@@ -84,6 +90,8 @@ pub async fn list(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hotcell_schemas::{Digest, KeyId, UnixMs, approval::Voice, identity::Action};
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_request_that_no_answer_can_hold_is_left_out_and_nothing_else() {
@@ -94,6 +102,40 @@ mod tests {
         let (cut, less) = carried(view(), Some(size - 1));
         assert_eq!(cut, json!({ "id": "x", "digest": "d", "request": null }));
         assert_eq!(less, cut.to_string().len());
+    }
+
+    /// NEW-08: people whose work it is to agree may ask, too.
+    #[test]
+    fn new_08_who_spoke_on_an_approval_has_not_asked_for_it() {
+        let key = |n: u8| Actor::ApiKey { id: KeyId::new(1, [n; 10]) };
+        let voice = |n: u8| Voice {
+            actor: key(n),
+            groups: BTreeSet::new(),
+            approves: true,
+            reason: None,
+            at: UnixMs(1),
+        };
+        let record = ApprovalRecord {
+            id: ApprovalId::new(1, [1; 10]),
+            tenant: "acme".parse().unwrap(),
+            requester: key(1),
+            // 2 made the key that asked; 3 and 5 have spoken, whose keys 4 and 6 made.
+            interested: [1, 2, 3, 4, 5, 6].map(key).to_vec(),
+            action: Action::ManageKeys,
+            request: Digest::of(b"x"),
+            shown: String::new(),
+            approvers_min: 2,
+            groups: BTreeSet::new(),
+            created_at: UnixMs(1),
+            expires_at: UnixMs(2),
+            voices: vec![voice(3), voice(5)],
+            used_for: None,
+        };
+        for (n, expect) in [(1, true), (2, true), (3, false), (4, false), (5, false), (6, false)] {
+            assert_eq!(is_asked_by(&record, &key(n)), expect, "{n}");
+        }
+        let quiet = ApprovalRecord { voices: Vec::new(), ..record };
+        assert!(is_asked_by(&quiet, &key(2)) && !is_asked_by(&quiet, &key(7)));
     }
 
     #[test]

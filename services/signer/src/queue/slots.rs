@@ -103,6 +103,8 @@ impl Queues {
             if count(&record.parked) >= cap {
                 record = self.alive(&task.tenant, record).await;
             }
+            // Two signers may hold one job, when a lease was lost; the broker counts it once.
+            record.parked.retain(|slot| slot.job != task.job);
             record.parked.push(Slot { job: task.job.clone(), at: clock::now() });
             match bucket.update(key, &record, revision).await {
                 Err(KvError::Conflict) => {}
