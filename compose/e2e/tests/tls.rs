@@ -93,6 +93,7 @@ fn api_01_zt_01_a_job_runs_where_every_hop_is_encrypted() -> Result<()> {
     Ok(())
 }
 
+/// ZT-01, BRK-23: the channel to the coordinator is mutual TLS.
 #[tokio::test]
 async fn zt_01_the_broker_takes_a_login_only_with_a_certificate_of_its_authority() -> Result<()> {
     let up = Up::start(&ARGS)?;

@@ -43,7 +43,7 @@ fn check<'a>(checks: &'a [Value], name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no check {name}: {checks:?}"))
 }
 
-/// BRK-58: every byte that runs in the cell has a hash, and this repository's own FFmpeg is known.
+/// BRK-58, BRK-64: every byte that runs in the cell has a hash, and this repository's own FFmpeg is known.
 #[test]
 fn the_minimal_ffmpeg_is_told_by_its_bytes_and_has_no_known_weakness_within_reach() {
     let (code, checks) = doctor(None);
@@ -68,7 +68,7 @@ fn the_minimal_ffmpeg_is_told_by_its_bytes_and_has_no_known_weakness_within_reac
     assert!(!absent.is_empty(), "some are in code that it lacks");
 }
 
-/// A published weakness in code that is there fails the command, and says where it is published.
+/// BRK-64: a published weakness in code that is there fails the command, and says where it is published.
 #[test]
 fn a_version_with_known_weaknesses_fails() {
     let (code, checks) = doctor(Some(Path::new("/usr/bin")));

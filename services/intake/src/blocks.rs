@@ -203,7 +203,8 @@ async fn may_stop(
         Actor::NatsLogin { .. } => return Ok(()),
         Actor::User { issuer, .. } | Actor::Service { issuer, .. } => {
             // A slash too many, and the block would stop nobody.
-            let rule = "must be an identity provider of this installation, as its tokens write `iss`";
+            let rule =
+                "must be an identity provider of this installation, as its tokens write `iss`";
             let stranger = || Problem::field(Kind::Unprocessable, "principal.issuer", rule);
             return app.auth.knows_issuer(issuer).then_some(()).ok_or_else(stranger);
         }

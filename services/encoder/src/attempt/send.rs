@@ -38,6 +38,9 @@ enum Unsent {
     /// A bucket of the tenant's.
     #[error("the job's destination does not take them")]
     Elsewhere(#[source] BlobError),
+    /// The same, by a URL that had died before the answer.
+    #[error("the job's destination does not take them by a URL that has died")]
+    Late(#[source] BlobError),
 }
 
 impl Unsent {

@@ -33,7 +33,8 @@ pub(super) fn carried(mut view: Value, bytes_max: Option<usize>) -> (Value, usiz
 /// Whether `actor` asked for it, or made the key that did. Who has spoken is among the interested, too,
 /// each voice's own people after those of the requester.
 pub(super) fn is_asked_by(record: &ApprovalRecord, actor: &Actor) -> bool {
-    record.interested.contains(actor)
+    let has_spoken = |who: &Actor| record.voices.iter().any(|voice| voice.actor == *who);
+    record.interested.iter().take_while(|who| !has_spoken(who)).any(|who| who == actor)
 }
 
 /// `?cursor=`: the last that an earlier answer showed.

@@ -13,7 +13,7 @@
 
 use super::{Held, Queues, Task};
 use hotcell_schemas::{
-    EventKind, PoolId, TenantId,
+    EventKind, JobId, PoolId, TenantId, UnixMs,
     tenancy::{Priority, Slot, SlotRecord},
 };
 use hotcell_stage::{clock, kv::KvError};
@@ -103,9 +103,7 @@ impl Queues {
             if count(&record.parked) >= cap {
                 record = self.alive(&task.tenant, record).await;
             }
-            // Two signers may hold one job, when a lease was lost; the broker counts it once.
-            record.parked.retain(|slot| slot.job != task.job);
-            record.parked.push(Slot { job: task.job.clone(), at: clock::now() });
+            put(&mut record.parked, &task.job, clock::now());
             match bucket.update(key, &record, revision).await {
                 Err(KvError::Conflict) => {}
                 Ok(_) | Err(_) => return,
@@ -191,6 +189,13 @@ impl Queues {
     }
 }
 
+/// Puts a job on a list, once: two signers may hold it, when a lease was lost, and the broker counts
+/// it once.
+fn put(list: &mut Vec<Slot>, job: &JobId, at: UnixMs) {
+    list.retain(|slot| slot.job != *job);
+    list.push(Slot { job: job.clone(), at });
+}
+
 /// Where a listed job is.
 enum Phase {
     /// It was given out.
@@ -207,4 +212,20 @@ enum Phase {
 fn unread(error: KvError) -> Held {
     warn!(%error, "slots not read; the job will be offered again");
     Held::Unread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_two_signers_park_counts_once() {
+        let (one, two) = (JobId::new(1, [1; 10]), JobId::new(1, [2; 10]));
+        let mut list = Vec::new();
+        for (job, at) in [(&one, 1), (&two, 2), (&one, 3)] {
+            put(&mut list, job, UnixMs(at));
+        }
+        let slot = |job: &JobId, at| Slot { job: job.clone(), at: UnixMs(at) };
+        assert_eq!(list, [slot(&two, 2), slot(&one, 3)]);
+    }
 }
