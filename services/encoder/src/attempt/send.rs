@@ -12,7 +12,7 @@ use crate::{
     workspace::JobDir,
 };
 use hotcell_schemas::{
-    RejectCode,
+    RejectCode, UnixMs,
     work::{UrlsReply, UrlsRequest},
 };
 use hotcell_stage::{AskError, blob::BlobError, clock, retry::retry, service::describe};
@@ -50,13 +50,21 @@ impl Unsent {
         match self {
             Self::Elsewhere(BlobError::Denied(status)) => Some(*status),
             Self::Elsewhere(BlobError::Missing) => Some(404),
-            Self::Elsewhere(_) | Self::Store(_) | Self::NoUrls => None,
+            Self::Elsewhere(_) | Self::Late(_) | Self::Store(_) | Self::NoUrls => None,
         }
+    }
+
+    /// What a tenant's bucket said to a URL that dies at `end`. A dead one is refused by every bucket,
+    /// which says nothing of the bucket: what took an hour now may take less the next time.
+    fn elsewhere(error: BlobError, end: UnixMs, now: UnixMs) -> Self {
+        let is_dead = matches!(error, BlobError::Denied(_)) && end <= now;
+        if is_dead { Self::Late(error) } else { Self::Elsewhere(error) }
     }
 
     /// Whether other URLs may help.
     fn is_of_urls(&self) -> bool {
-        self.refusal().is_some() || matches!(self, Self::Store(BlobError::Denied(_)))
+        let died = matches!(self, Self::Store(BlobError::Denied(_)) | Self::Late(_));
+        died || self.refusal().is_some()
     }
 
     fn halt(&self) -> Halt {
@@ -66,7 +74,7 @@ impl Unsent {
                     format!("the destination answers {status} to a PUT, also by a fresh URL");
                 Halt::failed(RejectCode::DestinationRefused, text)
             }
-            (Self::Elsewhere(_), None) => {
+            (Self::Elsewhere(_) | Self::Late(_), None) => {
                 let text = "the destination is away, fails or is silent";
                 Halt::failed(RejectCode::UploadFailed, text)
             }
@@ -127,11 +135,18 @@ impl Attempt<'_> {
             return Err(Unsent::NoUrls);
         };
         let blobs = &self.worker.blobs;
-        let (within, why): (_, fn(BlobError) -> Unsent) =
-            if elsewhere { (Some(ELSEWHERE), Unsent::Elsewhere) } else { (None, Unsent::Store) };
+        let within = elsewhere.then_some(ELSEWHERE);
         for file in &draft.files {
             let url = files.iter().find(|url| url.name == file.name).ok_or(Unsent::NoUrls)?;
-            store::put_file(blobs, &url.put, &dir.out(), file, within).await.map_err(why)?;
+            let sent = store::put_file(blobs, &url.put, &dir.out(), file, within).await;
+            sent.map_err(|error| {
+                let end = url.put.expires_at;
+                if elsewhere {
+                    Unsent::elsewhere(error, end, clock::now())
+                } else {
+                    Unsent::Store(error)
+                }
+            })?;
         }
         if let Some(packed) = &draft.stderr {
             let url = stderr.as_ref().ok_or(Unsent::NoUrls)?;
@@ -162,6 +177,12 @@ mod tests {
         for error in [BlobError::Unreachable(None), BlobError::Refused(400)] {
             check(Unsent::Elsewhere(error), false, UploadFailed, "destination");
         }
+        // By a URL that lives, and by one that has died: other URLs help, but no bucket refused.
+        let by = |error, end| Unsent::elsewhere(error, UnixMs(end), UnixMs(10));
+        check(by(BlobError::Denied(403), 11), true, DestinationRefused, " 403 ");
+        check(by(BlobError::Denied(403), 10), true, UploadFailed, "destination");
+        check(by(BlobError::Missing, 10), true, DestinationRefused, " 404 ");
+        check(by(BlobError::Unreachable(None), 10), false, UploadFailed, "destination");
         check(Unsent::Store(BlobError::Denied(403)), true, UploadFailed, "stored");
         check(Unsent::Store(BlobError::Missing), false, UploadFailed, "stored");
         check(Unsent::NoUrls, false, UploadFailed, "stored");
