@@ -2,7 +2,8 @@
 //! through the API, or with `--tenant` by the operator.
 //!
 //! Promises: what the operator does is in the evidence log before it has any effect, and needs no
-//! API: nobody can lock everybody out. Refuses a tenant that is not there.
+//! API: nobody can lock everybody out. Refuses a tenant that is not there, and a key that is
+//! not its own.
 
 use crate::{
     api::Api,
@@ -16,7 +17,7 @@ use hotcell_schemas::{
     BlockId, KeyId, TenantId, UnixMs,
     block::{BlockList, BlockRecord, PrincipalRequest, check, operators_key, text_of},
     job::Actor,
-    records::{AuditAct, TenantRecord},
+    records::{AuditAct, KeyRecord, TenantRecord},
 };
 use hotcell_stage::{Bus, Outgoing, clock, kv::KvError};
 use reqwest::Method;
@@ -161,6 +162,16 @@ async fn is_there(bus: &Bus, tenant: &TenantId) -> Result<(), Fail> {
     }
 }
 
+/// A key is one of the tenant's: a block of another would stop nobody, and say that it does.
+async fn is_of(bus: &Bus, tenant: &TenantId, principal: &Actor) -> Result<(), Fail> {
+    let Actor::ApiKey { id } = principal else { return Ok(()) };
+    let found = bus.bucket("keys").get::<KeyRecord>(id.as_str()).await;
+    match found.or_fail("cannot read the keys")? {
+        Some(entry) if entry.value.tenant == *tenant => Ok(()),
+        _ => Err(Fail::failed(format!("{tenant} has no key {id}"))),
+    }
+}
+
 /// The record of the act, before the act.
 async fn told(bus: &Bus, action: &str, block: &BlockRecord) -> Result<(), Fail> {
     let target = format!("{} {}", block.id, text_of(&block.principal));
@@ -181,6 +192,7 @@ async fn add(
 ) -> Result<BlockRecord, Fail> {
     let (bus, now) = (connect(data).await?, clock::now());
     is_there(&bus, &tenant).await?;
+    is_of(&bus, &tenant, &principal).await?;
     let until = expires_secs.map(|secs| now.plus_ms(secs.saturating_mul(1000)));
     let id = BlockId::new(now.0, clock::random());
     let new =
@@ -334,6 +346,23 @@ mod tests {
         check(&format!("--key {id} --person ana --issuer https://id.example"), None);
         check("", None);
         check("--key x", None);
+    }
+
+    /// IAM-21: a mistyped id, or another tenant, is no success.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn iam_21_the_operator_blocks_no_key_that_the_tenant_does_not_have() {
+        let (_server, bus) = crate::destination::tests::provisioner().await;
+        let (acme, bolt): (TenantId, TenantId) = ("acme".parse().unwrap(), "bolt".parse().unwrap());
+        let id = KeyId::new(1, [1; 10]);
+        let key = Actor::ApiKey { id: id.clone() };
+        let refused = is_of(&bus, &acme, &key).await.unwrap_err();
+        assert!(refused.message.contains("acme has no key"), "{refused}");
+        let record = KeyRecord::new(id.clone(), acme.clone(), "text", UnixMs(1));
+        bus.bucket("keys").create(id.as_str(), &record).await.unwrap();
+        is_of(&bus, &acme, &key).await.unwrap();
+        is_of(&bus, &bolt, &key).await.unwrap_err();
+        let person = Actor::User { issuer: "https://id.example".into(), subject: "ana".into() };
+        is_of(&bus, &acme, &person).await.unwrap();
     }
 
     #[test]
