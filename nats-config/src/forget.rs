@@ -1,6 +1,6 @@
 //! What a tenant put under names of its own: forgotten when the tenant is removed. The record of a
 //! destination holds a sealed secret, a preset's whatever its tenant wrote into it, a block's the name
-//! of a person; what a job took from them is in the job's record, which stays.
+//! of a person, a webhook's a URL that opens something; what a job took from them is in the job's record, which stays.
 
 use crate::{
     admin::{Admin, AdminError},
@@ -10,10 +10,10 @@ use async_nats::HeaderMap;
 use hotcell_schemas::{TenantId, block};
 
 /// Buckets whose keys are `<tenant>.<name>`, and in some `<tenant>` for a list of them.
-const BUCKETS: [&str; 3] = ["destinations", "presets", "blocks"];
+const BUCKETS: [&str; 4] = ["destinations", "presets", "blocks", "endpoints"];
 
 impl Admin {
-    /// Removes the tenant's destinations, presets and blocks. What is in its own buckets is its own.
+    /// Removes the tenant's destinations, presets, blocks and webhooks. What is in its own buckets is its own.
     pub(crate) async fn forget_named(&self, tenant: &TenantId) -> Result<(), AdminError> {
         let own = [format!("{tenant}.{}", api::ANY), tenant.to_string()];
         let own = BUCKETS.iter().flat_map(|bucket| own.clone().map(|key| (*bucket, key)));

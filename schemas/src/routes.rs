@@ -274,8 +274,8 @@ pub const BUCKETS: &[BucketRow] = &[
     },
     BucketRow {
         name: "endpoints",
-        writers: &[Role::Webhook],
-        readers: &[Role::Webhook],
+        writers: &[Role::Webhook, Role::Provisioner],
+        readers: &[Role::Webhook, Role::Provisioner],
         max_age_secs: 0,
         about: "webhook endpoints by tenant; secrets encrypted",
     },

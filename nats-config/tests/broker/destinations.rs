@@ -99,3 +99,20 @@ async fn iam_21_a_removed_tenant_keeps_no_block() {
         assert_eq!(found.is_some(), stays, "{bucket} {key}");
     }
 }
+
+/// BRK-43: where a removed tenant was told, and the sealed secrets of it, go with it.
+#[tokio::test]
+async fn brk_43_a_removed_tenant_keeps_no_webhook() {
+    let (server, admin) = with_acme().await;
+    let rows = [("acme", false), ("acme.one", false), ("acme-two", true), ("acme-two.one", true)];
+    let writer = server.connect(&Login::Service(Role::Webhook)).await.unwrap();
+    for (key, _) in rows {
+        writer.request(api::bucket_key("endpoints", key), "webhook".into()).await.unwrap();
+        assert!(stored_in(&server, "endpoints", Role::Webhook, key).await.is_some(), "{key}");
+    }
+    admin.remove_tenant(&acme(), NOW).await.unwrap();
+    for (key, stays) in rows {
+        let found = stored_in(&server, "endpoints", Role::Webhook, key).await;
+        assert_eq!(found.is_some(), stays, "{key}");
+    }
+}

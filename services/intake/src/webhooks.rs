@@ -93,8 +93,9 @@ pub fn change_facts(call: &Call) -> Result<Facts, Problem> {
     Ok(Facts { destination, ..Facts::default() })
 }
 
+/// The host that policies see: a trailing dot leads to the same one.
 fn host(url: &str) -> Option<String> {
-    Url::parse(url).ok()?.host_str().map(str::to_owned)
+    Some(Url::parse(url).ok()?.host_str()?.trim_end_matches('.').to_owned())
 }
 
 /// `POST /v1/webhooks`. Repeating it makes another endpoint.
@@ -330,6 +331,14 @@ mod tests {
         check(&format!("https://example.com/{}", "x".repeat(2048)), &[], Some("url"));
         let twice = [WebhookEvent::Completed, WebhookEvent::Completed];
         check("https://example.com/", &twice, Some("events"));
+    }
+
+    /// IAM-09: a policy against a host is one against it with a dot, too.
+    #[test]
+    fn iam_09_a_host_has_one_form_for_policies() {
+        for url in ["https://a.example./x", "https://A.example/x", "https://a.example.:443/"] {
+            assert_eq!(host(url).as_deref(), Some("a.example"), "{url}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! cap themselves, for as long as one job of another class is out.
 
 use super::{Held, Queues, Task};
+use futures::{StreamExt as _, stream};
 use hotcell_schemas::{
     EventKind, JobId, PoolId, TenantId, UnixMs,
     tenancy::{Priority, Slot, SlotRecord},
@@ -22,6 +23,9 @@ use tracing::warn;
 /// Between the listing of a job and its `assigned` there are two reads and a write: after so many
 /// milliseconds who listed it has died.
 const TAKEN_MS_MAX: u64 = 15_000;
+
+/// Jobs that are looked at side by side.
+const READS_AT_ONCE: usize = 32;
 
 /// Writes of one record that lose to another signer's before the job is given back.
 const TRIES_MAX: u32 = 8;
@@ -53,10 +57,14 @@ impl Queues {
         let normal = self.state(pool, &task.tenant, Priority::Normal).await.ok_or(Held::Unread)?;
         let record = self.bus.bucket("slots").get::<SlotRecord>(&key).await;
         let record = record.map_err(unread)?.map(|entry| entry.value).unwrap_or_default();
-        let now = self.alive(&task.tenant, record).await;
-        let others = listed.as_ref().map_or(&now.slots, |listed| &listed.slots);
-        let normal = normal.num_ack_pending.saturating_sub(count(&now.parked));
-        if count(others).saturating_add(normal) <= cap {
+        // One that cannot be read counts as the broker says.
+        let parked = self.waiting(&task.tenant, record.parked, false).await;
+        let others = match listed {
+            Some(listed) => listed,
+            None => self.out(&task.tenant, record.slots).await,
+        };
+        let normal = normal.num_ack_pending.saturating_sub(count(&parked));
+        if count(&others).saturating_add(normal) <= cap {
             return Ok(());
         }
         match class {
@@ -101,7 +109,7 @@ impl Queues {
             let Ok((entry, revision)) = bucket.look::<SlotRecord>(key).await else { return };
             let mut record = entry.map(|entry| entry.value).unwrap_or_default();
             if count(&record.parked) >= cap {
-                record = self.alive(&task.tenant, record).await;
+                record.parked = self.waiting(&task.tenant, record.parked, true).await;
             }
             put(&mut record.parked, &task.job, clock::now());
             match bucket.update(key, &record, revision).await {
@@ -111,27 +119,38 @@ impl Queues {
         }
     }
 
-    /// Without the jobs that have ended since, and those that were given out after they were parked.
-    async fn alive(&self, tenant: &TenantId, record: SlotRecord) -> SlotRecord {
-        let (mut alive, now) = (SlotRecord::default(), clock::now());
-        for slot in record.slots {
-            let is_out = match self.phase(tenant, &slot).await {
-                Phase::Waits => now.since_ms(slot.at) < TAKEN_MS_MAX,
-                // Nobody can tell, so it counts.
-                Phase::Runs | Phase::Unknown => true,
-                Phase::Over => false,
-            };
-            if is_out {
-                alive.slots.push(slot);
-            }
-        }
-        for slot in record.parked {
-            // One that cannot be read counts as the broker says.
-            if matches!(self.phase(tenant, &slot).await, Phase::Waits) {
-                alive.parked.push(slot);
-            }
-        }
-        alive
+    /// Where each of the jobs is, side by side: a cap may be a thousand.
+    async fn phases(&self, tenant: &TenantId, listed: Vec<Slot>) -> Vec<(Slot, Phase)> {
+        let look = |slot: Slot| async move {
+            let phase = self.phase(tenant, &slot).await;
+            (slot, phase)
+        };
+        stream::iter(listed).map(look).buffered(READS_AT_ONCE).collect().await
+    }
+
+    /// Without the jobs that are out no more.
+    async fn out(&self, tenant: &TenantId, listed: Vec<Slot>) -> Vec<Slot> {
+        let now = clock::now();
+        let is_out = |(slot, phase): &(Slot, Phase)| match phase {
+            Phase::Waits => now.since_ms(slot.at) < TAKEN_MS_MAX,
+            // Nobody can tell, so it counts.
+            Phase::Runs | Phase::Unknown => true,
+            Phase::Over => false,
+        };
+        let found = self.phases(tenant, listed).await.into_iter();
+        found.filter(is_out).map(|(slot, _)| slot).collect()
+    }
+
+    /// Without the jobs that were given out after they were parked, or have ended; one that cannot be
+    /// read is kept when `unknown` says so.
+    async fn waiting(&self, tenant: &TenantId, parked: Vec<Slot>, unknown: bool) -> Vec<Slot> {
+        let waits = |(_, phase): &(Slot, Phase)| match phase {
+            Phase::Waits => true,
+            Phase::Unknown => unknown,
+            Phase::Runs | Phase::Over => false,
+        };
+        let found = self.phases(tenant, parked).await.into_iter();
+        found.filter(waits).map(|(slot, _)| slot).collect()
     }
 
     async fn phase(&self, tenant: &TenantId, slot: &Slot) -> Phase {
@@ -153,20 +172,20 @@ impl Queues {
     }
 
     /// Lists the job; all that are listed then.
-    async fn list(&self, key: &str, task: &Task, cap: u64) -> Result<SlotRecord, Held> {
+    async fn list(&self, key: &str, task: &Task, cap: u64) -> Result<Vec<Slot>, Held> {
         let bucket = self.bus.bucket("slots");
         for _ in 0..TRIES_MAX {
             let (entry, revision) = bucket.look::<SlotRecord>(key).await.map_err(unread)?;
             let mut record = entry.map(|entry| entry.value).unwrap_or_default();
             // Of before: a lease that was lost.
             record.slots.retain(|slot| slot.job != task.job);
-            let mut record = self.alive(&task.tenant, record).await;
-            if u64::try_from(record.slots.len()).is_ok_and(|out| out >= cap) {
+            record.slots = self.out(&task.tenant, record.slots).await;
+            if count(&record.slots) >= cap {
                 return Err(Held::Full);
             }
             record.slots.push(Slot { job: task.job.clone(), at: clock::now() });
             match bucket.update(key, &record, revision).await {
-                Ok(_) => return Ok(record),
+                Ok(_) => return Ok(record.slots),
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(unread(error)),
             }
