@@ -2,6 +2,8 @@
 //! within a second of a block, and works again after it; who may block and release whom.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/issuer.rs"]
+mod issuer;
 #[path = "support/life.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod life;
@@ -12,7 +14,6 @@ mod people;
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod world;
 
-use axum::{Json, Router, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hotcell_e2e::idp::{AUDIENCE, ProofKey};
 use hotcell_nats_config::{Login, Terms, key_id_of, testing::NOW};
@@ -24,10 +25,10 @@ use hotcell_schemas::{
     records::{KeyRecord, TenantRecord},
 };
 use hotcell_stage::clock;
+use issuer::Issuer;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use world::{World, answer, tenant, until};
 
 /// Where clients find the API, as tokens' proofs say it.
@@ -44,39 +45,10 @@ const RULES: &str = "[[rule]]\nclaim = \"groups\"\ncontains = \"all\"\ntenant = 
                      roles = [\"viewer\"]\n[[rule]]\nclient = \"ci\"\ntenant = \"acme\"\n\
                      roles = [\"viewer\"]\n";
 
-/// An issuer of acme's people and programs.
-struct Issuer {
-    key: ProofKey,
-    url: String,
-    rules: tempfile::NamedTempFile,
-    _served: JoinSet<()>,
-}
-
 impl Issuer {
-    async fn start() -> Self {
-        let key = ProofKey::new();
-        let mut jwk = key.jwk();
-        (jwk["kid"], jwk["alg"]) = (json!("1"), json!("ES256"));
-        let keys = json!({ "keys": [jwk] });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/keys", get(async || Json(keys)));
-        let mut served = JoinSet::new();
-        served.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let rules = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(rules.path(), RULES).unwrap();
-        Self { key, url, rules, _served: served }
-    }
-
     async fn world(&self) -> World {
-        let keys = format!("{}/keys", self.url);
-        let world = World::start_with(&format!(
-            "external_urls = [{EXTERNAL:?}]\noidc = [{{ issuer = {:?}, audience = {AUDIENCE:?}, \
-             rules = {:?}, jwks_uri = {keys:?} }}]",
-            self.url,
-            self.rules.path(),
-        ))
-        .await;
+        let oidc = self.configuration();
+        let world = World::start_with(&format!("external_urls = [{EXTERNAL:?}]\n{oidc}")).await;
         // Limits on requests are no part of what is asked here.
         let tenants = world.bus(Role::Provisioner).await.bucket("tenants");
         let entry = tenants.get::<TenantRecord>("acme").await.unwrap().unwrap();
@@ -265,7 +237,7 @@ impl Scene<'_> {
 /// IAM-21, IAM-10: whatever a principal shows, on two replicas and at the endpoint for gateways.
 #[tokio::test]
 async fn iam_21_every_credential_of_a_blocked_principal_is_dead_within_a_second_on_two_replicas() {
-    let issuer = Issuer::start().await;
+    let issuer = Issuer::start(RULES).await;
     let mut world = issuer.world().await;
     let second = world.replica().await;
     let first = world.api().to_owned();
@@ -330,7 +302,7 @@ async fn iam_21_every_credential_of_a_blocked_principal_is_dead_within_a_second_
 /// and its stream of events ends.
 #[tokio::test]
 async fn iam_21_a_blocked_caller_s_stream_ends_and_its_calls_are_recorded() {
-    let issuer = Issuer::start().await;
+    let issuer = Issuer::start(RULES).await;
     let world = issuer.world().await;
     let (job, _) = life::job_of(&world, "acme", 1).await;
     let key = made(&world, None, None).await;
@@ -371,7 +343,7 @@ async fn iam_21_a_blocked_caller_s_stream_ends_and_its_calls_are_recorded() {
 /// IAM-21: who may stop and release whom.
 #[tokio::test]
 async fn iam_21_nobody_blocks_itself_and_an_operator_s_block_is_the_operator_s_to_lift() {
-    let issuer = Issuer::start().await;
+    let issuer = Issuer::start(RULES).await;
     let world = issuer.world().await;
     let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
     let strong = world.stepped_up(&admin).await;
@@ -443,7 +415,7 @@ async fn iam_21_nobody_blocks_itself_and_an_operator_s_block_is_the_operator_s_t
 /// release without a second factor. A list that is no list lets nobody in.
 #[tokio::test]
 async fn iam_21_a_block_ends_at_its_end_and_an_unreadable_list_lets_nobody_in() {
-    let issuer = Issuer::start().await;
+    let issuer = Issuer::start(RULES).await;
     let world = issuer.world().await;
     let admin = world.key("acme", &[RoleName::TenantAdmin]).await;
     let key = made(&world, None, None).await;

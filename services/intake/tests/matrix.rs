@@ -2,6 +2,8 @@
 //! table that names neither Cedar nor a policy. A route without a row fails.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/issuer.rs"]
+mod issuer;
 #[path = "support/people.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod people;
@@ -9,9 +11,8 @@ mod people;
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod world;
 
-use axum::{Json, Router, routing::get};
 use hotcell_e2e::{
-    idp::{AUDIENCE, ProofKey},
+    idp::AUDIENCE,
     roles::{SENSITIVE, may},
 };
 use hotcell_intake::{
@@ -27,6 +28,7 @@ use hotcell_schemas::{
     records::TenantRecord,
 };
 use hotcell_stage::{Incoming, Shutdown, clock};
+use issuer::Issuer;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,48 +139,19 @@ fn rows(file: &str) -> Vec<Row> {
     ]
 }
 
-/// An issuer whose users and clients have the role of their name.
-struct Issuer {
-    key: ProofKey,
-    url: String,
-    rules: tempfile::NamedTempFile,
-    _served: JoinSet<()>,
+/// Rules by which users and clients have the role of their name.
+fn rules() -> String {
+    let rule = |role| {
+        format!(
+            "[[rule]]\nclaim = \"groups\"\ncontains = \"{role}\"\ntenant = \"acme\"\n\
+             roles = [\"{role}\"]\n[[rule]]\nclient = \"svc-{role}\"\ntenant = \"acme\"\n\
+             roles = [\"{role}\"]\n"
+        )
+    };
+    given().map(rule).collect()
 }
 
 impl Issuer {
-    async fn start() -> Self {
-        let key = ProofKey::new();
-        let mut jwk = key.jwk();
-        (jwk["kid"], jwk["alg"]) = (json!("1"), json!("ES256"));
-        let keys = json!({ "keys": [jwk] });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/keys", get(async || Json(keys)));
-        let mut served = JoinSet::new();
-        served.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let rules = tempfile::NamedTempFile::new().unwrap();
-        let text: String = given()
-            .map(|role| {
-                format!(
-                    "[[rule]]\nclaim = \"groups\"\ncontains = \"{role}\"\ntenant = \"acme\"\n\
-                     roles = [\"{role}\"]\n[[rule]]\nclient = \"svc-{role}\"\ntenant = \"acme\"\n\
-                     roles = [\"{role}\"]\n"
-                )
-            })
-            .collect();
-        std::fs::write(rules.path(), text).unwrap();
-        Self { key, url, rules, _served: served }
-    }
-
-    fn configuration(&self) -> String {
-        format!(
-            "oidc = [{{ issuer = {:?}, audience = {AUDIENCE:?}, rules = {:?}, jwks_uri = {:?} }}]",
-            self.url,
-            self.rules.path(),
-            format!("{}/keys", self.url),
-        )
-    }
-
     fn token(&self, kind: Kind, role: RoleName) -> String {
         let now = clock::now().0 / 1000;
         let header = json!({ "typ": "at+jwt", "alg": "ES256", "kid": "1" });
@@ -293,7 +266,7 @@ fn expected(row: &Row, action: Option<Action>, kind: Kind, role: RoleName) -> (u
 /// IAM-05, STEP-06, STEP-15, ZT-13: the whole table.
 #[tokio::test]
 async fn iam_05_every_route_by_every_principal_in_every_role() {
-    let issuer = Issuer::start().await;
+    let issuer = Issuer::start(&rules()).await;
     let world = World::start_with(&issuer.configuration()).await;
     let mut parts = JoinSet::new();
     webhook_service(&world, &mut parts).await;
