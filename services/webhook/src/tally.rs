@@ -5,8 +5,8 @@
 //! knows that it has counted it. That an endpoint is disabled is in the audit log before it is.
 //! Refuses: to count what was sent to a URL that the endpoint no longer has.
 //!
-//! A success ends the failures that were known when its attempt began; of attempts that overlap, none
-//! is the later one.
+//! A success ends the row when a failure was counted before its attempt began; one that overlaps the
+//! first failure ends nothing, since neither is the later one.
 
 use crate::breaker;
 use hotcell_schemas::{
