@@ -42,6 +42,17 @@ pub trait Message: Serialize + DeserializeOwned {
     }
 }
 
+/// Version 1 of messages that any subject may carry.
+macro_rules! messages {
+    ($($name:ty = $text:literal;)*) => {$(
+        impl $crate::envelope::Message for $name {
+            const TYPE: &'static str = $text;
+            const VERSION: u16 = 1;
+        }
+    )*};
+}
+pub(crate) use messages;
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Framed<T> {

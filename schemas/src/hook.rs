@@ -2,7 +2,7 @@
 
 use crate::{
     DeliveryId, EndpointId, Job, JobId, Subject, TenantId, UnixMs,
-    envelope::Message,
+    envelope::{Message, messages},
     request::{WebhookChange, WebhookCreated, WebhookEvent, WebhookRequest},
     secret::WebhookSecret,
 };
@@ -428,6 +428,33 @@ pub struct DeliveryRecord {
     pub dropped: u32,
 }
 
+impl DeliveryRecord {
+    /// One of which nothing is known yet, and nothing was tried.
+    #[must_use]
+    pub fn new(
+        id: DeliveryId,
+        tenant: TenantId,
+        endpoint: EndpointId,
+        event: DeliveryEvent,
+    ) -> Self {
+        Self {
+            id,
+            tenant,
+            endpoint,
+            event,
+            state: DeliveryState::Retrying,
+            next_at: None,
+            attempts: Vec::new(),
+            job: None,
+            sequence: None,
+            happened_at: None,
+            replays: 0,
+            earlier: 0,
+            dropped: 0,
+        }
+    }
+}
+
 /// What is not counted is not written: records of before read the same.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_zero(count: &u32) -> bool {
@@ -443,22 +470,13 @@ pub struct DeliveryPage {
     pub deliveries: Vec<DeliveryId>,
 }
 
-impl Message for HookRequest {
-    const TYPE: &'static str = "hook_request";
-    const VERSION: u16 = 1;
+messages! {
+    HookRequest = "hook_request";
+    HookReply = "hook_reply";
+    HookAsk = "hook_ask";
+    HookAskReply = "hook_ask_reply";
 }
-impl Message for HookReply {
-    const TYPE: &'static str = "hook_reply";
-    const VERSION: u16 = 1;
-}
-impl Message for HookAsk {
-    const TYPE: &'static str = "hook_ask";
-    const VERSION: u16 = 1;
-}
-impl Message for HookAskReply {
-    const TYPE: &'static str = "hook_ask_reply";
-    const VERSION: u16 = 1;
-}
+
 impl Message for TestDelivery {
     const TYPE: &'static str = "delivery";
     const VERSION: u16 = 2;

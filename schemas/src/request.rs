@@ -6,6 +6,7 @@ use crate::{
     tenancy::Priority,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// `POST /v1/upload/presigned-url`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +288,13 @@ pub enum WebhookEvent {
 }
 
 impl WebhookEvent {
+    /// Whether none is named twice.
+    #[must_use]
+    pub fn are_distinct(events: &[Self]) -> bool {
+        let named: BTreeSet<_> = events.iter().collect();
+        named.len() == events.len()
+    }
+
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Rejected, Self::Cancelled];
 

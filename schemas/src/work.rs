@@ -3,7 +3,7 @@
 pub use crate::secret::SecretUrl;
 use crate::{
     Digest, FileName, JobId, PoolId, Report, UnixMs,
-    envelope::Message,
+    envelope::messages,
     plan::{CellLimits, Plan},
     report::ProducedFile,
 };
@@ -298,15 +298,6 @@ fn no_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error>
     #[serde(deny_unknown_fields)]
     struct Nothing {}
     Nothing::deserialize(deserializer).map(|Nothing {}| ())
-}
-
-macro_rules! messages {
-    ($($name:ty = $text:literal;)*) => {$(
-        impl Message for $name {
-            const TYPE: &'static str = $text;
-            const VERSION: u16 = 1;
-        }
-    )*};
 }
 
 messages! {

@@ -138,15 +138,11 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
     eye.look("endpoint.full", &endpoint);
     eye.look("endpoint.index", &EndpointIndex { ids: vec![endpoint_id()] });
     eye.look("delivery.replayed", &replayed());
+    let replayed = replayed();
     let test = DeliveryRecord {
-        event: DeliveryEvent::TEST,
-        job: None,
-        sequence: None,
-        happened_at: None,
-        replays: 0,
-        earlier: 0,
-        dropped: 0,
-        ..replayed()
+        next_at: replayed.next_at,
+        attempts: replayed.attempts,
+        ..DeliveryRecord::new(delivery_id(), tenant(), endpoint_id(), DeliveryEvent::TEST)
     };
     eye.look("delivery.test", &test);
     eye.look("delivery.page", &DeliveryPage { deliveries: vec![delivery_id()] });

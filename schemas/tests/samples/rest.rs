@@ -336,20 +336,11 @@ fn of_webhooks(eye: &mut impl Look) {
         DeliveryAttempt { at: T0, status: None, elapsed_ms: 10_000, error: Some("timeout".into()) },
         DeliveryAttempt { at: T0.plus_ms(60_000), status: Some(204), elapsed_ms: 12, error: None },
     ];
+    let event = DeliveryEvent::Job(WebhookEvent::Completed);
     let delivery = DeliveryRecord {
-        id: delivery_id(),
-        tenant: tenant(),
-        endpoint: endpoint_id(),
-        event: DeliveryEvent::Job(WebhookEvent::Completed),
         state: DeliveryState::Succeeded,
-        next_at: None,
         attempts: tries.into(),
-        job: None,
-        sequence: None,
-        happened_at: None,
-        replays: 0,
-        earlier: 0,
-        dropped: 0,
+        ..DeliveryRecord::new(delivery_id(), tenant(), endpoint_id(), event)
     };
     eye.look("delivery", &delivery);
 }

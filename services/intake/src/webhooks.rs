@@ -45,10 +45,7 @@ fn check_url(url: &str) -> Rule {
 }
 
 fn check_events(events: &[WebhookEvent]) -> Rule {
-    let mut named = events.to_vec();
-    named.sort_unstable();
-    named.dedup();
-    if named.len() == events.len() {
+    if WebhookEvent::are_distinct(events) {
         return Ok(());
     }
     Err(("events", "must name each event at most once".to_owned()))

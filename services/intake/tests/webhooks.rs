@@ -48,21 +48,9 @@ fn view() -> EndpointView {
 }
 
 fn record() -> DeliveryRecord {
-    DeliveryRecord {
-        id: DELIVERY.parse().unwrap(),
-        tenant: tenant("acme"),
-        endpoint: endpoint(),
-        event: DeliveryEvent::Job(WebhookEvent::Failed),
-        state: DeliveryState::Exhausted,
-        next_at: None,
-        attempts: Vec::new(),
-        job: None,
-        sequence: None,
-        happened_at: None,
-        replays: 0,
-        earlier: 0,
-        dropped: 0,
-    }
+    let (id, event) = (DELIVERY.parse().unwrap(), DeliveryEvent::Job(WebhookEvent::Failed));
+    let record = DeliveryRecord::new(id, tenant("acme"), endpoint(), event);
+    DeliveryRecord { state: DeliveryState::Exhausted, ..record }
 }
 
 /// Acme has one endpoint, with one delivery; another tenant has none.

@@ -354,10 +354,7 @@ fn target(url: &str, policy: Policy) -> Result<Target, (&'static str, String)> {
 }
 
 fn once(events: &[WebhookEvent]) -> Result<(), (&'static str, String)> {
-    let mut named = events.to_vec();
-    named.sort_unstable();
-    named.dedup();
-    if named.len() == events.len() {
+    if WebhookEvent::are_distinct(events) {
         return Ok(());
     }
     Err(("events", "must name each event at most once".to_owned()))

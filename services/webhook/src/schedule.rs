@@ -26,21 +26,8 @@ pub enum Turn {
 /// The record of a delivery before its first attempt.
 #[must_use]
 pub fn begin(due: &Due) -> DeliveryRecord {
-    let record = DeliveryRecord {
-        id: due.id.clone(),
-        tenant: due.tenant.clone(),
-        endpoint: due.endpoint.clone(),
-        event: due.event,
-        state: DeliveryState::Retrying,
-        next_at: None,
-        attempts: Vec::new(),
-        job: None,
-        sequence: None,
-        happened_at: None,
-        replays: 0,
-        earlier: 0,
-        dropped: 0,
-    };
+    let (id, tenant, endpoint) = (due.id.clone(), due.tenant.clone(), due.endpoint.clone());
+    let record = DeliveryRecord::new(id, tenant, endpoint, due.event);
     sourced(record, due)
 }
 
