@@ -354,7 +354,7 @@ pub const BUCKETS: &[BucketRow] = &[
         writers: &[Role::Signer],
         readers: &[Role::Signer],
         max_age_secs: 0,
-        about: "work of classes high and low that is out, by tenant and pool: the cap is over all classes",
+        about: "what the broker does not know of a cap over all classes, by tenant and pool: what of high and low is out, what of normal waits",
     },
     BucketRow {
         name: "audit",
