@@ -21,6 +21,10 @@ use hotcell_schemas::{
 /// Lines of the tallest picture that any tree can name.
 const HEIGHT_MAX: i64 = 8192;
 
+/// Bits per second where nothing bounds them: more than any codec makes of the tallest picture. Round,
+/// and exact in every reader of JSON (RFC 8259 §6); the sum of two is still a number.
+pub const BITRATE_MOST: i64 = 1_000_000_000_000;
+
 /// Seconds by which a file may be longer than what is known of its input: codecs pad their ends, and
 /// headers round.
 const LONGER_SECS: i64 = 2;
@@ -74,19 +78,29 @@ fn of_output(output: &OutputPlan, sniffed: Option<&Sniffed>) -> OutputFacts {
         tree.video.as_ref().map(|video| video.encoder.tokens()).unwrap_or_default(),
         tree.audio.as_ref().map(|audio| audio.encoder.tokens()).unwrap_or_default(),
     );
-    let video_bitrate = number(&video_tokens, "-b:v").unwrap_or(0);
+    // VP9 says 0 for constant quality.
+    let target = number(&video_tokens, "-b:v").filter(|bits| *bits > 0);
+    // libvpx bounds what has a target alone (FFmpeg 7.1: libvpxenc.c, rc_overshoot_pct).
+    let bounded = target.is_some() || tree.video_codec() != Some(VideoCodec::Vp9);
+    let peak = number(&video_tokens, "-maxrate:v").filter(|_| bounded);
     let crf = number(&video_tokens, "-crf").or_else(|| {
         // What the encoders do when nothing is said (FFmpeg 7.1: libx264.c, libx265.c, libvpxenc.c).
-        (video_bitrate == 0).then(|| default_crf(tree.video_codec())).flatten()
+        target.is_none().then(|| default_crf(tree.video_codec())).flatten()
     });
+    // Constant quality takes as many bits as the picture asks for, so a ceiling must refuse it, unless
+    // the decoder's buffer bounds them.
+    let bits = |there: bool, named: Option<i64>| {
+        if there { named.unwrap_or(BITRATE_MOST) } else { 0 }
+    };
+    let (seen, heard) = (tree.video.is_some(), tree.audio.is_some());
     OutputFacts {
         format: format(output.format).to_owned(),
         video_codec: tree.video_codec().map_or("", video_codec).to_owned(),
         audio_codec: tree.audio_codec().map_or("", audio_codec).to_owned(),
         height: height(&tree, sniffed),
-        video_bitrate,
-        audio_bitrate: number(&audio_tokens, "-b:a").unwrap_or(0),
-        video_maxrate: number(&video_tokens, "-maxrate:v").unwrap_or(0),
+        video_bitrate: bits(seen, target.or(peak)),
+        audio_bitrate: bits(heard, number(&audio_tokens, "-b:a")),
+        video_maxrate: bits(seen, peak),
         crf: crf.unwrap_or(-1),
         fps: fps(&tree),
         duration_secs: duration(&tree, sniffed),

@@ -20,6 +20,7 @@ mod words;
 pub use block::{Blocks, Keys, Lineage, lineage};
 pub use destination::Destinations;
 pub use engine::{Engine, Rule};
+pub use facts::BITRATE_MOST;
 pub use hotcell_schemas::destination::STORE;
 pub use put::{Put, PutError, check};
 pub use question::{Decision, Facts, OutputFacts, Question, StepUp, Verdict, Who};

@@ -31,11 +31,13 @@ pub struct OutputFacts {
     /// Picture height in pixels; 0 without picture, and before the input was read where it is the
     /// input's; the most that is possible where it stays unknown.
     pub height: i64,
-    /// Target bits per second of the picture; 0 for constant quality.
+    /// Target bits per second of the picture, or its bound where it has none; 0 without picture,
+    /// [`crate::BITRATE_MOST`] where neither is said.
     pub video_bitrate: i64,
-    /// Target bits per second of the sound; 0 without.
+    /// Target bits per second of the sound; 0 without sound, [`crate::BITRATE_MOST`] without a target.
     pub audio_bitrate: i64,
-    /// Most bits per second of video that the decoder's buffer lets through; 0 without one.
+    /// Most bits per second of video that the decoder's buffer lets through; 0 without picture,
+    /// [`crate::BITRATE_MOST`] without such a bound.
     pub video_maxrate: i64,
     /// Constant quality (CRF); -1 for a target rate. Lower is better and larger.
     pub crf: i64,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use hotcell_policy::{Facts, OutputFacts, STORE};
+use hotcell_policy::{BITRATE_MOST, Facts, OutputFacts, STORE};
 use hotcell_schemas::{
     Plan,
     limits::DURATION_SECS_MAX,
@@ -11,15 +11,19 @@ use hotcell_schemas::{
 use serde_json::{Value, json};
 
 fn plan(output: Value, own: Value) -> Plan {
+    plan_as("mp4", output, own)
+}
+
+fn plan_as(format: &str, output: Value, own: Value) -> Plan {
     let mut one = json!({
-        "name": "out.mp4", "format": "mp4", "content_type": "video/mp4",
+        "name": "out", "format": format, "content_type": "video/mp4",
         "video": null, "audio": null,
     });
     one.as_object_mut().unwrap().extend(output.as_object().unwrap().clone());
     if !own.is_null() {
         let mut tree = json!({
             "window": {"seek": null, "duration": null}, "maps": [], "video": null, "audio": null,
-            "duration": null, "tags": [], "muxer": {"format": "mp4", "flags": []},
+            "duration": null, "tags": [], "muxer": {"format": format, "flags": []},
         });
         tree.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
         one["raw"] = tree;
@@ -66,9 +70,9 @@ fn iam_07_iam_08_facts_are_those_of_the_command_line() {
         video_codec: "h264".to_owned(),
         audio_codec: "aac".to_owned(),
         height: 480,
-        video_bitrate: 0,
+        video_bitrate: BITRATE_MOST,
         audio_bitrate: 128_000,
-        video_maxrate: 0,
+        video_maxrate: BITRATE_MOST,
         crf: 21,
         fps: 0,
         duration_secs: 0,
@@ -107,7 +111,8 @@ fn of_own_arguments_the_tree_speaks() {
     let facts = of(&plan(json!({}), own.clone()), None);
     assert!(facts.raw_arguments);
     assert_eq!((facts.video_codec.as_str(), facts.audio_codec.as_str()), ("h265", ""));
-    assert_eq!((facts.crf, facts.video_bitrate), (28, 0), "x265's own quality");
+    assert_eq!((facts.crf, facts.video_bitrate), (28, BITRATE_MOST), "x265's own quality");
+    assert_eq!((facts.audio_bitrate, facts.video_maxrate), (0, BITRATE_MOST), "no sound");
     assert_eq!((facts.fps, facts.duration_secs), (60, 91));
     assert_eq!(facts.filters, ["fps"]);
     let mut slower = own;
@@ -117,6 +122,30 @@ fn of_own_arguments_the_tree_speaks() {
     assert_eq!(facts.duration_secs, i64::from(DURATION_SECS_MAX), "a tempo makes it unknown");
     let protected = Sniffed { protected: true, ..sniffed(None, None) };
     assert!(Facts::of_plan(&plan(json!({}), json!({})), Some(&protected), STORE).protected_source);
+}
+
+/// IAM-08: a ceiling of bits per second refuses what has none, not only what says too much.
+#[test]
+fn iam_08_bits_that_nothing_bounds_are_the_most() {
+    let bits = |format: &str, encoder: Value| {
+        let video = json!({"encoder": encoder, "picture": {}, "filters": []});
+        let facts = of(&plan_as(format, json!({}), json!({"video": video})), None);
+        (facts.video_bitrate, facts.video_maxrate, facts.crf)
+    };
+    let h264 = |own: Value| bits("mp4", json!({"h264": own}));
+    assert_eq!(h264(json!({"crf": 18})), (BITRATE_MOST, BITRATE_MOST, 18));
+    assert_eq!(h264(json!({"bitrate": 4_000_000})), (4_000_000, BITRATE_MOST, -1));
+    let capped = json!({"crf": 18, "maxrate": 6_000_000, "bufsize": 12_000_000});
+    assert_eq!(h264(capped), (6_000_000, 6_000_000, 18), "no more than its bound");
+    let vp9 = |own: Value| bits("webm", json!({"vp9": own}));
+    let free = json!({"crf": 30, "bitrate": 0, "maxrate": 900_000, "bufsize": 900_000});
+    assert_eq!(vp9(free), (BITRATE_MOST, BITRATE_MOST, 30), "libvpx does not look at its bound");
+    let both = json!({"crf": 30, "bitrate": 500_000, "maxrate": 900_000, "bufsize": 900_000});
+    assert_eq!(vp9(both), (500_000, 900_000, 30));
+    let audio = json!({"encoder": {"aac": {}}, "sound": {}, "filters": []});
+    let sound = of(&plan_as("m4a", json!({}), json!({"audio": audio})), None);
+    let heard = (sound.audio_bitrate, sound.video_bitrate, sound.video_maxrate);
+    assert_eq!(heard, (BITRATE_MOST, 0, 0), "the encoder's own choice is not known");
 }
 
 /// IAM-08: the rate that a filter sets is not the last word when one behind it doubles it.
