@@ -35,6 +35,7 @@ pub(crate) fn text(value: &Value, name: &str) -> Result<String> {
 pub(crate) fn http() -> Result<Client> {
     hotcell_stage::blob::install_tls();
     let builder = Client::builder().timeout(Duration::from_secs(REQUEST_SECS));
+    let builder = builder.pool_idle_timeout(hotcell_stage::blob::IDLE);
     Ok(builder.redirect(Policy::none()).no_proxy().build()?)
 }
 

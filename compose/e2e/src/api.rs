@@ -30,7 +30,8 @@ impl Api {
     #[must_use]
     pub fn new(base: &str, key: &str) -> Self {
         hotcell_stage::blob::install_tls();
-        let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
+        let http = Client::builder().no_proxy().timeout(Duration::from_secs(60));
+        let http = http.pool_idle_timeout(hotcell_stage::blob::IDLE).build();
         let http = http.expect("the TLS backend is compiled in");
         Self { http, base: base.to_owned(), key: key.to_owned() }
     }

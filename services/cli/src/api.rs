@@ -132,6 +132,7 @@ pub(crate) fn http(ca: Option<&Path>) -> Result<Client, Fail> {
     }
     let client = builder
         .timeout(Duration::from_secs(REQUEST_SECS))
+        .pool_idle_timeout(hotcell_stage::blob::IDLE)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build();

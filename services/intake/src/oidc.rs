@@ -428,6 +428,7 @@ pub fn client(config: &IssuerConfig) -> Result<Client, IssuersError> {
     install_tls();
     let mut builder = Client::builder()
         .connect_timeout(Duration::from_secs(CONNECT_SECS))
+        .pool_idle_timeout(hotcell_stage::blob::IDLE)
         .redirect(redirect::Policy::none())
         .no_proxy();
     if let Some(path) = &config.ca {

@@ -89,6 +89,7 @@ impl Opa {
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(Duration::from_millis(ANSWER_MS))
+            .pool_idle_timeout(hotcell_stage::blob::IDLE)
             .build()
             .map_err(|_| ConfigError::Value {
                 key: "opa.url",

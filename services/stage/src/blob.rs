@@ -12,6 +12,11 @@ use std::{
 };
 use tokio::{sync::Notify, time::sleep};
 
+/// A connection that lay idle for this long is not used again. Servers close idle ones, object
+/// stores within seconds and ours within ten, and a request that is sent meanwhile is lost: RFC 9112
+/// §9.5 lets a client repeat only some by itself.
+pub const IDLE: Duration = Duration::from_secs(3);
+
 /// Time to connect, in seconds.
 const CONNECT_SECS: u64 = 5;
 
@@ -101,6 +106,7 @@ impl Blobs {
         let builder = || {
             Client::builder()
                 .connect_timeout(Duration::from_secs(CONNECT_SECS))
+                .pool_idle_timeout(IDLE)
                 .redirect(redirect::Policy::none())
                 .no_proxy()
         };
