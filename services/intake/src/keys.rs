@@ -9,7 +9,7 @@ use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
     gate::{self, Ask},
-    json,
+    heir, json,
     problem::{Kind, Problem},
     token::{WRITES_MAX, guesses_key},
     totp::{self, Guesses},
@@ -212,7 +212,7 @@ fn shown(record: &KeyRecord, text: &str, now: UnixMs) -> Value {
 /// `POST /v1/keys`. Repeating it makes another key.
 ///
 /// # Errors
-/// 400 and 422 naming the field; 503.
+/// 400 and 422 naming the field; 409 when the caller's own key was rotated too often; 503.
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: KeyRequest = json::parse(&call.body)?;
     check(&request, &who.authority().roles)?;
@@ -231,6 +231,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         created_by: Some(who.actor().clone()),
         ..record
     };
+    heir::can_be_followed(&app, &record).await?;
     gate::change(&app, &who, &call, "key_created", record.id.as_str()).await?;
     store(&app, &record).await?;
     let location = format!("/v1/keys/{}", record.id);
@@ -352,7 +353,7 @@ pub async fn get(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Pro
 /// list, and `rotatedFrom` names the same key.
 ///
 /// # Errors
-/// 403, 404; 409 when the key has ended; 503.
+/// 403, 404; 409 when the key has ended, or was rotated too often; 503.
 pub async fn rotate(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let old = find(&app, who.tenant(), &call.id).await?;
     outranked(&app, &who, &old.value).await?;
@@ -372,6 +373,7 @@ pub async fn rotate(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         totp: moved(&app, &old.value, &record.id)?,
         ..record
     };
+    heir::can_be_followed(&app, &record).await?;
     // Whoever rotates gets the text of a key, so policy is told its roles, as of one to be made.
     let granted_roles = record.roles.iter().copied().collect();
     let approved = who.authority().approval.is_some();

@@ -23,6 +23,7 @@ pub mod evidence;
 pub mod ext_authz;
 pub mod gate;
 pub mod health;
+mod heir;
 pub mod http;
 pub mod json;
 pub mod jwt;

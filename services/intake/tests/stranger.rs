@@ -9,8 +9,10 @@ mod people;
 mod world;
 
 use futures::{StreamExt as _, stream};
+use hotcell_nats_config::key_id_of;
+use hotcell_policy::block::LINEAGE_MAX;
 use hotcell_schemas::{
-    Role,
+    KeyId, Role, UnixMs,
     identity::RoleName,
     records::{KeyRecord, TenantRecord},
     tenancy::TenantState,
@@ -213,4 +215,47 @@ async fn api_39_a_bound_key_makes_and_rotates_no_unbound_one() {
     let (status, made) = create(json!(["127.0.0.1/32"])).await;
     assert_eq!(status, 201, "{made}");
     assert_eq!(rotate(&made).await.0, 201);
+}
+
+/// API-08, IAM-21: a key that was rotated 256 times could not be followed to its makers, and any
+/// block in its tenant would have stopped it. So the last rotation is refused, and the key lives.
+#[tokio::test]
+async fn api_08_no_key_is_rotated_beyond_where_its_makers_can_be_followed() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let keys = world.bus(Role::Provisioner).await.bucket("keys");
+    let key = world.key("acme", &[RoleName::Viewer]).await;
+    let id = key_id_of(&key).unwrap();
+    let entry = keys.get::<KeyRecord>(id.as_str()).await.unwrap().unwrap();
+    let before = |n: usize| KeyId::new(n as u64, [7; 10]);
+    // Of the 256: the key, the next, whoever rotates, and these.
+    let many = LINEAGE_MAX - 3;
+    for n in 0..many {
+        let record = KeyRecord::new(before(n), entry.value.tenant.clone(), "gone", UnixMs(1));
+        let record = KeyRecord { rotated_from: n.checked_sub(1).map(before), ..record };
+        keys.create(record.id.as_str(), &record).await.unwrap();
+    }
+    let record = KeyRecord { rotated_from: Some(before(many - 1)), ..entry.value };
+    keys.update(id.as_str(), &record, entry.revision).await.unwrap();
+
+    let rotate = |id: &str| {
+        let path = format!("/v1/keys/{id}/rotate");
+        let (world, strong) = (&world, &strong);
+        async move { world.post(&path, strong, &json!({})).await }
+    };
+    let (status, body) = until(|| async {
+        // The record that intake read a moment ago is of before the update.
+        let found = world.get(&format!("/v1/keys/{id}"), &strong).await;
+        (found.1["result"]["rotatedFrom"].is_string()).then_some(found)
+    })
+    .await;
+    assert_eq!(status, 200, "{body}");
+    let (status, last) = rotate(id.as_str()).await;
+    assert_eq!(status, 201, "{last}");
+    let (status, body) = rotate(last["result"]["id"].as_str().unwrap()).await;
+    assert_eq!(status, 409, "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("make a new key"), "{body}");
+    let last = last["result"]["key"].as_str().unwrap();
+    assert_eq!(world.get("/v1/transcodes", last).await.0, 200, "it lives");
 }
