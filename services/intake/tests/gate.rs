@@ -128,6 +128,34 @@ async fn step_02_05_protected_sources_and_own_arguments_are_sensitive() {
     assert_eq!(world.stored("JOBS", "job.>").await, 3);
 }
 
+/// STEP-03: there are no live streams; how a file streams (fragments, what stands first in it) is said
+/// by FFmpeg's own arguments alone, in a job or in a preset, and both are sensitive.
+#[tokio::test]
+async fn step_03_settings_of_streaming_are_sensitive() {
+    let world = World::start().await;
+    let file = world.upload("bolt", "a.mp4", false).await;
+    let fragments = json!({ "outputs": [{ "format": "mp4", "ffmpegArgs": ["-i", "{in0}", "-c:v",
+        "libx264", "-an", "-movflags", "frag_keyframe+empty_moov", "{out0}"] }] });
+    let mut job = fragments.clone();
+    job["inputs"] = json!([{ "url": format!("upload:{file}") }]);
+    let submitter = world.enrolled("bolt", &[RoleName::Submitter]).await;
+    let admin = world.enrolled("bolt", &[RoleName::TenantAdmin]).await;
+    for (method, path, body, key, good) in [
+        (Method::POST, "/v1/transcodes", &job, &submitter, 202),
+        (Method::PUT, "/v1/presets/live", &fragments, &admin, 200),
+    ] {
+        let send = async |by: &str| {
+            let body = body.to_string();
+            answer(world.send(method.clone(), path, Some(by), Some(&body)).await).await
+        };
+        let (status, problem) = send(key).await;
+        assert_eq!((status, kind(&problem)), (401, "step-up-required"), "{path} {problem}");
+        let strong = world.stepped_up(key).await;
+        let (status, made) = send(&strong).await;
+        assert_eq!(status, good, "{path} {made}");
+    }
+}
+
 /// NEW-08, BRK-84: four eyes on exactly one request.
 #[tokio::test]
 async fn new_08_an_approval_opens_one_job_once_and_no_other() {
