@@ -107,6 +107,7 @@ impl Idp {
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(Duration::from_secs(60))
+            .pool_idle_timeout(hotcell_stage::blob::IDLE)
             .build()?;
         Ok(Self { child, issuer, http })
     }

@@ -260,7 +260,8 @@ fn read(path: &PathBuf) -> Option<String> {
 
 fn client() -> reqwest::Client {
     hotcell_stage::blob::install_tls();
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    let client = reqwest::Client::builder().no_proxy();
+    client.pool_idle_timeout(hotcell_stage::blob::IDLE).build().unwrap()
 }
 
 async fn add(admin: &Admin, name: &str) -> String {

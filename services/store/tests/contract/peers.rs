@@ -49,7 +49,8 @@ pub(crate) fn now_unix_secs() -> u64 {
 pub(crate) fn client() -> reqwest::Client {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap()
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60));
+    client.pool_idle_timeout(hotcell_stage::blob::IDLE).build().unwrap()
 }
 
 pub(crate) fn tool(env: &str, name: &str) -> String {
