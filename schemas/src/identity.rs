@@ -7,6 +7,9 @@ use crate::{Digest, Role, UnixMs};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
+/// The authentication context class of a second factor, as tokens of ours say it (RFC 9470 §3).
+pub const ACR_MFA: &str = "urn:hotcell:acr:mfa";
+
 /// A text that is not the name of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be viewer, submitter, publisher, webhook-admin, tenant-admin, auditor or operator")]

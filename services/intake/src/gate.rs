@@ -209,27 +209,32 @@ fn decision_act(who: &Principal, ask: &Ask<'_>, decided: Decided) -> AuditAct {
 
 /// No decision is a denial. Where the broker is away the caller may come again.
 fn undecided(app: &App, who: &Principal, ask: &Ask<'_>, cause: &PolicyError) -> Problem {
-    let policies = match cause {
+    // Where no set was evaluated, there is none to name.
+    let (policies, advice, digest) = match cause {
         PolicyError::Records(_) => {
             warn!(error = %describe(cause), "policies cannot be read");
             return Problem::unavailable("the policies cannot be read now; nothing was done");
         }
-        PolicyError::Evaluation { policy } => vec![policy.clone()],
+        PolicyError::Evaluation(denial) => {
+            (denial.policies.clone(), denial.advice.clone(), denial.digest)
+        }
         PolicyError::Set(_)
         | PolicyError::Platform
         | PolicyError::Question
-        | PolicyError::NoOutputs => Vec::new(),
+        | PolicyError::NoOutputs => (Vec::new(), Vec::new(), Digest::of(b"")),
     };
     error!(error = %describe(cause), tenant = %who.tenant(), "no decision: refused");
     let detail = "the policies in force cannot be evaluated, so nothing is permitted";
-    let problem = Problem::new(Kind::Forbidden, detail).with("policies", json!(policies));
+    let problem = Problem::new(Kind::Forbidden, detail)
+        .with("action", ask.action.as_str())
+        .with("policies", json!(policies))
+        .with("allowed", json!(advice));
     let decided = Decided {
         node: Role::Intake,
         action: ask.action,
         outcome: Outcome::Denied,
         policies,
-        // No set was evaluated.
-        digest: Digest::of(b""),
+        digest,
         at: clock::now(),
     };
     refused(app, who, ask, decided, problem)

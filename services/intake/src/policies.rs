@@ -18,7 +18,7 @@ use hotcell_policy::{
 };
 use hotcell_schemas::{
     Digest,
-    identity::{Action, Authority, RoleName},
+    identity::{ACR_MFA, Action, Authority, RoleName},
     policy::PolicyRecord,
 };
 use hotcell_stage::{clock, service::describe};
@@ -66,7 +66,7 @@ fn policy_problem(cause: &PolicyError) -> Problem {
         PolicyError::Records(cause) => store_problem(cause),
         PolicyError::Set(_)
         | PolicyError::Platform
-        | PolicyError::Evaluation { .. }
+        | PolicyError::Evaluation(_)
         | PolicyError::Question
         | PolicyError::NoOutputs => {
             error!(error = %describe(cause), "the policies in force cannot be shown");
@@ -225,6 +225,7 @@ pub async fn explain(app: Arc<App>, who: Principal, call: Call) -> Result<Reply,
     if asked.mfa {
         authority.mfa = true;
         authority.auth_time = Some(now);
+        authority.acr.get_or_insert_with(|| ACR_MFA.to_owned());
     }
     let mut said = Vec::new();
     for action in [Action::SubmitTranscode, Action::ReadSource, Action::PublishOutput] {
@@ -258,7 +259,10 @@ async fn opinion(
         facts,
         now: clock::now(),
     };
-    let decision = app.policies.decide(&question).await.map_err(|e| policy_problem(&e))?;
+    let decision = match app.policies.decide(&question).await {
+        Err(PolicyError::Evaluation(denial)) => *denial,
+        decided => decided.map_err(|e| policy_problem(&e))?,
+    };
     let (outcome, step) = match &decision.verdict {
         Verdict::Allow => ("allowed", None),
         Verdict::StepUp(step) => ("step_up", Some(step_up(step))),

@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
+pub use hotcell_schemas::identity::ACR_MFA;
+
 /// Longest life of a token, in seconds; the configuration may only lower it.
 pub const TOKEN_SECS_MAX: u64 = 300;
 
@@ -39,9 +41,6 @@ pub const AUDIENCE: &str = "hotcell-api";
 
 /// Their kind (RFC 9068 §2.1).
 pub const TYPE: &str = "at+jwt";
-
-/// The authentication context class of a second factor.
-pub const ACR_MFA: &str = "urn:hotcell:acr:mfa";
 
 /// How far the clock of another replica may be ahead, in seconds.
 const SKEW_SECS: u64 = 30;

@@ -16,17 +16,20 @@ use hotcell_e2e::idp::{AUDIENCE, Idp, Login, ProofKey};
 use hotcell_intake::{jwt::encoded, token};
 use hotcell_nats_config::{Login as Broker, Terms, key_id_of, testing::NOW};
 use hotcell_schemas::{
-    JobId, KeyId, Role,
-    identity::RoleName,
-    records::{KeyRecord, TenantRecord},
+    Digest, JobId, KeyId, Role,
+    identity::{Decided, Outcome, RoleName},
+    records::{AuditAct, AuditRecord, KeyRecord, TenantRecord},
 };
-use hotcell_stage::clock;
+use hotcell_stage::{
+    Shutdown, clock,
+    feed::{Feed, envelope},
+};
 use life::job_of;
 use reqwest::{Method, Response};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-use world::{DEADLINE, World, answer, tenant, until};
+use world::{DEADLINE, World, answer, tenant, transcode, until};
 
 /// The cache's life and one look at the job; what is left is for a busy machine.
 const SOON: Duration = Duration::from_secs(3);
@@ -244,4 +247,68 @@ async fn brk_84_a_key_that_was_rotated_for_years_still_asks_for_approval() {
     let asked = json!({ "action": "ManageWebhooks", "request": request });
     let (status, told) = world.post("/v1/approvals", &key, &asked).await;
     assert_eq!(status, 201, "{told}");
+}
+
+/// The first `count` refusals and challenges in the stream that were decided by the set of `digest`.
+async fn decided(world: &World, digest: Digest, count: usize) -> Vec<Decided> {
+    let bus = world.bus(Role::Auditor).await;
+    let (mut feed, end) = (Feed::new(&bus, "auditor", 64), Shutdown::new());
+    let mut found = Vec::new();
+    while found.len() < count {
+        let message = timeout(DEADLINE, feed.next(&end)).await;
+        let message = message.expect("the record is in the stream").unwrap().unwrap();
+        let opened = envelope(&message).unwrap().open::<AuditRecord>(bus.trust());
+        let Ok(AuditAct::Decision { decided, .. }) = opened.map(|it| it.into_inner().act) else {
+            continue;
+        };
+        found.extend(Some(decided).filter(|decided| decided.digest == digest));
+    }
+    found
+}
+
+/// NEW-07, IAM-17: a policy that cannot be evaluated refuses by its name, says what it allows, and
+/// leaves a record of the set like every other refusal; asked beforehand, policy says the same.
+#[tokio::test]
+async fn iam_17_a_policy_that_fails_refuses_and_is_recorded_as_the_others_are() {
+    let world = World::start().await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let file = world.upload("acme", "a.mp4", false).await;
+    let text = "@id(\"over\") @allows(\"small sources\")
+        forbid (principal, action == Hotcell::Action::\"SubmitTranscode\", resource)
+        when { (context.source.bytes + 1) * 9223372036854775807 > 1 };";
+    let body = json!({ "text": text }).to_string();
+    let put = world.send(Method::PUT, "/v1/policy", Some(&strong), Some(&body)).await;
+    assert_eq!(answer(put).await.0, 200);
+    let (_, shown) = world.get("/v1/policy", &admin).await;
+    let digest = &shown["result"]["digest"];
+
+    let (status, told) = world.post("/v1/transcodes", &admin, &transcode(&file)).await;
+    assert_eq!((status, &told["policies"]), (403, &json!(["acme/over"])), "{told}");
+    assert_eq!(told["action"], "SubmitTranscode");
+    let allowed = told["allowed"][0].as_str().unwrap();
+    assert!(allowed.ends_with("allowed is small sources"), "{told}");
+    let ask = json!({ "request": transcode(&file) });
+    let (status, said) = world.post("/v1/policy/explain", &admin, &ask).await;
+    assert_eq!(status, 200, "{said}");
+    let first = &said["result"]["decisions"][0];
+    for field in ["action", "policies", "allowed"] {
+        assert_eq!(first[field], told[field], "{field}");
+    }
+    assert_eq!((&first["outcome"], &first["digest"]), (&json!("denied"), digest));
+    assert_eq!(said["result"]["decisions"][1]["outcome"], "allowed");
+
+    // A challenge and a plain denial beside it.
+    let key = json!({ "roles": ["viewer"] });
+    assert_eq!(world.post("/v1/keys", &admin, &key).await.0, 401);
+    let viewer = world.key("acme", &[RoleName::Viewer]).await;
+    assert_eq!(world.post("/v1/keys", &viewer, &key).await.0, 403);
+    let digest = digest.as_str().unwrap().parse().unwrap();
+    let kept = decided(&world, digest, 3).await;
+    let mut kept: Vec<_> =
+        kept.iter().map(|it| (it.outcome, it.policies.join(","), it.action.as_str())).collect();
+    kept.sort_by_key(|(_, _, action)| *action != "SubmitTranscode");
+    let submitted = (Outcome::Denied, "acme/over".to_owned(), "SubmitTranscode");
+    let challenged = (Outcome::StepUp, "step-up-keys".to_owned(), "ManageKeys");
+    assert_eq!(kept, [submitted, challenged, (Outcome::Denied, String::new(), "ManageKeys")]);
 }

@@ -176,25 +176,76 @@ impl Engine {
     }
 
     fn part(&self, asked: &Asked<'_>, output: Option<&OutputFacts>) -> Result<Part, PolicyError> {
-        let first = evaluate(&self.whole, asked, output, Factor::Shown)?;
+        let first = self.evaluate(&self.whole, asked, output, Factor::Shown)?;
         if first.allowed {
             return Ok(Part { verdict: Verdict::Allow, reasons: first.reasons });
         }
         // What refuses when no second factor is asked for: all that a plain denial may name.
-        let plain = evaluate(&self.plain, asked, output, Factor::Shown)?;
+        let plain = self.evaluate(&self.plain, asked, output, Factor::Shown)?;
         let steps: Vec<&StepUp> =
             first.reasons.iter().filter_map(|id| self.rules.get(id)?.step_up.as_ref()).collect();
         let liftable = !steps.is_empty() && steps.len() == first.reasons.len();
         if plain.allowed && liftable {
-            let step = joined(steps.into_iter());
-            let factor = Factor::Fresh { max_age: step.max_age_secs };
-            if evaluate(&self.whole, asked, output, factor)?.allowed {
-                return Ok(Part { verdict: Verdict::StepUp(step), reasons: first.reasons });
-            }
-            // The principal has the right, and nothing that it can show lifts the refusal.
-            return Ok(Part { verdict: Verdict::Deny, reasons: first.reasons });
+            // Where nothing that it can show lifts the refusal, it is one.
+            let step = self.opening(asked, output, joined(steps.into_iter()))?;
+            let verdict = step.map_or(Verdict::Deny, Verdict::StepUp);
+            return Ok(Part { verdict, reasons: first.reasons });
         }
         Ok(Part { verdict: Verdict::Deny, reasons: plain.reasons })
+    }
+
+    /// The challenge, if meeting it opens what is asked; of a person with the classes that do.
+    fn opening(
+        &self,
+        asked: &Asked<'_>,
+        output: Option<&OutputFacts>,
+        step: StepUp,
+    ) -> Result<Option<StepUp>, PolicyError> {
+        let mut open = Vec::new();
+        for acr in asked.acrs(&step.acr_values) {
+            let factor = Factor::Fresh { max_age: step.max_age_secs, acr };
+            if self.evaluate(&self.whole, asked, output, factor)?.allowed {
+                open.push(acr.to_owned());
+            }
+        }
+        if open.is_empty() {
+            return Ok(None);
+        }
+        let acr_values = if asked.is_person() { open } else { step.acr_values };
+        Ok(Some(StepUp { acr_values, ..step }))
+    }
+
+    fn evaluate(
+        &self,
+        set: &PolicySet,
+        asked: &Asked<'_>,
+        output: Option<&OutputFacts>,
+        factor: Factor<'_>,
+    ) -> Result<Answer, PolicyError> {
+        let request = asked.request(output, factor)?;
+        let response = Authorizer::new().is_authorized(&request, set, &asked.entities);
+        // Cedar leaves a policy out that cannot be evaluated. A forbid that is left out protects
+        // nothing, so nothing is decided.
+        let failed = response.diagnostics().errors().map(|error| {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            error.policy_id().to_string()
+        });
+        if let Some(policy) = failed.min() {
+            return Err(PolicyError::Evaluation(Box::new(self.failed(policy))));
+        }
+        let mut reasons: Vec<_> =
+            response.diagnostics().reason().map(PolicyId::to_string).collect();
+        reasons.sort();
+        let allowed = response.decision() == cedar_policy::Decision::Allow;
+        Ok(Answer { allowed, reasons })
+    }
+
+    /// The denial that comes of a policy which cannot be evaluated.
+    fn failed(&self, policy: String) -> Decision {
+        let allows = self.rules.get(&policy).and_then(|rule| rule.allows.as_ref());
+        let allows = allows.map_or_else(String::new, |what| format!("; allowed is {what}"));
+        let advice = vec![format!("{policy}: cannot be evaluated on this request{allows}")];
+        Decision { verdict: Verdict::Deny, policies: vec![policy], advice, digest: self.digest }
     }
 
     /// Who may do it: said where no policy permits.
@@ -317,26 +368,6 @@ fn joined<'a>(steps: impl Iterator<Item = &'a StepUp>) -> StepUp {
         }
     }
     all
-}
-
-fn evaluate(
-    set: &PolicySet,
-    asked: &Asked<'_>,
-    output: Option<&OutputFacts>,
-    factor: Factor,
-) -> Result<Answer, PolicyError> {
-    let request = asked.request(output, factor)?;
-    let response = Authorizer::new().is_authorized(&request, set, &asked.entities);
-    // Cedar leaves a policy out that cannot be evaluated. A forbid that is left out protects
-    // nothing, so nothing is decided.
-    if let Some(error) = response.diagnostics().errors().next() {
-        let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-        return Err(PolicyError::Evaluation { policy: error.policy_id().to_string() });
-    }
-    let mut reasons: Vec<_> = response.diagnostics().reason().map(PolicyId::to_string).collect();
-    reasons.sort();
-    let allowed = response.decision() == cedar_policy::Decision::Allow;
-    Ok(Answer { allowed, reasons })
 }
 
 /// The actions that have a name in the schema; a test holds them against [`Action::ALL`].

@@ -221,11 +221,8 @@ impl Recheck {
                     error @ (PolicyError::Records(_) | PolicyError::Set(_) | PolicyError::Platform),
                 ) => return Err(RecheckError::Policies(error)),
                 // Nothing that is tried again gets better, and what cannot be judged is refused.
-                Err(
-                    error @ (PolicyError::Evaluation { .. }
-                    | PolicyError::Question
-                    | PolicyError::NoOutputs),
-                ) => {
+                Err(PolicyError::Evaluation(denial)) => *denial,
+                Err(error @ (PolicyError::Question | PolicyError::NoOutputs)) => {
                     let message = format!("{action} cannot be decided: {error}");
                     let failure = Failure::new(RejectCode::PolicyDenied, message);
                     return Ok(Err(Refused { failure, decided }));

@@ -12,7 +12,11 @@ use crate::{
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
 };
-use hotcell_schemas::{TenantId, UnixMs, identity::Action, job::Actor};
+use hotcell_schemas::{
+    TenantId, UnixMs,
+    identity::{ACR_MFA, Action},
+    job::Actor,
+};
 use std::{
     collections::{HashMap, HashSet},
     sync::LazyLock,
@@ -89,15 +93,20 @@ pub(crate) struct Asked<'a> {
     pub(crate) entities: Entities,
 }
 
+/// Classes of a challenge that are tried one by one: each is one evaluation.
+const ACRS_MAX: usize = 8;
+
 /// How the second factor is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Factor {
+pub(crate) enum Factor<'a> {
     /// As it is.
     Shown,
-    /// As it would be after a challenge that asks for at most this age.
+    /// As it would be after a challenge.
     Fresh {
-        /// In seconds.
+        /// In seconds, as asked for.
         max_age: u64,
+        /// The authentication context class.
+        acr: &'a str,
     },
 }
 
@@ -153,7 +162,7 @@ impl<'a> Asked<'a> {
     pub(crate) fn request(
         &self,
         output: Option<&OutputFacts>,
-        factor: Factor,
+        factor: Factor<'_>,
     ) -> Result<Request, PolicyError> {
         let mut pairs = self.context(factor);
         pairs.extend(output.map(|output| ("output", of_output(output))));
@@ -164,14 +173,31 @@ impl<'a> Asked<'a> {
             .map_err(malformed)
     }
 
-    fn context(&self, factor: Factor) -> Vec<(&'static str, RestrictedExpression)> {
+    /// The classes that could be shown after a challenge for `values`: of a person whichever its
+    /// issuer grants, of everybody else that of our own tokens.
+    pub(crate) fn acrs<'v>(&self, values: &'v [String]) -> impl Iterator<Item = &'v str> {
+        let (tried, own) = if self.is_person() { (ACRS_MAX, None) } else { (0, Some(ACR_MFA)) };
+        values.iter().map(String::as_str).take(tried).chain(own)
+    }
+
+    /// Whether an issuer says how strongly the principal authenticated.
+    pub(crate) fn is_person(&self) -> bool {
+        matches!(self.question.who.actor, Actor::User { .. })
+    }
+
+    fn context(&self, factor: Factor<'_>) -> Vec<(&'static str, RestrictedExpression)> {
         use RestrictedExpression as Value;
         let Question { who, facts, now, .. } = self.question;
         let authority = who.authority;
         let text = |text: &str| Value::new_string(text.to_owned());
-        let (mfa, age) = match factor {
-            Factor::Shown => (authority.mfa, age(authority.auth_time, *now)),
-            Factor::Fresh { max_age } => (true, i64::try_from(max_age).unwrap_or(i64::MAX)),
+        let (mfa, age, acr) = match factor {
+            Factor::Shown => {
+                let acr = authority.acr.as_deref().unwrap_or_default();
+                (authority.mfa, age(authority.auth_time, *now), acr)
+            }
+            Factor::Fresh { max_age, acr } => {
+                (true, i64::try_from(max_age).unwrap_or(i64::MAX), acr)
+            }
         };
         let minutes = now.secs() / 60;
         // 1 January 1970 was a Thursday.
@@ -180,7 +206,7 @@ impl<'a> Asked<'a> {
         let mut pairs = vec![
             ("mfa", Value::new_bool(mfa)),
             ("auth_age_s", Value::new_long(age)),
-            ("acr", text(authority.acr.as_deref().unwrap_or_default())),
+            ("acr", text(acr)),
             ("bound", Value::new_bool(authority.bound)),
             ("approved", Value::new_bool(facts.approved)),
             ("risk", Value::new_long(i64::from(facts.risk))),

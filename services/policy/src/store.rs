@@ -38,12 +38,9 @@ pub enum PolicyError {
     /// The operator's stored set does not compile.
     #[error("the platform's policies do not compile")]
     Platform,
-    /// An evaluation failed.
-    #[error("policy {policy} cannot be evaluated")]
-    Evaluation {
-        /// Its id.
-        policy: String,
-    },
+    /// An evaluation failed: the denial that comes of it, with the policy and the set.
+    #[error("policy {} cannot be evaluated", .0.policies.join(", "))]
+    Evaluation(Box<Decision>),
     /// The question is not one that the schema knows.
     #[error("the question is not of the schema's shape")]
     Question,

@@ -8,15 +8,17 @@ use cedar_policy::{
     Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression,
 };
 use hotcell_policy::{
-    Engine, PolicyError,
+    Engine, PolicyError, Verdict,
     engine::{PLATFORM_TEXT, ROLES_TEXT},
 };
 use hotcell_schemas::{
-    UnixMs,
+    KeyId, UnixMs,
     identity::{
+        ACR_MFA,
         Action::*,
         RoleName::{self, *},
     },
+    job::Actor,
 };
 use std::collections::{HashMap, HashSet};
 use support::{NOW, ask, output, tenant, told};
@@ -67,10 +69,12 @@ fn a_forbid_that_cannot_be_evaluated_is_a_denial_and_not_left_out() {
     // Here: no decision.
     let submit = ask(&[TenantAdmin], SubmitTranscode).with(|ask| ask.facts.source_bytes = 4096);
     let error = submit.by(&with(overflow)).unwrap_err();
-    assert!(
-        matches!(&error, PolicyError::Evaluation { policy } if policy == "acme/large"),
-        "{error}"
-    );
+    let own = with(overflow);
+    let PolicyError::Evaluation(denial) = &error else { panic!("{error}") };
+    assert_eq!((told(denial), denial.digest), (("deny", vec!["acme/large"]), own.digest()));
+    let advice = "acme/large: cannot be evaluated on this request; allowed is small sources";
+    assert_eq!(denial.advice, [advice]);
+    assert_eq!(error.to_string(), "policy acme/large cannot be evaluated");
     assert!(submit.clone().with(|ask| ask.facts.source_bytes = 0).by(&with(overflow)).is_ok());
     // Also where it would have been refused anyway, and where it has nothing to do with the action.
     assert!(submit.of("umbrella").by(&with(overflow)).is_err());
@@ -210,6 +214,45 @@ fn a_challenge_that_would_lead_nowhere_is_a_denial() {
     // STEP-06: whoever may not read is not told of it.
     let own = with(&format!("{head} @max_age(\"60\") {read} unless {{ context.mfa }};"));
     assert_eq!(told(&ask(&[], ReadJob).by(&own).unwrap()), ("deny", vec![]));
+}
+
+/// STEP-08, RFC 9470: a class of authentication is asked for where a policy looks at it, and only one
+/// that opens; a key's own second factor has one class.
+#[test]
+fn step_08_a_policy_of_a_class_of_authentication_is_challenged_for_that_class() {
+    let head = "@about(\"reading\") @step_up(\"mfa\") @max_age(\"60\")";
+    let read = "forbid (principal, action == Hotcell::Action::\"ReadJob\", resource)";
+    let one = |id: &str, values: &str, wanted: &str| {
+        format!(
+            "@id(\"{id}\") @acr_values(\"{values}\") {head} {read}
+             unless {{ context.acr == \"{wanted}\" && context.auth_age_s <= 60 }};"
+        )
+    };
+    let reader = ask(&[Viewer], ReadJob);
+    let asked = |ask: &support::Ask, text: &str| match ask.by(&with(text)).unwrap().verdict {
+        Verdict::Allow => vec!["allow".to_owned()],
+        Verdict::StepUp(step) => step.acr_values,
+        Verdict::Deny => vec!["deny".to_owned()],
+    };
+    let gold = one("own", "silver gold", "gold");
+    assert_eq!(asked(&reader, &gold), ["gold"]);
+    let shown =
+        |acr: &str| reader.clone().fresh(1).with(|ask| ask.authority.acr = Some(acr.into()));
+    assert_eq!(asked(&shown("gold"), &gold), ["allow"]);
+    assert_eq!(asked(&shown("silver"), &gold), ["gold"]);
+    // What no class that is asked for opens, no challenge is for.
+    assert_eq!(asked(&reader, &one("own", "silver", "gold")), ["deny"]);
+    let both = [gold.clone(), one("other", "platinum", "platinum")].concat();
+    assert_eq!(asked(&reader, &both), ["deny"]);
+    // Where nobody looks at the class, each will do.
+    let any = format!(
+        "@id(\"own\") @acr_values(\"silver gold\") {head} {read} unless {{ context.mfa }};"
+    );
+    assert_eq!(asked(&reader, &any), ["silver", "gold"]);
+    let key = reader.with(|ask| ask.actor = Actor::ApiKey { id: KeyId::new(1, [7; 10]) });
+    assert_eq!(asked(&key, &gold), ["deny"]);
+    assert_eq!(asked(&key, &any), ["silver", "gold"]);
+    assert_eq!(asked(&key, &one("own", ACR_MFA, ACR_MFA)), [ACR_MFA]);
 }
 
 #[test]

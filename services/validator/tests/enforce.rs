@@ -8,7 +8,7 @@ mod clip;
 #[path = "support/rig.rs"]
 mod rig;
 
-use hotcell_policy::store::LIFE_MS;
+use hotcell_policy::{Engine, store::LIFE_MS};
 use hotcell_schemas::reject::RAW_FORBIDDEN;
 use hotcell_schemas::{
     ApprovalId, BlobKey, Digest, EventKind, Job, KeyId, RejectCode, Role, UnixMs,
@@ -280,15 +280,22 @@ async fn iam_06_policies_that_do_not_compile_keep_a_job_waiting() {
     assert_eq!(waits.message.get().state, EventKind::Submitted);
     put("").await;
     assert_eq!(settled(&intake, &jobs[0]).await.state, EventKind::Validated);
-    put("@id(\"large\") @about(\"x\") forbid (principal, action, resource)
-        when { (context.source.bytes + 1) * 9223372036854775807 > 1 };")
-    .await;
+    let large = "@id(\"large\") @about(\"x\") forbid (principal, action, resource)
+        when { (context.source.bytes + 1) * 9223372036854775807 > 1 };";
+    put(large).await;
     // Past the promised life of a set in memory: that it is in force then is what is tested.
     tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
     intake.publish(&Outgoing::job(jobs[1].clone(), 0)).await.unwrap();
     let refused = settled(&intake, &jobs[1]).await;
     assert_eq!(refused.state, EventKind::Rejected);
-    assert!(refused.failure.unwrap().message.contains("acme/large"));
+    let words = "by policy acme/large; allowed: acme/large: cannot be evaluated on this request";
+    let failure = refused.failure.unwrap();
+    assert!(failure.message.contains(words), "{failure:?}");
+    // NEW-07: the refusal is a decision like any other, of this set.
+    let said = refused.decisions.last().unwrap();
+    let engine = Engine::compile(None, Some((&refused.tenant, large))).unwrap();
+    assert_eq!((said.node, said.outcome), (Role::Validator, Outcome::Denied));
+    assert_eq!((&said.policies, said.digest), (&vec!["acme/large".to_owned()], engine.digest()));
     shutdown.begin();
     validator.join_next().await.unwrap().unwrap().unwrap();
 }

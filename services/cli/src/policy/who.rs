@@ -6,11 +6,11 @@
 
 use super::{check, read_text};
 use crate::{fail::Fail, print};
-use hotcell_policy::{Decision, Engine, Facts, Question, Verdict, Who};
+use hotcell_policy::{Decision, Engine, Facts, PolicyError, Question, Verdict, Who};
 use hotcell_schemas::{
     DestinationName, Digest, Plan, TenantId,
     destination::{self, STORE},
-    identity::{Action, Authority, RoleName},
+    identity::{ACR_MFA, Action, Authority, RoleName},
     job::Actor,
     plan::Sniffed,
 };
@@ -67,6 +67,7 @@ impl WhoArgs {
             roles: self.roles.iter().copied().collect(),
             mfa: self.mfa,
             auth_time: self.mfa.then_some(now),
+            acr: self.mfa.then(|| ACR_MFA.to_owned()),
             ..Authority::default()
         };
         let actor =
@@ -80,10 +81,12 @@ impl WhoArgs {
                 facts: &facts,
                 now,
             };
-            let decided = engine.decide(&question);
-            decided
-                .map(|decision| (action, decision))
-                .map_err(|error| Fail::failed(format!("refused: {action}: {error}")))
+            match engine.decide(&question) {
+                Ok(decision) => Ok((action, decision)),
+                // What the nodes make of it.
+                Err(PolicyError::Evaluation(denial)) => Ok((action, *denial)),
+                Err(error) => Err(Fail::failed(format!("refused: {action}: {error}"))),
+            }
         };
         let decisions = ACTIONS.into_iter().map(decide).collect::<Result<_, _>>()?;
         Ok(Some(Said { digest: engine.digest(), destination: facts.destination, decisions }))
