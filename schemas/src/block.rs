@@ -1,15 +1,22 @@
-//! Blocks: a principal that is stopped while people look, whatever credential it shows.
+//! Blocks: a principal that is stopped while people look, whatever credential it shows; or, with a
+//! lower risk, is told to policies and stopped by nobody.
 //!
 //! Promises: a block reaches every key that the blocked made, and each that was rotated from one of
 //! its keys, because they are the same person (see [`crate::approval`]); one that is repeated never
-//! ends earlier than it did. Refuses to grow: a list has a bound, and what has ended leaves it. Pure.
+//! ends earlier than it did, and none makes another's risk lower. Refuses to grow: a list has a
+//! bound, and what has ended leaves it; risks take no room from stops. Pure.
 
 use crate::{BlockId, KeyId, TenantId, UnixMs, job::Actor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
-/// Blocks of one tenant at most, of its own and of the operator's each: at their largest a list is
-/// under the broker's 256 KiB.
+/// Principals of one tenant that are stopped at most, by its own people and by the operator's each:
+/// at their largest, with [`RISKS_MAX`], a list is under the broker's 256 KiB.
 pub const BLOCKS_MAX: usize = 64;
+
+/// Records of a lower risk at most, of each side. They have a bound of their own: whatever raises
+/// risks without end leaves room to stop somebody.
+pub const RISKS_MAX: usize = 48;
 
 /// Longest reason, in characters.
 pub const REASON_CHARS_MAX: usize = 200;
@@ -29,7 +36,58 @@ pub fn operators_key(tenant: &TenantId) -> String {
     format!("blocks.{tenant}")
 }
 
-/// One block.
+/// How far a principal is trusted while a record stands: 1 to 3 is what policies see as
+/// `context.risk`, 4 is a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Risk(u8);
+
+impl Risk {
+    /// The principal gets nothing. What a record is that does not say.
+    pub const STOP: Self = Self(4);
+
+    /// The highest that stops nobody: what is assumed where it cannot be told.
+    pub const HIGHEST: Self = Self(3);
+
+    /// Whether it is a stop.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        *self == Self::STOP
+    }
+}
+
+impl Default for Risk {
+    fn default() -> Self {
+        Self::STOP
+    }
+}
+
+impl fmt::Display for Risk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// No risk: it is 1 to 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a risk is 1 to 4")]
+pub struct NoRisk;
+
+impl TryFrom<u8> for Risk {
+    type Error = NoRisk;
+
+    fn try_from(risk: u8) -> Result<Self, NoRisk> {
+        if (1..=Self::STOP.0).contains(&risk) { Ok(Self(risk)) } else { Err(NoRisk) }
+    }
+}
+
+impl From<Risk> for u8 {
+    fn from(risk: Risk) -> Self {
+        risk.0
+    }
+}
+
+/// One block, or one risk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockRecord {
@@ -39,6 +97,9 @@ pub struct BlockRecord {
     pub tenant: TenantId,
     /// Who is blocked.
     pub principal: Actor,
+    /// How high its risk is; a stop when absent.
+    #[serde(default, skip_serializing_if = "Risk::is_stop")]
+    pub risk: Risk,
     /// Why, for who administers the tenant.
     pub reason: String,
     /// Who blocked; the operator's command line when absent.
@@ -60,6 +121,17 @@ impl BlockRecord {
     pub fn stands(&self, now: UnixMs) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+
+    /// It as one text, for the evidence. What it says of the principal comes last, because that is
+    /// the principal's to choose.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let (id, principal) = (&self.id, text_of(&self.principal));
+        match self.risk {
+            Risk::STOP => format!("{id} {principal}"),
+            Risk(risk) => format!("{id} risk {risk} of {principal}"),
+        }
+    }
 }
 
 /// Blocks of one tenant: bucket `blocks`, key `<tenant>`, by whoever may in the API; bucket
@@ -73,8 +145,14 @@ pub struct BlockList {
 
 /// As many stand as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{BLOCKS_MAX} principals of the tenant are blocked: release some first")]
-pub struct Full;
+pub enum Full {
+    /// Stops.
+    #[error("{BLOCKS_MAX} principals of the tenant are blocked: release some first")]
+    Stops,
+    /// Lower risks.
+    #[error("{RISKS_MAX} risks of the tenant's principals are raised: lift some first")]
+    Risks,
+}
 
 /// Whether two are the same principal. The name in a login is its owner's to choose, its key is not.
 #[must_use]
@@ -86,17 +164,29 @@ pub fn same(one: &Actor, other: &Actor) -> bool {
 }
 
 impl BlockList {
-    /// The block that stands against any of `actors`.
-    #[must_use]
-    pub fn against(&self, actors: &[Actor], now: UnixMs) -> Option<&BlockRecord> {
-        let hits = |block: &&BlockRecord| {
-            block.stands(now) && actors.iter().any(|actor| same(actor, &block.principal))
-        };
-        self.blocks.iter().find(hits)
+    /// Those that stop somebody now.
+    pub fn stops(&self, now: UnixMs) -> impl Iterator<Item = &BlockRecord> {
+        self.blocks.iter().filter(move |block| block.risk.is_stop() && block.stands(now))
     }
 
-    /// The list with `new`, what has ended left out; and the block as it is then. Where the same side
-    /// has blocked that principal already, its block stays, with the later end of the two.
+    /// Those that stand now and stop nobody.
+    pub fn risks(&self, now: UnixMs) -> impl Iterator<Item = &BlockRecord> {
+        self.blocks.iter().filter(move |block| !block.risk.is_stop() && block.stands(now))
+    }
+
+    /// The stop that stands against any of `actors`. Lower risks are none.
+    #[must_use]
+    pub fn against(&self, actors: &[Actor], now: UnixMs) -> Option<&BlockRecord> {
+        self.stops(now).find(|block| actors.iter().any(|actor| same(actor, &block.principal)))
+    }
+
+    /// The list with `new`, what has ended left out; and the record as it is then.
+    ///
+    /// One side, one principal and one risk are one record: repeated, it keeps its id and its
+    /// begin, and gets the later end of the two. Another risk of the same principal is another
+    /// record beside it, with its own end, and the highest that stands is in force: so a stop for
+    /// an hour leaves a risk without end as it was, and is itself over in an hour. Nothing that is
+    /// added makes a risk lower, or a record end earlier; whoever wants that lifts it.
     ///
     /// # Errors
     /// [`Full`].
@@ -104,15 +194,23 @@ impl BlockList {
         let stands = |block: &&BlockRecord| block.stands(new.at);
         let mut blocks: Vec<_> = self.blocks.iter().filter(stands).cloned().collect();
         let own = |block: &BlockRecord| block.by_operator == new.by_operator;
-        let known = blocks.iter_mut().find(|it| own(it) && same(&it.principal, &new.principal));
+        let known = blocks
+            .iter_mut()
+            .find(|it| own(it) && it.risk == new.risk && same(&it.principal, &new.principal));
         if let Some(known) = known {
             known.until = known.until.zip(new.until).map(|(one, other)| one.max(other));
             known.reason = new.reason;
             let block = known.clone();
             return Ok((Self { blocks }, block));
         }
-        if blocks.iter().filter(|block| own(block)).count() >= BLOCKS_MAX {
-            return Err(Full);
+        let is_stop = new.risk.is_stop();
+        let (most, full) = match is_stop {
+            true => (BLOCKS_MAX, Full::Stops),
+            false => (RISKS_MAX, Full::Risks),
+        };
+        let alike = blocks.iter().filter(|it| own(it) && it.risk.is_stop() == is_stop);
+        if alike.count() >= most {
+            return Err(full);
         }
         blocks.push(new.clone());
         Ok((Self { blocks }, new))
@@ -200,16 +298,20 @@ pub struct BlockRequest {
     /// It ends by itself after this long; it stands until it is lifted when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_secs: Option<u64>,
+    /// 1 to 3 stops nobody and is told to policies; 4, and when absent, is a stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<u8>,
 }
 
-/// What a request for a block must keep.
+/// What a request for a block must keep; the risk that it asks for.
 ///
 /// # Errors
 /// Field and rule.
 pub fn check(
     reason: &str,
     expires_in_secs: Option<u64>,
-) -> Result<(), (&'static str, &'static str)> {
+    risk: Option<u8>,
+) -> Result<Risk, (&'static str, &'static str)> {
     let chars = reason.chars().count();
     if reason.trim().is_empty() || chars > REASON_CHARS_MAX || reason.chars().any(char::is_control)
     {
@@ -218,7 +320,8 @@ pub fn check(
     if expires_in_secs.is_some_and(|secs| !(1..=EXPIRES_SECS_MAX).contains(&secs)) {
         return Err(("expiresInSecs", "must be 1 to 31536000"));
     }
-    Ok(())
+    let risk = risk.map_or(Ok(Risk::STOP), Risk::try_from);
+    risk.map_err(|NoRisk| ("risk", "must be 1 to 4, of which 4 stops"))
 }
 
 /// A principal as one text, for people and for the evidence.
@@ -229,109 +332,5 @@ pub fn text_of(actor: &Actor) -> String {
         Actor::NatsLogin { user, .. } => format!("login {user}"),
         Actor::User { issuer, subject } => format!("person {subject} of {issuer}"),
         Actor::Service { issuer, client } => format!("program {client} of {issuer}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: UnixMs = UnixMs(1_000_000);
-
-    fn ana() -> Actor {
-        Actor::User { issuer: "https://id.example".to_owned(), subject: "ana".to_owned() }
-    }
-
-    fn key(n: u8) -> Actor {
-        Actor::ApiKey { id: KeyId::new(1, [n; 10]) }
-    }
-
-    fn block(n: u8, principal: Actor, until: Option<u64>) -> BlockRecord {
-        BlockRecord {
-            id: BlockId::new(1, [n; 10]),
-            tenant: "acme".parse().unwrap(),
-            principal,
-            reason: "why".to_owned(),
-            by: None,
-            by_operator: false,
-            at: NOW,
-            until: until.map(UnixMs),
-        }
-    }
-
-    #[test]
-    fn iam_21_a_block_stands_until_its_end_and_against_that_principal_alone() {
-        let list = BlockList { blocks: vec![block(1, ana(), Some(NOW.0 + 10))] };
-        let at = |actors: &[Actor], ms: u64| list.against(actors, UnixMs(NOW.0 + ms)).is_some();
-        assert!(at(&[ana()], 0) && at(&[key(1), ana()], 9));
-        assert!(!at(&[ana()], 10), "it has ended");
-        assert!(!at(&[key(1)], 0) && !at(&[], 0));
-        let other = Actor::User { issuer: "https://id.other".to_owned(), subject: "ana".into() };
-        let program = Actor::Service { issuer: "https://id.example".into(), client: "ana".into() };
-        assert!(!at(&[other, program], 0), "a name of another kind or issuer is another's");
-        let login =
-            |user: &str, name: &str| Actor::NatsLogin { user: user.into(), name: name.into() };
-        assert!(
-            same(&login("U1", "a"), &login("U1", "b"))
-                && !same(&login("U1", "a"), &login("U2", "a"))
-        );
-    }
-
-    #[test]
-    fn iam_21_repeating_a_block_never_shortens_it_and_the_list_is_bounded() {
-        let list = BlockList { blocks: vec![block(1, ana(), Some(NOW.0 + 50))] };
-        let ends = |list: &BlockList, until: Option<u64>| {
-            let (list, block) = list.with(block(2, ana(), until)).unwrap();
-            assert_eq!((list.blocks.len(), &block.id), (1, &BlockId::new(1, [1; 10])));
-            (list, block.until.map(|until| until.0))
-        };
-        assert_eq!(ends(&list, Some(NOW.0 + 1)).1, Some(NOW.0 + 50));
-        assert_eq!(ends(&list, Some(NOW.0 + 99)).1, Some(NOW.0 + 99));
-        let (forever, end) = ends(&list, None);
-        assert_eq!(end, None);
-        assert_eq!(ends(&forever, Some(NOW.0 + 1)).1, None);
-        // The operator's is another, and lifting one leaves the other.
-        let operators = BlockRecord { by_operator: true, ..block(3, ana(), None) };
-        let (both, _) = list.with(operators).unwrap();
-        assert_eq!(both.blocks.len(), 2);
-        let rest = both.without(&BlockId::new(1, [1; 10]));
-        assert!(rest.against(&[ana()], NOW).unwrap().by_operator);
-        // A full list takes one more when one has ended, and what is in it can still be repeated.
-        let many = (0..BLOCKS_MAX)
-            .map(|n| block(u8::try_from(n).unwrap(), key(u8::try_from(n).unwrap()), None));
-        let mut full = BlockList { blocks: many.collect() };
-        assert_eq!(full.with(block(99, ana(), None)), Err(Full));
-        assert!(full.with(block(99, key(7), None)).is_ok());
-        full.blocks[0].until = Some(NOW);
-        let (after, _) = full.with(block(99, ana(), None)).unwrap();
-        assert_eq!(after.blocks.len(), BLOCKS_MAX);
-        assert!(after.against(&[key(0)], NOW).is_none());
-    }
-
-    #[test]
-    fn what_names_nobody_is_refused() {
-        let check = |request: PrincipalRequest, field: &str| {
-            assert_eq!(request.actor().unwrap_err().0, field);
-        };
-        let user = |issuer: &str, subject: &str| PrincipalRequest::User {
-            issuer: issuer.to_owned(),
-            subject: subject.to_owned(),
-        };
-        check(user("", "ana"), "principal.issuer");
-        check(user("https://id.example", "a\nb"), "principal.subject");
-        check(user("https://id.example", &"x".repeat(256)), "principal.subject");
-        for bad in ["", "UX", &"U".repeat(57), &format!("A{}", "A".repeat(55))] {
-            let login = PrincipalRequest::NatsLogin { user: bad.to_owned(), name: String::new() };
-            check(login, "principal.user");
-        }
-        assert_eq!(user("https://id.example", "ana").actor(), Ok(ana()));
-        let rule = |reason: &str, secs| super::check(reason, secs).map_err(|it| it.0);
-        assert_eq!(rule("token stolen", None), Ok(()));
-        for bad in ["", "  ", "a\u{1b}[2J", &"x".repeat(201)] {
-            assert_eq!(rule(bad, None), Err("reason"));
-        }
-        for bad in [0, EXPIRES_SECS_MAX + 1] {
-            assert_eq!(rule("x", Some(bad)), Err("expiresInSecs"));
-        }
     }
 }

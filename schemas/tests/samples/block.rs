@@ -3,7 +3,7 @@
 use super::{T0, key_id, rest::Look, tenant};
 use hotcell_schemas::{
     BlockId,
-    block::{BlockList, BlockRecord, BlockRequest, PrincipalRequest},
+    block::{BlockList, BlockRecord, BlockRequest, PrincipalRequest, Risk},
     job::Actor,
     records::AuditAct,
 };
@@ -29,6 +29,7 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         id: id(),
         tenant: tenant(),
         principal: ana(),
+        risk: Risk::STOP,
         reason: "token stolen".to_owned(),
         by: Some(Actor::ApiKey { id: key_id() }),
         by_operator: false,
@@ -36,7 +37,8 @@ pub(crate) fn at_rest(eye: &mut impl Look) {
         until: Some(T0.plus_ms(3_600_000)),
     };
     let operators = BlockRecord { by: None, by_operator: true, until: None, ..own.clone() };
-    eye.look("blocks", &BlockList { blocks: vec![own, operators] });
+    let raised = BlockRecord { risk: Risk::HIGHEST, ..own.clone() };
+    eye.look("blocks", &BlockList { blocks: vec![own, operators, raised] });
 }
 
 /// The bodies.
@@ -45,13 +47,14 @@ pub(crate) fn http(eye: &mut impl Look) {
     let (issuer, subject) = ("https://id.example".to_owned(), "ana".to_owned());
     let person = PrincipalRequest::User { issuer: issuer.clone(), subject };
     let login = PrincipalRequest::NatsLogin { user: LOGIN.to_owned(), name: "app".to_owned() };
-    for (name, principal, expires_in_secs) in [
-        ("block.user", person, Some(3600)),
-        ("block.key", PrincipalRequest::ApiKey { id: key_id() }, None),
-        ("block.login", login, None),
-        ("block.service", PrincipalRequest::Service { issuer, client: "ci".to_owned() }, None),
+    let service = PrincipalRequest::Service { issuer, client: "ci".to_owned() };
+    for (name, principal, expires_in_secs, risk) in [
+        ("block.user", person, Some(3600), None),
+        ("block.key", PrincipalRequest::ApiKey { id: key_id() }, None, Some(2)),
+        ("block.login", login, None, None),
+        ("block.service", service, None, None),
     ] {
         let reason = reason.clone();
-        eye.look(name, &BlockRequest { principal, reason, expires_in_secs });
+        eye.look(name, &BlockRequest { principal, reason, expires_in_secs, risk });
     }
 }

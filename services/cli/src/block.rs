@@ -1,5 +1,5 @@
-//! `hotcell block add|list|remove`: principals that are stopped, by who administers their tenant
-//! through the API, or with `--tenant` by the operator.
+//! `hotcell block add|list|remove`: principals that are stopped, or whose risk is raised, by who
+//! administers their tenant through the API, or with `--tenant` by the operator.
 //!
 //! Promises: what the operator does is in the evidence log before it has any effect, and needs no
 //! API: nobody can lock everybody out. Refuses a tenant that is not there, and a key that is
@@ -15,7 +15,7 @@ use crate::{
 use hotcell_policy::Blocks;
 use hotcell_schemas::{
     BlockId, KeyId, TenantId, UnixMs,
-    block::{BlockList, BlockRecord, PrincipalRequest, check, operators_key, text_of},
+    block::{BlockList, BlockRecord, BlockRequest, PrincipalRequest, Risk, check, operators_key},
     job::Actor,
     records::{AuditAct, KeyRecord, TenantRecord},
 };
@@ -47,15 +47,20 @@ pub(crate) struct Who {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum BlockCommand {
-    /// Stop a principal within a second, whatever credential it shows.
+    /// Stop a principal within a second, whatever credential it shows; or only raise its risk.
     #[command(after_help = "Examples:
   hotcell block add --key 0193a0f0c0de7000800000000000beef --reason 'seen in a public repository'
   hotcell block add --person ana --issuer https://sso.example.com/realms/video \\
     --reason 'laptop stolen' --expires-secs 3600
   hotcell block add --key 0193a0f0c0de7000800000000000beef --reason x --tenant acme   (the operator)
+  hotcell block add --person ana --issuer https://sso.example.com/realms/video \\
+    --reason 'signed in from two countries' --risk 2
 
 What waits of its jobs ends with `identity_blocked`; what runs may end. A release asks for a second
-factor, a block does not. What the operator blocks, only the operator releases.")]
+factor, a block does not. What the operator blocks, only the operator releases.
+
+With --risk 1 to 3 nobody is stopped: policies see the number as context.risk, and from 2 on each
+request of the principal asks for a second factor, or for an approval from who has none.")]
     Add {
         #[command(flatten)]
         who: Who,
@@ -65,6 +70,10 @@ factor, a block does not. What the operator blocks, only the operator releases."
         /// Why, for who administers the tenant; whoever is blocked is not told.
         #[arg(long)]
         reason: String,
+        /// 1 to 3 stops nobody and is told to policies; 4 stops.
+        #[arg(long, value_name = "1-4", default_value_t = 4,
+            value_parser = clap::value_parser!(u8).range(1..=4))]
+        risk: u8,
         /// It ends by itself after this long, in seconds.
         #[arg(long, value_name = "SECS")]
         expires_secs: Option<u64>,
@@ -72,13 +81,13 @@ factor, a block does not. What the operator blocks, only the operator releases."
         #[arg(long)]
         tenant: Option<TenantId>,
     },
-    /// List who is stopped.
+    /// List who is stopped, and whose risk is raised.
     List {
         /// As the installation's operator, in this tenant, without the API.
         #[arg(long)]
         tenant: Option<TenantId>,
     },
-    /// Release a principal.
+    /// Release a principal, or lift the risk that one record gave it.
     Remove {
         /// The block's id.
         id: BlockId,
@@ -108,22 +117,13 @@ impl Who {
 /// Runs one of them.
 pub(crate) async fn run(data: &Path, command: BlockCommand, as_json: bool) -> Result<(), Fail> {
     match command {
-        BlockCommand::Add { who, issuer, reason, expires_secs, tenant } => {
+        BlockCommand::Add { who, issuer, reason, risk, expires_secs: expires_in_secs, tenant } => {
             let principal = who.principal(issuer);
+            let risk = Some(risk).filter(|risk| *risk != u8::from(Risk::STOP));
+            let asked = BlockRequest { principal, reason, expires_in_secs, risk };
             let block = match tenant {
-                None => {
-                    let mut body = json!({ "principal": principal, "reason": reason });
-                    if let (Some(members), Some(secs)) = (body.as_object_mut(), expires_secs) {
-                        members.insert("expiresInSecs".to_owned(), json!(secs));
-                    }
-                    Api::find(data)?.post("/v1/blocks", &body).await?
-                }
-                Some(tenant) => {
-                    let usage = |(field, rule)| Fail::usage(format!("{field} {rule}"));
-                    check(&reason, expires_secs).map_err(usage)?;
-                    let principal = principal.actor().map_err(usage)?;
-                    shown(&add(data, tenant, principal, reason, expires_secs).await?)
-                }
+                None => Api::find(data)?.post("/v1/blocks", &asked).await?,
+                Some(tenant) => shown(&add(data, tenant, asked).await?),
             };
             said(&block, "blocked", as_json);
         }
@@ -174,8 +174,7 @@ async fn is_of(bus: &Bus, tenant: &TenantId, principal: &Actor) -> Result<(), Fa
 
 /// The record of the act, before the act.
 async fn told(bus: &Bus, action: &str, block: &BlockRecord) -> Result<(), Fail> {
-    let target = format!("{} {}", block.id, text_of(&block.principal));
-    let act = AuditAct::Admin { action: action.to_owned(), target };
+    let act = AuditAct::Admin { action: action.to_owned(), target: block.text() };
     let id = format!("admin-{}", hex::encode(clock::random::<16>()));
     let out = Outgoing::audit(Some(&block.tenant), act, id);
     bus.publish(&out).await.or_fail("not done, because the log does not take the record")?;
@@ -183,20 +182,18 @@ async fn told(bus: &Bus, action: &str, block: &BlockRecord) -> Result<(), Fail> 
 }
 
 /// The operator blocks: in the bucket that no running service writes.
-async fn add(
-    data: &Path,
-    tenant: TenantId,
-    principal: Actor,
-    reason: String,
-    expires_secs: Option<u64>,
-) -> Result<BlockRecord, Fail> {
+async fn add(data: &Path, tenant: TenantId, asked: BlockRequest) -> Result<BlockRecord, Fail> {
+    let usage = |(field, rule)| Fail::usage(format!("{field} {rule}"));
+    let BlockRequest { principal, reason, expires_in_secs, risk } = asked;
+    let risk = check(&reason, expires_in_secs, risk).map_err(usage)?;
+    let principal = principal.actor().map_err(usage)?;
     let (bus, now) = (connect(data).await?, clock::now());
     is_there(&bus, &tenant).await?;
     is_of(&bus, &tenant, &principal).await?;
-    let until = expires_secs.map(|secs| now.plus_ms(secs.saturating_mul(1000)));
-    let id = BlockId::new(now.0, clock::random());
+    let until = expires_in_secs.map(|secs| now.plus_ms(secs.saturating_mul(1000)));
+    let (id, by_operator) = (BlockId::new(now.0, clock::random()), true);
     let new =
-        BlockRecord { id, tenant, principal, reason, by: None, by_operator: true, at: now, until };
+        BlockRecord { id, tenant, principal, risk, reason, by: None, by_operator, at: now, until };
     told(&bus, "identity_blocked", &new).await?;
     let (bucket, key) = (bus.bucket("platform"), operators_key(&new.tenant));
     for _ in 0..TRIES_MAX {
@@ -237,6 +234,7 @@ fn shown(block: &BlockRecord) -> Value {
     json!({
         "id": block.id,
         "principal": principal(&block.principal),
+        "risk": block.risk,
         "reason": block.reason,
         "by": block.by.as_ref().map(principal),
         "byOperator": block.by_operator,
@@ -274,6 +272,12 @@ fn text(block: &Value, name: &str) -> String {
     block.get(name).and_then(Value::as_str).unwrap_or("-").to_owned()
 }
 
+/// The risk of a record of an answer; an installation of before knows stops alone.
+fn risk_of(block: &Value) -> Risk {
+    let risk = block.get("risk").and_then(|risk| serde_json::from_value(risk.clone()).ok());
+    risk.unwrap_or_default()
+}
+
 fn said(block: &Value, done: &str, as_json: bool) {
     if as_json {
         print::json(block);
@@ -283,20 +287,29 @@ fn said(block: &Value, done: &str, as_json: bool) {
         until if done == "blocked" && until != "-" => format!(" until {until}"),
         _ => String::new(),
     };
-    print::line(format!("{done} {}{end}: {}", name_of(block.get("principal")), text(block, "id")));
+    let (name, id) = (name_of(block.get("principal")), text(block, "id"));
+    print::line(match (risk_of(block), done) {
+        (Risk::STOP, _) => format!("{done} {name}{end}: {id}"),
+        (risk, "blocked") => format!("risk {risk}{end} of {name}: {id}"),
+        (risk, _) => format!("lifted risk {risk} of {name}: {id}"),
+    });
 }
 
 fn list(blocks: &[Value], as_json: bool) {
     if as_json {
         print::json(&blocks);
     } else if blocks.is_empty() {
-        print::line("nobody is blocked");
+        print::line("nobody is blocked, and nobody's risk is raised");
     } else {
-        let heading = ["id", "who", "by", "since", "until", "reason"];
+        let heading = ["id", "who", "risk", "by", "since", "until", "reason"];
         let row = |block: &Value| {
             vec![
                 text(block, "id"),
                 name_of(block.get("principal")),
+                match risk_of(block) {
+                    Risk::STOP => "stopped".to_owned(),
+                    risk => risk.to_string(),
+                },
                 name_of(block.get("by").filter(|by| !by.is_null())),
                 text(block, "at"),
                 text(block, "until"),

@@ -1,9 +1,10 @@
-//! Blocks: a principal of the tenant is stopped while people look, and released by people.
+//! Blocks: a principal of the tenant is stopped while people look, and released by people; or its risk
+//! is raised, which policies see and which by itself stops nobody.
 //!
 //! Promises: whoever is blocked gets nothing through any door, whatever credential it shows, within
 //! a second on every replica; each change is recorded before it is made. Refuses: to block oneself,
-//! or whoever made one's key; to block by a name that nobody comes by; to let a tenant block a key of the operator's, or lift a block of the
-//! operator's; to take a list that cannot be read for an empty one. Repeating a block lengthens it
+//! or whoever made one's key, and to lift one's own risk; to block by a name that nobody comes by; to
+//! let a tenant block a key of the operator's, or lift a block of the operator's; to take a list that cannot be read for an empty one. Repeating a block lengthens it
 //! at most, repeating a release finds nothing.
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 use hotcell_policy::{Lineage, lineage};
 use hotcell_schemas::{
     BlockId, TenantId, UnixMs,
-    block::{self, BlockList, BlockRecord, BlockRequest, same, text_of},
+    block::{self, BlockList, BlockRecord, BlockRequest, same},
     identity::RoleName,
     job::Actor,
     records::AuditAct,
@@ -47,6 +48,14 @@ pub(crate) enum Standing {
     Blocked(BlockId),
     /// Some are blocked, and who made its key cannot be followed.
     Unknown,
+}
+
+/// The risk of `who` below a stop, as policies are told it.
+///
+/// # Errors
+/// The records cannot be read.
+pub(crate) async fn risk(app: &App, who: &Principal) -> Result<u8, KvError> {
+    app.blocks.risk((who.tenant(), who.actor()), &app.auth, None).await
 }
 
 /// Whether `who` is blocked.
@@ -115,6 +124,7 @@ fn show(block: &BlockRecord) -> Value {
     json!({
         "id": block.id,
         "principal": view::actor(&block.principal),
+        "risk": block.risk,
         "reason": block.reason,
         "by": block.by.as_ref().map(view::actor),
         "byOperator": block.by_operator,
@@ -135,8 +145,8 @@ pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Probl
     Ok(Reply::new(200, json!({ "blocks": all })))
 }
 
-/// `POST /v1/blocks`: stops a principal. One that is blocked already keeps its block, with the later
-/// end of the two.
+/// `POST /v1/blocks`: stops a principal, or raises its risk. One that is blocked with the same risk
+/// already keeps its block, with the later end of the two.
 ///
 /// # Errors
 /// 400 and 422 naming the field, an issuer that is none of ours among them; 403 for oneself, and for a
@@ -144,7 +154,8 @@ pub async fn list(app: Arc<App>, who: Principal, _: Call) -> Result<Reply, Probl
 pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let request: BlockRequest = json::parse(&call.body)?;
     let refuse = |(field, rule): (&str, &str)| Problem::field(Kind::Unprocessable, field, rule);
-    block::check(&request.reason, request.expires_in_secs).map_err(refuse)?;
+    let risk = block::check(&request.reason, request.expires_in_secs, request.risk);
+    let risk = risk.map_err(refuse)?;
     let principal = request.principal.actor().map_err(refuse)?;
     may_stop(&app, &who, &call, &principal).await?;
     let now = clock::now();
@@ -152,6 +163,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         id: BlockId::new(now.0, clock::random()),
         tenant: who.tenant().clone(),
         principal,
+        risk,
         reason: request.reason,
         by: Some(who.actor().clone()),
         by_operator: is_operator(&who),
@@ -167,8 +179,7 @@ pub async fn create(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
             return Ok(Reply::new(200, show(&block)));
         }
         if !told {
-            let target = format!("{} {}", block.id, text_of(&block.principal));
-            gate::change(&app, &who, &call, "identity_blocked", &target).await?;
+            gate::change(&app, &who, &call, "identity_blocked", &block.text()).await?;
             told = true;
         }
         if written(&app, &who, &after, revision).await? {
@@ -191,9 +202,7 @@ async fn may_stop(
     call: &Call,
     principal: &Actor,
 ) -> Result<(), Problem> {
-    let own = lineage(who.actor(), &app.auth).await.map_err(|error| store_problem(&error))?;
-    let Lineage::All(own) = own else { return Err(unfollowed()) };
-    if own.iter().any(|actor| same(actor, principal)) {
+    if is_self(app, who, principal).await? {
         gate::overruled(app, who, call, SELF_BLOCK);
         let detail = "nobody blocks itself, or whoever made its key: it could not take it back";
         return Err(Problem::new(Kind::Forbidden, detail));
@@ -215,6 +224,13 @@ async fn may_stop(
         return Err(Problem::new(Kind::Forbidden, "a key of the operator's is the operator's"));
     }
     Ok(())
+}
+
+/// Whether `principal` is `who`, or whoever made its key.
+async fn is_self(app: &App, who: &Principal, principal: &Actor) -> Result<bool, Problem> {
+    let own = lineage(who.actor(), &app.auth).await.map_err(|error| store_problem(&error))?;
+    let Lineage::All(own) = own else { return Err(unfollowed()) };
+    Ok(own.iter().any(|actor| same(actor, principal)))
 }
 
 async fn look(app: &App, who: &Principal) -> Result<(BlockList, u64), Problem> {
@@ -240,10 +256,11 @@ async fn written(
     }
 }
 
-/// `DELETE /v1/blocks/{id}`: releases a principal.
+/// `DELETE /v1/blocks/{id}`: releases a principal, or lifts the risk that one record gave it.
 ///
 /// # Errors
-/// 403 for a block of the operator's; 404 for one that has ended, and one of another tenant; 503.
+/// 403 for a block of the operator's, and for one's own risk; 404 for one that has ended, and one of
+/// another tenant; 503.
 pub async fn remove(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let gone = || Problem::not_found("there is no such block");
     let id: BlockId = call.id.parse().map_err(|_| gone())?;
@@ -259,8 +276,13 @@ pub async fn remove(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, 
         let detail = "the operator has blocked this principal, and releases it on the command line";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    let target = format!("{} {}", block.id, text_of(&block.principal));
-    gate::change(&app, &who, &call, "identity_unblocked", &target).await?;
+    // Only of a risk: who is stopped does not come here.
+    if is_self(&app, &who, &block.principal).await? {
+        gate::overruled(&app, &who, &call, SELF_BLOCK);
+        let detail = "nobody lifts its own risk, or that of whoever made its key: another does";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    gate::change(&app, &who, &call, "identity_unblocked", &block.text()).await?;
     for _ in 0..WRITES_MAX {
         let (before, revision) = look(&app, &who).await?;
         if written(&app, &who, &before.without(&id), revision).await? {

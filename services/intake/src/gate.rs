@@ -1,10 +1,12 @@
-//! The gate: policy decides before anything is done. Promises: a tenant that is suspended is not
-//! served, nor a principal that is blocked; what cannot be decided is refused; every denial and challenge is on its way to the audit
-//! log, within bounds; a change is recorded before it is made, and so is a read of evidence or of
-//! an output. Refuses: to answer a program that cannot step up with a challenge that it cannot meet.
+//! The gate: policy decides before anything is done, and is told the principal's risk each time.
+//!
+//! Promises: a tenant that is suspended is not served, nor a principal that is blocked; what cannot
+//! be decided is refused; every denial and challenge is on its way to the audit log, within bounds;
+//! a change is recorded before it is made, and so is a read of evidence or of an output. Refuses:
+//! to answer a program that cannot step up with a challenge that it cannot meet.
 
 use crate::{
-    app::{App, Call},
+    app::{App, Call, store_problem},
     approvals,
     auth::{AuthError, Principal},
     blocks, opa,
@@ -38,7 +40,7 @@ pub struct Ask<'a> {
     pub action: Action,
     /// On what: a route and an id, never a URL.
     pub target: &'a str,
-    /// What is known.
+    /// What is known beside the principal's risk, which the gate asks for itself.
     pub facts: &'a Facts,
 }
 
@@ -111,6 +113,9 @@ pub fn target(route: &Route, call: &Call) -> String {
 /// 401 `step-up-required`, 403 `approval-required`, 403 `forbidden`; 503 when nothing can be decided
 /// or recorded.
 pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, Problem> {
+    let risk = blocks::risk(app, who).await.map_err(|error| store_problem(&error))?;
+    let facts = Facts { risk, ..ask.facts.clone() };
+    let ask = &Ask { facts: &facts, ..*ask };
     let decision = match decide(app, who, ask).await {
         Ok(decision) => decision,
         Err(error) => return Err(undecided(app, who, ask, &error)),
@@ -148,7 +153,9 @@ pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, 
 /// Whether policy permits it, or would with stronger authentication or an approval. Nothing comes of
 /// asking, and what cannot be decided is left to [`pass`].
 pub async fn may_open(app: &App, who: &Principal, ask: &Ask<'_>) -> bool {
-    let decision = decide(app, who, ask).await;
+    let Ok(risk) = blocks::risk(app, who).await else { return true };
+    let facts = Facts { risk, ..ask.facts.clone() };
+    let decision = decide(app, who, &Ask { facts: &facts, ..*ask }).await;
     !decision.is_ok_and(|decision| decision.verdict == Verdict::Deny)
 }
 

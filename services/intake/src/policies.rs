@@ -8,7 +8,7 @@
 use crate::{
     app::{App, Call, Reply, store_problem},
     auth::Principal,
-    gate, json,
+    blocks, gate, json,
     problem::{Kind, Problem},
     transcodes, view,
 };
@@ -216,7 +216,8 @@ pub async fn one_version(app: Arc<App>, who: Principal, call: Call) -> Result<Re
 pub async fn explain(app: Arc<App>, who: Principal, call: Call) -> Result<Reply, Problem> {
     let asked: ExplainRequest = json::parse(&call.body)?;
     let body = asked.request.to_string();
-    let (_, _, facts) = transcodes::compiled(&app, &who, body.as_bytes()).await?;
+    let (_, _, mut facts) = transcodes::compiled(&app, &who, body.as_bytes()).await?;
+    facts.risk = blocks::risk(&app, &who).await.map_err(|error| store_problem(&error))?;
     let now = clock::now();
     let mut authority = who.authority().clone();
     if let Some(roles) = asked.roles {
@@ -240,6 +241,7 @@ pub async fn explain(app: Arc<App>, who: Principal, call: Call) -> Result<Reply,
             "sourceBytes": facts.source_bytes,
             "destination": facts.destination,
             "priority": facts.priority,
+            "risk": facts.risk,
         },
     });
     Ok(Reply::new(200, result))

@@ -19,7 +19,7 @@ use hotcell_e2e::idp::{AUDIENCE, ProofKey};
 use hotcell_nats_config::{Login, Terms, key_id_of, testing::NOW};
 use hotcell_schemas::{
     BlockId, Digest, Role, UnixMs,
-    block::{BlockList, BlockRecord, operators_key},
+    block::{BlockList, BlockRecord, Risk, operators_key},
     identity::RoleName,
     job::Actor,
     records::{KeyRecord, TenantRecord},
@@ -393,6 +393,7 @@ async fn iam_21_nobody_blocks_itself_and_an_operator_s_block_is_the_operator_s_t
         id: BlockId::new(clock::now().0, clock::random()),
         tenant: tenant("acme"),
         principal: Actor::User { issuer: issuer.url.clone(), subject: "ana".to_owned() },
+        risk: Risk::STOP,
         reason: "CANARY".to_owned(),
         by: None,
         by_operator: true,

@@ -1,4 +1,4 @@
-//! Who is blocked, by the tenants' records and the operator's.
+//! Who is blocked, by the tenants' records and the operator's, and whose risk they raise.
 //!
 //! Promises: no answer older than [`LIFE_MS`], so that a block is felt within a second by every
 //! process that asks; a key is followed to its makers, and is blocked with any of them. Refuses: to
@@ -7,12 +7,12 @@
 
 use hotcell_schemas::{
     KeyId, TenantId, UnixMs,
-    block::{BlockList, BlockRecord, operators_key},
+    block::{BlockList, BlockRecord, Risk, operators_key, same},
     job::Actor,
     records::KeyRecord,
 };
 use hotcell_stage::{
-    Bus,
+    Bus, clock,
     kv::{Bucket, KvError},
 };
 use std::{
@@ -24,6 +24,10 @@ use std::{
 /// Life of what was read, in milliseconds: half of the second after which a blocked principal gets
 /// nothing from any replica; the other half is for a broker that is slow.
 pub const LIFE_MS: u64 = 500;
+
+/// After this long every replica has heard of a record, in milliseconds: what is promised. A job that
+/// one of them took before is not held to it.
+pub const HEARD_MS: u64 = 1000;
 
 /// Tenants whose lists are kept: those that are active at once on one installation.
 const TENANTS_MAX: usize = 4096;
@@ -91,16 +95,21 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Whether nobody is blocked: then nobody's keys need to be followed.
+    /// Whether nobody is stopped: then nobody's keys need to be followed to find out who is.
     #[must_use]
     pub fn is_empty(&self, now: UnixMs) -> bool {
-        !self.operators.blocks.iter().chain(&self.own.blocks).any(|block| block.stands(now))
+        self.operators.stops(now).chain(self.own.stops(now)).next().is_none()
     }
 
-    /// The block that stands against any of `actors`, the operator's first.
+    /// The stop that stands against any of `actors`, the operator's first.
     #[must_use]
     pub fn against(&self, actors: &[Actor], now: UnixMs) -> Option<&BlockRecord> {
         self.operators.against(actors, now).or_else(|| self.own.against(actors, now))
+    }
+
+    /// Those that stop nobody, whosesoever they are.
+    fn risks(&self, now: UnixMs) -> impl Iterator<Item = &BlockRecord> {
+        self.operators.risks(now).chain(self.own.risks(now))
     }
 }
 
@@ -155,6 +164,32 @@ impl Blocks {
             entry.map(|entry| entry.value).unwrap_or_default()
         };
         Ok(Listed { own: list(own), operators: list(operators) })
+    }
+
+    /// The risk of `actor` below a stop, as policies see it: the highest that stands now against it or
+    /// anyone that its key descends from; 0 without one. The records of which every replica had
+    /// heard at `submitted_at` count, where that is given: what was permitted before one was made
+    /// is not taken back. Where some stand and a key's makers cannot be followed, the highest.
+    ///
+    /// # Errors
+    /// The buckets'.
+    pub async fn risk(
+        &self,
+        (tenant, actor): (&TenantId, &Actor),
+        keys: &impl Keys,
+        submitted_at: Option<UnixMs>,
+    ) -> Result<u8, KvError> {
+        let listed = self.of(tenant).await?;
+        let heard = |it: &&BlockRecord| submitted_at.is_none_or(|at| it.at.plus_ms(HEARD_MS) <= at);
+        let risks: Vec<_> = listed.risks(clock::now()).filter(heard).collect();
+        if risks.is_empty() {
+            return Ok(0);
+        }
+        let Lineage::All(all) = lineage(actor, keys).await? else {
+            return Ok(Risk::HIGHEST.into());
+        };
+        let hits = |it: &&&BlockRecord| all.iter().any(|actor| same(actor, &it.principal));
+        Ok(risks.iter().filter(hits).map(|it| it.risk).max().map_or(0, u8::from))
     }
 
     /// Reads the tenant's lists again at the next question: this process has changed one.

@@ -67,7 +67,7 @@ pub struct Facts {
     pub priority: Priority,
     /// Whether a valid approval of exactly this request was shown.
     pub approved: bool,
-    /// Risk of the principal, 0 to 4, as the sentinel sees it.
+    /// Risk of the principal, 0 to 3: the highest that a block says of it which is none of 4.
     pub risk: u8,
     /// Roles that a key or token to be made would have.
     pub granted_roles: Vec<hotcell_schemas::identity::RoleName>,

@@ -1,8 +1,8 @@
 //! Deciding again behind the edge: what the validator and the signer hold a job to before they act.
 //!
 //! Promises: the principal's claims are compared with the records as they are (a key that claims
-//! more than its record holds is refused), times are those of the submission as the broker stored
-//! it, and policy is asked about the plan that will run. Refuses: a tenant that is not served, and
+//! more than its record holds is refused), times and risks are those of the submission as the broker
+//! stored it, and policy is asked about the plan that will run. Refuses: a tenant that is not served, and
 //! to take a record that cannot be read for one that permits. What a person or a broker login was
 //! shown to be is the edge's word alone: no record holds it, so policy decides on what it said.
 
@@ -202,6 +202,7 @@ impl Recheck {
             Err(failure) => return Ok(Err(failure.into())),
         };
         let mut facts = facts(case, destination.as_ref(), approved);
+        facts.risk = self.risk(case).await?;
         let outgrown = case.made.is_some_and(|made| facts.outgrown(made));
         let again = outgrown.then_some(&Action::SubmitTranscode);
         let (job, mut decided) = (case.job, Vec::with_capacity(actions.len() + 1));
@@ -248,6 +249,14 @@ impl Recheck {
             }
         }
         Ok(Ok(decided))
+    }
+
+    /// The risk of whoever asked, as of its submission: a job that was let in is not ended by a risk
+    /// that was raised since.
+    async fn risk(&self, case: Case<'_>) -> Result<u8, RecheckError> {
+        let who = (&case.job.tenant, &case.job.actor);
+        let risk = self.blocks.risk(who, &self.keys, Some(case.submitted_at)).await;
+        risk.map_err(RecheckError::Record)
     }
 
     /// Whether other people approved exactly this request; a claim that does not hold is a refusal,

@@ -11,7 +11,7 @@ use hotcell_nats_config::{Login, testing::TestServer};
 use hotcell_policy::block::LIFE_MS;
 use hotcell_schemas::{
     BlockId, EventKind, Job, KeyId, RejectCode, Role, UnixMs,
-    block::{BlockList, BlockRecord},
+    block::{BlockList, BlockRecord, Risk},
     identity::{Authority, RoleName},
     job::Actor,
     plan::Container,
@@ -32,6 +32,7 @@ fn block(until: Option<UnixMs>) -> BlockList {
         id: BlockId::new(1, [7; 10]),
         tenant: "acme".parse().unwrap(),
         principal: ana(),
+        risk: Risk::STOP,
         reason: "CANARY".to_owned(),
         by: None,
         by_operator: false,

@@ -29,6 +29,10 @@ pub(crate) struct WhoArgs {
     /// It has just shown a second factor.
     #[arg(long, requires = "roles")]
     mfa: bool,
+    /// Somebody has raised its risk to this: 1 to 3.
+    #[arg(long, requires = "roles", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=3))]
+    risk: u8,
     /// Where the destination leads that the request names: https://host/bucket/prefix.
     #[arg(long, value_name = "URL", requires = "roles")]
     destination_url: Option<String>,
@@ -72,7 +76,7 @@ impl WhoArgs {
         };
         let actor =
             Actor::User { issuer: "https://localhost".to_owned(), subject: "you".to_owned() };
-        let facts = Facts::of_plan(plan, Some(sniffed), destination);
+        let facts = Facts { risk: self.risk, ..Facts::of_plan(plan, Some(sniffed), destination) };
         let decide = |action| {
             let question = Question {
                 who: Who { tenant: &tenant, actor: &actor, authority: &authority },

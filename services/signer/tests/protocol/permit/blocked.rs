@@ -6,11 +6,11 @@ use crate::{
     job::{made, report, submitted},
     rig::Rig,
 };
-use hotcell_policy::block::LIFE_MS;
+use hotcell_policy::block::{HEARD_MS, LIFE_MS};
 use hotcell_schemas::{
     BlockId, EventKind, Job, KeyId, RejectCode, Role, UnixMs,
-    block::{BlockList, BlockRecord, operators_key},
-    identity::RoleName,
+    block::{BlockList, BlockRecord, Risk, operators_key},
+    identity::{Authority, RoleName},
     job::Actor,
     records::KeyRecord,
     work::{DoneReply, UrlsReply},
@@ -27,6 +27,7 @@ fn block(principal: Actor, until: Option<UnixMs>) -> BlockList {
         id: BlockId::new(1, [7; 10]),
         tenant: "acme".parse().unwrap(),
         principal,
+        risk: Risk::STOP,
         reason: "CANARY".to_owned(),
         by: None,
         by_operator: false,
@@ -119,6 +120,58 @@ async fn iam_21_what_waits_for_a_blocked_principal_is_given_to_nobody() {
     rig.stopped(Role::Intake, &block(ana(), Some(clock::now()))).await;
     for actor in [&ana(), &login("app")] {
         rig.goes_on(&mut taker, actor).await;
+    }
+}
+
+fn risk(level: u8, at: UnixMs) -> BlockList {
+    let mut list = block(ana(), None);
+    list.blocks[0].risk = Risk::try_from(level).unwrap();
+    list.blocks[0].at = at;
+    list
+}
+
+/// What waits of who is at risk was either asked for before, or is held to the second factor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iam_21_what_is_published_for_who_is_at_risk_is_given_to_nobody_without_a_second_factor() {
+    let rig = Rig::start().await;
+    let mut taker = Taker::start(&rig.worker("w1", "cpu").await);
+    let key = KeyRecord {
+        roles: [RoleName::Submitter].into(),
+        created_by: Some(ana()),
+        ..KeyRecord::new(KeyId::new(1, [1; 10]), "acme".parse().unwrap(), "key", UnixMs(0))
+    };
+    rig.intake.bucket("keys").create(key.id.as_str(), &key).await.unwrap();
+    let reached = [ana(), Actor::ApiKey { id: key.id }];
+    let bob = Actor::User { issuer: "https://id.example".to_owned(), subject: "bob".to_owned() };
+    for role in [Role::Intake, Role::Provisioner] {
+        // Nothing forbids it: both stolen logins bring the work to a worker.
+        for actor in &reached {
+            rig.goes_on(&mut taker, actor).await;
+        }
+        rig.stopped(role, &risk(2, UnixMs(1))).await;
+        for actor in &reached {
+            let job = rig.ready_of(actor).await;
+            taker.refused(&rig, &job, "by policy step-up-risk").await;
+        }
+        rig.goes_on(&mut taker, &bob).await;
+        let mut strong = submitted("acme", "cpu");
+        let shown = Authority { mfa: true, auth_time: Some(clock::now()), ..strong.authority };
+        (strong.actor, strong.authority) = (ana(), shown);
+        let strong = rig.as_signed(&strong, strong.clone()).await;
+        assert_eq!(taker.order().await.job, strong.id, "with a second factor");
+        rig.stopped(role, &risk(1, UnixMs(1))).await;
+        rig.goes_on(&mut taker, &ana()).await;
+        // Raised after the job was submitted, and before, by as much as it takes to hear of it.
+        let mut early = submitted("acme", "cpu");
+        early.actor = ana();
+        let since = early.stamps[0].at;
+        rig.stopped(role, &risk(3, since.plus_ms(1))).await;
+        let early = rig.as_signed(&early, early.clone()).await;
+        assert_eq!(taker.order().await.job, early.id, "it was let in before");
+        rig.stopped(role, &risk(3, UnixMs(since.0 - HEARD_MS))).await;
+        let late = rig.ready_of(&ana()).await;
+        taker.refused(&rig, &late, "by policy step-up-risk").await;
+        rig.stopped(role, &BlockList::default()).await;
     }
 }
 
