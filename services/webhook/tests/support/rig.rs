@@ -28,6 +28,10 @@ use tokio::task::JoinSet;
 /// A busy machine with two cores.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(90);
 
+/// An answer comes within this long, or is lost: what is asked again may be answered otherwise. That
+/// nobody serves yet, the broker says at once.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
+
 pub(crate) struct Rig {
     pub(crate) server: TestServer,
     pub(crate) dir: tempfile::TempDir,
@@ -102,7 +106,7 @@ impl Rig {
         loop {
             // The service may still be starting.
             let subject = Subject::hooks_create();
-            match self.intake.ask(subject, &ask, Duration::from_secs(5)).await {
+            match self.intake.ask(subject, &ask, ANSWER_MAX).await {
                 Ok(reply) => return reply.into_inner(),
                 Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
             }
@@ -174,7 +178,7 @@ impl Rig {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             // The service may still be starting.
-            match self.intake.ask(Subject::hooks_ask(), &ask, Duration::from_secs(5)).await {
+            match self.intake.ask(Subject::hooks_ask(), &ask, ANSWER_MAX).await {
                 Ok(reply) => return reply.into_inner(),
                 Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
             }
