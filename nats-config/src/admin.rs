@@ -19,7 +19,7 @@ use crate::{
 use async_nats::{
     Client, ConnectOptions, HeaderMap, StatusCode, ToServerAddrs,
     header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SEQUENCE},
-    jetstream,
+    jetstream::{self, context::PublishErrorKind},
 };
 use hotcell_schemas::{
     Digest, Envelope, Role, Subject, TenantId, UnixMs,
@@ -86,6 +86,9 @@ pub enum AdminError {
     /// The server has a stream that the code describes otherwise; the provisioner may not change it.
     #[error("the server's streams differ from the code: {}", first(.0))]
     Differs(Vec<Difference>),
+    /// A record that somebody else wrote between the look at it and the change of it.
+    #[error("another command changed the same at this moment: look at it, and run this one again")]
+    Changed,
     /// A publish without acknowledgement.
     #[error("the broker did not store the message")]
     Publish(#[source] jetstream::context::PublishError),
@@ -359,7 +362,14 @@ impl Admin {
         let body = rmp_serde::to_vec_named(value).map_err(AdminError::Encode)?;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
-        self.store(api::bucket_key(bucket, key), headers, body).await
+        match self.store(api::bucket_key(bucket, key), headers, body).await {
+            Err(AdminError::Publish(error))
+                if error.kind() == PublishErrorKind::WrongLastSequence =>
+            {
+                Err(AdminError::Changed)
+            }
+            other => other,
+        }
     }
 
     /// Records an act of the operator, and returns when the record is stored. Call it first: no

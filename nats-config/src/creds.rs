@@ -35,7 +35,11 @@ pub enum CredsError {
     #[error("credential file {} does not hold a jwt and its seed", .0.display())]
     Malformed(PathBuf),
     /// The name is taken by a login of another account, other pools, or a replaced key.
-    #[error("credential file {} belongs to another login", .0.display())]
+    #[error(
+        "credential file {} belongs to another login, or to one of other pools: revoke that one first, \
+         or take another name",
+        .0.display()
+    )]
     Taken(PathBuf),
     /// The JWT was not signed.
     #[error("the user's jwt was not signed")]

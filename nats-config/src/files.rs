@@ -29,16 +29,38 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 
 /// Writes `text` to `path`, replacing what was there. Several may write it at the same moment.
 pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
-    let mut aside = path.to_path_buf().into_os_string();
-    let number = ASIDE.fetch_add(1, Ordering::Relaxed);
-    aside.push(format!(".{}.{number}.new", process::id()));
-    let aside = PathBuf::from(aside);
+    let aside = aside(path);
     let written = write_aside(path, &aside, text).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         let _gone = fs::remove_file(&aside);
     }
     written?;
-    // The new name is in the folder, not in the file.
+    sync_folder(path)
+}
+
+/// Writes `text` to `path` if there is no such file; whether it did. Of several one does.
+pub(crate) fn new_private_file(path: &Path, text: &str) -> io::Result<bool> {
+    let aside = aside(path);
+    let written = write_aside(path, &aside, text).and_then(|()| fs::hard_link(&aside, path));
+    let _gone = fs::remove_file(&aside);
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        other => other?,
+    }
+    sync_folder(path)?;
+    Ok(true)
+}
+
+/// A name beside `path` that nobody else uses.
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.to_path_buf().into_os_string();
+    let number = ASIDE.fetch_add(1, Ordering::Relaxed);
+    aside.push(format!(".{}.{number}.new", process::id()));
+    PathBuf::from(aside)
+}
+
+/// A new name is in the folder, not in the file.
+fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 

@@ -82,7 +82,13 @@ impl KeyStore {
         if missing == Missing::Refuse {
             return Err(KeyError::Missing(path));
         }
-        self.replace(name, kind).map(|(_, key)| key)
+        let made = KeyPair::new(kind.clone());
+        let seed = made.seed().map_err(|_| KeyError::Malformed(path.clone()))?;
+        if files::new_private_file(&path, &seed).map_err(failed)? {
+            return Ok(made);
+        }
+        // Another command made it at this moment: that one is the key.
+        self.key(name, kind, Missing::Refuse)
     }
 
     /// Puts a new key into the file of `name`.
@@ -196,5 +202,35 @@ impl TenantKeys {
             account: get(&format!("tenant-{tenant}"), KeyPairType::Account)?,
             programs: get(&format!("tenant-{tenant}.programs"), KeyPairType::Account)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, sync::Barrier, thread};
+
+    // Two `tenant add` of one name at once: the account of the record is that of the file.
+    #[test]
+    fn a_key_that_several_make_at_once_is_one() {
+        const MAKERS: usize = 4;
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, barrier) = (KeyStore::new(dir.path()), Barrier::new(MAKERS));
+            let make = || {
+                barrier.wait();
+                store
+                    .key("tenant-acme", KeyPairType::Account, Missing::Create)
+                    .unwrap()
+                    .public_key()
+            };
+            let made: BTreeSet<String> = thread::scope(|scope| {
+                let makers: Vec<_> = (0..MAKERS).map(|_| scope.spawn(make)).collect();
+                makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+            });
+            let kept = store.key("tenant-acme", KeyPairType::Account, Missing::Refuse).unwrap();
+            assert_eq!(made, BTreeSet::from([kept.public_key()]));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a file was left aside");
+        }
     }
 }

@@ -202,19 +202,40 @@ impl Admin {
             self.record(Some(&spec.id), action, spec.id.as_str(), now).await?;
         }
         self.ensure_account(&account).await?;
-        self.ensure_work(&record).await?;
-        if changes {
-            let by_account = api::account_key(&record.account);
-            let slug: Entry<TenantId> = self.get("tenants", &by_account).await?;
-            if slug.value.as_ref() != Some(&spec.id) {
-                self.put("tenants", &by_account, slug.sequence, &spec.id).await?;
-            }
-            let put = self.put("tenants", spec.id.as_str(), stored.sequence, &record).await;
-            let followed = self.follow_record(&spec.id, now).await;
-            put?;
-            followed?;
+        let kept = self.keep_tenant(&record, changes.then_some(stored.sequence), now).await;
+        if kept.is_err()
+            && let Ok(held) = self.tenant(&spec.id).await
+            && held.state != TenantState::Removed
+        {
+            // Another command's record came before ours, and our consumers perhaps after its own.
+            self.ensure_work(&held).await?;
         }
+        kept?;
         Ok(record)
+    }
+
+    /// Makes what a tenant's record says, and then, when it is another than the one at `sequence`, the
+    /// record.
+    async fn keep_tenant(
+        &self,
+        record: &TenantRecord,
+        sequence: Option<u64>,
+        now: UnixMs,
+    ) -> Result<(), AdminError> {
+        self.ensure_work(record).await?;
+        let Some(sequence) = sequence else { return Ok(()) };
+        let by_account = api::account_key(&record.account);
+        let slug: Entry<TenantId> = self.get("tenants", &by_account).await?;
+        if slug.value.as_ref() != Some(&record.id) {
+            self.put("tenants", &by_account, slug.sequence, &record.id).await?;
+        }
+        let put = self.put("tenants", record.id.as_str(), sequence, record).await;
+        let followed = self.follow_record(&record.id, now).await;
+        put?;
+        followed?;
+        // Another command that lost may have made its consumers meanwhile, and found no record yet.
+        self.ensure_work(record).await?;
+        Ok(())
     }
 
     /// Makes a worker's login. Its name and pools are ids, which hold no wildcard.
@@ -314,8 +335,16 @@ impl Admin {
         let body = json!({"stream_name": stream, "config": spec, "action": ""});
         let subject = api::consumer_create(stream, &spec.name);
         let made = self.ask(what, subject, &body).await?.ok_or(AdminError::Answer(what))?;
-        match consumer_differences(spec, &made) {
-            none if none.is_empty() => Ok(Some(format!("consumer {}", spec.name))),
+        let done = Ok(Some(format!("consumer {}", spec.name)));
+        if consumer_differences(spec, &made).is_empty() {
+            return done;
+        }
+        // A server that has just started answers a consumer's first change with what it was before
+        // (2.15, `initialInfo`); asked again, it says what it is.
+        let subject = api::consumer_info(stream, &spec.name);
+        let found = self.ask("read a consumer", subject, &json!({})).await?;
+        match consumer_differences(spec, &found.ok_or(AdminError::Answer(what))?) {
+            none if none.is_empty() => done,
             some => Err(AdminError::Differs(some)),
         }
     }

@@ -98,6 +98,42 @@ async fn a_suspension_is_not_taken_back_by_what_began_before_it() {
     }
 }
 
+// A server that has just started answers the first change of a consumer with what it was before.
+#[tokio::test]
+async fn a_plan_changes_after_the_server_has_started_again() {
+    let (mut server, admin) = with_acme().await;
+    let before = admin.tenant(&acme()).await.unwrap();
+    server.start_again().await.unwrap();
+    let admin = server.admin().await.unwrap();
+    let spec = TenantSpec { concurrency: before.concurrency - 1, ..TenantSpec::of(&before) };
+    let record = admin.set_tenant(&spec, NOW).await.unwrap();
+    assert_eq!(record.concurrency, before.concurrency - 1);
+    no_difference(&admin).await;
+}
+
+// Of two that add or change one tenant at the same moment one wins, with all that it asked for.
+#[tokio::test]
+async fn of_two_changes_of_a_tenant_at_once_one_holds() {
+    let (server, admin) = provisioned().await;
+    let other = server.admin().await.unwrap();
+    for round in 0..10 {
+        let small = TenantSpec { concurrency: 1, ..tenant(&format!("t{round}")) };
+        let large = TenantSpec { concurrency: 7, ..small.clone() };
+        let user = "app".parse().unwrap();
+        let (first, second) = tokio::join!(
+            admin.add_tenant(&small, &user, NOW),
+            other.add_tenant(&large, &user, NOW)
+        );
+        no_difference(&admin).await;
+        for lost in [&first, &second].into_iter().filter_map(|done| done.as_ref().err()) {
+            // By the record, or by a consumer that the other one has just changed.
+            assert!(matches!(lost, AdminError::Changed | AdminError::Differs(_)), "{lost:?}");
+        }
+        assert!(first.is_ok() || second.is_ok(), "both lost");
+        assert!(server.connect(&program(small.id.as_str())).await.is_ok());
+    }
+}
+
 // Other tenants, and the services, keep their connections while one tenant is cut.
 #[tokio::test]
 async fn a_suspension_is_one_tenant_s_own() {
