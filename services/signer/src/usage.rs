@@ -3,10 +3,10 @@
 //! Promises: every attempt with a report is counted exactly once, whichever replica gets its event
 //! and however often: events come one at a time and in order, a record holds the sequence of the
 //! last event that is in it, and it is written by compare-and-set before the event is acked. What a
-//! lost lease costs has no report and is not the tenant's. A job that is cancelled while it runs has
-//! none either, but its tenant ended it: the time for which it held its worker takes the place of
-//! CPU time, or whoever cancels in time would use the pool for nothing. Refuses to believe a worker
-//! beyond what the plan's limits let a cell use.
+//! lost lease costs has no report and is not the tenant's. A job that is cancelled while it runs, or
+//! whose outputs policy refuses before its report, has none either, but its tenant ended it: the time
+//! for which it held its worker takes the place of CPU time, or whoever ends its own in time would use
+//! the pool for nothing. Refuses to believe a worker beyond what the plan's limits let a cell use.
 
 use crate::next::PROBE_LIMITS;
 use hotcell_schemas::{EventKind, Job, limits::DURATION_SECS_MAX, tenancy::UsageRecord};
@@ -62,7 +62,14 @@ fn reported_cpu_ms(job: &Job) -> Option<u64> {
     Some(report.cpu_ms().min(cpu_ms_max(job)?))
 }
 
-/// For how long the attempt that a cancellation ended had its worker, in milliseconds.
+/// CPU time of the attempt with which its job failed, in milliseconds: reported, or what stands for it
+/// where the job was ended before a report. A lease that was lost is closed in the record.
+fn failed_cpu_ms(job: &Job) -> Option<u64> {
+    let open = job.attempts.last()?.ended_at.is_none();
+    if open { held_ms(job) } else { reported_cpu_ms(job) }
+}
+
+/// For how long the attempt that its tenant ended had its worker, in milliseconds.
 fn held_ms(job: &Job) -> Option<u64> {
     let (attempt, end) = (job.attempts.last()?, job.stamps.last()?.at);
     Some(end.since_ms(attempt.assigned_at).min(cpu_ms_max(job)?))
@@ -74,7 +81,7 @@ pub(crate) fn closed_cpu_ms(job: &Job) -> Option<u64> {
     let was_assigned = before_last(job) == Some(EventKind::Assigned);
     match job.state {
         EventKind::Encoded | EventKind::AttemptFailed => reported_cpu_ms(job),
-        EventKind::Failed if was_assigned => reported_cpu_ms(job),
+        EventKind::Failed if was_assigned => failed_cpu_ms(job),
         EventKind::Cancelled if was_assigned => held_ms(job),
         EventKind::Submitted
         | EventKind::Validated
@@ -95,6 +102,7 @@ pub(crate) fn counted(job: &Job) -> Option<Used> {
     let was_running = was_assigned || before == Some(EventKind::Encoded);
     let cpu_ms = match job.state {
         EventKind::AttemptFailed | EventKind::Completed => reported_cpu_ms(job),
+        EventKind::Failed if was_assigned => failed_cpu_ms(job),
         EventKind::Cancelled if was_assigned => held_ms(job),
         EventKind::Failed | EventKind::Cancelled if was_running => reported_cpu_ms(job),
         EventKind::Submitted

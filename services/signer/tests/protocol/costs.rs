@@ -3,11 +3,13 @@
 
 use crate::{
     fair::{costly, many, served, weighted},
-    job::{failed, report},
+    job::{failed, made, report},
     rig::{Rig, eventually, once},
 };
 use hotcell_schemas::{
-    EventKind, Job, RejectCode, Role, UnixMs, tenancy::UsageRecord, work::DoneReply,
+    EventKind, Job, RejectCode, Role, UnixMs,
+    tenancy::UsageRecord,
+    work::{DoneReply, Stop, UrlsReply},
 };
 use hotcell_stage::{Outgoing, clock};
 use std::time::Duration;
@@ -97,14 +99,34 @@ async fn cancel(rig: &Rig, job: &Job) {
 // the same: its turns do not become free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brk_80_a_job_that_is_cancelled_while_it_runs_is_no_free_turn() {
-    once(cancelled_running).await;
+    once(|| unreported(End::Cancelled)).await;
 }
 
-async fn cancelled_running() -> Result<(), String> {
+// BRK-80, BRK-81: nor by a policy of its own that refuses what was made before it is reported.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brk_80_a_job_whose_outputs_its_policy_refuses_is_no_free_turn() {
+    once(|| unreported(End::Refused)).await;
+}
+
+/// How a tenant ends its own job before a worker reports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Cancelled,
+    Refused,
+}
+
+/// No output of acme's may be stored.
+const UNPUBLISHED: &str = "@id(\"never\") @about(\"x\") forbid (principal, \
+     action == Hotcell::Action::\"PublishOutput\", resource);";
+
+async fn unreported(how: End) -> Result<(), String> {
     const JOB_MS: u64 = 100;
     let mut rig = Rig::without_signer().await;
     for tenant in ["acme", "bolt"] {
         weighted(&rig, tenant, 10).await;
+    }
+    if how == End::Refused {
+        rig.policies(UNPUBLISHED).await;
     }
     rig.signer();
     let worker = rig.worker("w1", "cpu").await;
@@ -116,7 +138,13 @@ async fn cancelled_running() -> Result<(), String> {
         tokio::time::sleep(Duration::from_millis(JOB_MS)).await;
         if let Some(own) = flood.iter().find(|job| job.id == order.job) {
             turns.0 += 1;
-            cancel(&rig, own).await;
+            if how == End::Cancelled {
+                cancel(&rig, own).await;
+            } else {
+                let urls = worker.urls(&order.lease, vec![made()], None).await;
+                let stopped = matches!(urls, UrlsReply::Refused { reason: Stop::Cancelled });
+                assert!(stopped, "{urls:?}");
+            }
         } else {
             turns.1 += 1;
             let report = costly(report("ok"), JOB_MS);

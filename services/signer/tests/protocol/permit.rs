@@ -52,7 +52,7 @@ impl Rig {
     }
 
     /// Sets the own policies of acme.
-    async fn policies(&self, text: &str) {
+    pub(crate) async fn policies(&self, text: &str) {
         let policies = self.intake.bucket("policies");
         let (_, revision) = policies.look::<PolicyRecord>("acme").await.unwrap();
         policies.update("acme", &policy_record(text), revision).await.unwrap();
