@@ -1,7 +1,7 @@
 //! `hotcell creds-agent`: keeps credential files fresh (IAM-03).
 //!
 //! Promises: the file is whole or the old one at every moment, keeps its owner, and holds the same
-//! key for ever: only the token in it is new. Needs the scoped key of that login's role; refuses to
+//! key for ever: only the token in it is new. A link stays one. Needs the scoped key of that login's role; refuses to
 //! look for any other, and refuses a life outside of 15 minutes to a day.
 
 use crate::{
@@ -44,9 +44,17 @@ pub(crate) async fn run(args: &AgentArgs, as_json: bool) -> Result<(), Fail> {
     // Before anything is said: whoever reads it may stop us at once.
     let hook = |kind| signal(kind).or_fail("cannot listen to signals");
     let (mut term, mut int) = (hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?);
-    // What is wrong from the start is said, and not tried for ever.
+    // What is wrong from the start is said, and not tried for ever; the others are renewed first, for
+    // whoever starts us again and again.
+    let mut wrong = None;
     for login in &kept {
-        login.report(&login.renewed()?);
+        match login.renewed() {
+            Ok(outcome) => login.report(&outcome),
+            Err(fail) => wrong = wrong.or(Some(fail)),
+        }
+    }
+    if let Some(fail) = wrong {
+        return Err(fail);
     }
     if args.once {
         return Ok(());
@@ -82,13 +90,15 @@ impl Kept {
     }
 
     fn renewed(&self) -> Result<Outcome, Fail> {
-        let creds = creds::read(&self.path).or_fail("the login")?;
+        // Through links: what takes a link's place is not read where the link leads.
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let creds = creds::read(&path).or_fail("the login")?;
         if !creds::is_due(&creds.claims, self.life, clock::now()) {
             return Ok(Outcome { creds, is_new: false });
         }
         let scope = scope_of(&self.keys, &creds.claims.iss);
         let scope = scope.or_fail("the key of the login's role")?;
-        let creds = creds::renew(&self.path, &scope, self.life, clock::now());
+        let creds = creds::renew(&path, &scope, self.life, clock::now());
         Ok(Outcome { creds: creds.or_fail("not renewed")?, is_new: true })
     }
 

@@ -60,11 +60,12 @@ anew, and running services take them within seconds.")]
 
 fn file_name(text: &str) -> Result<String, String> {
     let safe = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let good = !text.is_empty() && text.len() <= 64 && text.bytes().all(safe) && text != "ca";
-    if good {
+    let good = !text.is_empty() && text.len() <= 64 && text.bytes().all(safe);
+    // The authority's own files.
+    if good && !matches!(text, "ca" | "bundle") {
         return Ok(text.to_owned());
     }
-    Err("must be 1 to 64 characters of a-z, 0-9 and '-', and not 'ca'".to_owned())
+    Err("must be 1 to 64 characters of a-z, 0-9 and '-', and not 'ca' or 'bundle'".to_owned())
 }
 
 fn server(text: &str) -> Result<(String, Vec<String>), String> {
@@ -197,5 +198,18 @@ impl Authority {
         // old one, and looks again.
         write_owned(&key, pair.serialize_pem().as_bytes(), 0o600, |_| Ok(()))?;
         write_owned(&cert, made.pem().as_bytes(), 0o600, |_| Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_certificate_takes_a_name_of_the_authority_s_own_files() {
+        for bad in ["ca", "bundle", "", "A", "a/b"] {
+            assert!(file_name(bad).is_err(), "{bad}");
+        }
+        assert_eq!(file_name("worker-1").as_deref(), Ok("worker-1"));
     }
 }

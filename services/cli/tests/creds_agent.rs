@@ -7,7 +7,7 @@ use hotcell_stage::clock;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -91,4 +91,26 @@ fn one_scoped_key_keeps_one_login_fresh() {
         assert_eq!(output.status.code(), Some(2), "{life}");
         assert!(said(&output).contains("between 15m and 24h"), "{}", said(&output));
     }
+}
+
+// IAM-03: an agent of several that is started again for ever, because one of its folders is wrong, still
+// keeps the others; a login behind a link is renewed where services read it.
+#[test]
+fn a_login_that_cannot_be_renewed_keeps_no_other_from_it_and_links_are_followed() {
+    let whole = tempfile::tempdir().unwrap();
+    init(whole.path(), &InitOptions { now: clock::now(), ..InitOptions::default() }).unwrap();
+    let wrong = folder(whole.path(), "pipeline.signer");
+    let own = folder(whole.path(), "pipeline.intake");
+    let (link, real) = (own.path().join("creds/intake.creds"), own.path().join("real.creds"));
+    fs::rename(&link, &real).unwrap();
+    symlink(&real, &link).unwrap();
+
+    let both = ["--dir", own.path().to_str().unwrap(), "--once", "--expires", "15m"];
+    let output = agent(wrong.path(), &both).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("no key in"), "{}", said(&output));
+    let end = clock::now().secs() + 900;
+    let renewed = creds::read(&real).unwrap().claims.exp;
+    assert!(renewed.is_some_and(|exp| exp <= end), "{renewed:?} is after {end}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "the link is a file");
 }
