@@ -361,6 +361,29 @@ mod tests {
         check("--key x", None);
     }
 
+    #[test]
+    fn iam_21_a_block_is_a_stop_unless_a_risk_is_named_and_that_is_one_to_four() {
+        let check = |words: &str, expect: Option<u8>| {
+            let found = parsed(&format!("add --reason x --login U{words}"));
+            let found = found.map(|command| {
+                let BlockCommand::Add { risk, .. } = command else { panic!("{command:?}") };
+                risk
+            });
+            assert_eq!(found, expect, "{words}");
+        };
+        check("", Some(4));
+        for good in 1..=4 {
+            check(&format!(" --risk {good}"), Some(good));
+        }
+        for bad in ["0", "5", "-1", "high", "256"] {
+            check(&format!(" --risk {bad}"), None);
+        }
+        for (said, expect) in [(json!(2), 2), (json!(4), 4), (Value::Null, 4)] {
+            assert_eq!(u8::from(risk_of(&json!({ "risk": said }))), expect);
+        }
+        assert!(risk_of(&json!({})).is_stop(), "of a server that knows none");
+    }
+
     /// IAM-21: a mistyped id, or another tenant, is no success.
     #[tokio::test(flavor = "multi_thread")]
     async fn iam_21_the_operator_blocks_no_key_that_the_tenant_does_not_have() {
