@@ -79,3 +79,34 @@ async fn iam_21_the_command_line_stops_and_releases_and_the_operator_is_above_it
     up.stop()?;
     Ok(())
 }
+
+/// IAM-21: a raised risk stops nobody, and asks a program for other people's approval until it is lifted.
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_21_the_command_line_raises_and_lifts_a_risk() -> Result<()> {
+    let up = Up::start(&["--encoders", "0", "--cell", "noop"])?;
+    let base = up.env("HOTCELL_API").to_owned();
+    let made = up.json(&["key", "create", "--roles", "submitter"])?;
+    let (id, key) = (text(&made, "id")?, text(&made, "key")?);
+    comes_to(&base, &key, 200).await?;
+    for side in [&[][..], &["--tenant", "demo"]] {
+        let said = |words: &[&str]| up.json(&[words, side].concat());
+        let add = ["block", "add", "--key", &id, "--reason", "looked into"];
+        let number = text(&said(&[&add[..], &["--risk", "2"]].concat())?, "id")?;
+        let told = comes_to(&base, &key, 403).await?;
+        ensure!(told["type"] == "urn:hotcell:problem:approval-required", "{told}");
+        ensure!(told["policy"] == serde_json::json!(["step-up-risk"]), "{told}");
+        let listed = said(&["block", "list"])?;
+        ensure!(listed[0]["risk"] == 2 && listed[0]["id"] == number.as_str(), "{listed}");
+        let table = up.cli(&[&["block", "list"], side].concat())?;
+        let table = String::from_utf8(table.stdout)?;
+        let row = table.lines().find(|line| line.contains(&number)).unwrap_or_default();
+        let row: Vec<_> = row.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect();
+        ensure!(row.get(1..3) == Some(&[format!("key {id}").as_str(), "2"][..]), "{table}");
+        said(&["block", "remove", &number])?;
+        comes_to(&base, &key, 200).await?;
+    }
+    let none = up.cli(&["block", "add", "--key", &id, "--reason", "x", "--risk", "5"])?;
+    ensure!(none.status.code() == Some(2), "{none:?}");
+    up.stop()?;
+    Ok(())
+}
