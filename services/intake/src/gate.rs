@@ -150,13 +150,13 @@ pub async fn pass(app: &App, who: &Principal, ask: &Ask<'_>) -> Result<Decided, 
     }
 }
 
-/// Whether policy permits it, or would with stronger authentication or an approval. Nothing comes of
-/// asking, and what cannot be decided is left to [`pass`].
-pub async fn may_open(app: &App, who: &Principal, ask: &Ask<'_>) -> bool {
-    let Ok(risk) = blocks::risk(app, who).await else { return true };
+/// What policy would say; `None` where it cannot. Nothing comes of asking: whether it is done is for
+/// [`pass`] to say.
+pub async fn foreseen(app: &App, who: &Principal, ask: &Ask<'_>) -> Option<Verdict> {
+    let risk = blocks::risk(app, who).await.ok()?;
     let facts = Facts { risk, ..ask.facts.clone() };
     let decision = decide(app, who, &Ask { facts: &facts, ..*ask }).await;
-    !decision.is_ok_and(|decision| decision.verdict == Verdict::Deny)
+    decision.ok().map(|decision| decision.verdict)
 }
 
 /// Asks the operator's agent, where there is one; it can only refuse.

@@ -17,7 +17,7 @@ use crate::{
     uploads::record_key,
     view,
 };
-use hotcell_policy::{Facts, destination::location};
+use hotcell_policy::{Facts, Verdict, destination::location};
 use hotcell_schemas::{
     Digest, EventKind, FileName, Job, JobId, Subject, TenantId,
     approval::{ApprovalRecord, job_digest},
@@ -189,9 +189,8 @@ struct Asked<'a> {
     facts: Facts,
 }
 
-/// Asks policy for the job and for its source, and for what is done with its outputs where they
-/// leave the store: nothing is encoded that could not be delivered. Gives what it said, and the
-/// approval that the job will use.
+/// Asks policy for the job, for its source and for what is to be done with its outputs: nothing is
+/// encoded that could not be stored. Gives what it said, and the approval that the job will use.
 async fn permitted(
     app: &App,
     who: Principal,
@@ -212,18 +211,20 @@ async fn permitted(
     };
     facts.approved = approval.is_some();
     let who = who.with_approval(approval.as_ref().map(|entry| entry.value.id.clone()));
-    let mut decisions = Vec::new();
-    let external = destination.map(|_| Action::PublishOutput);
-    if let Some(action) = external {
+    let ask = |action| Ask { action, target: TARGET, facts: &facts };
+    let publish = ask(Action::PublishOutput);
+    let foreseen = gate::foreseen(app, &who, &publish).await;
+    if foreseen == Some(Verdict::Deny) {
         // Nobody is sent through a second factor, or other people, for what then is refused.
-        let ask = Ask { action, target: TARGET, facts: &facts };
-        if !gate::may_open(app, &who, &ask).await {
-            gate::pass(app, &who, &ask).await?;
-        }
+        gate::pass(app, &who, &publish).await?;
     }
-    for action in [Action::SubmitTranscode, Action::ReadSource].into_iter().chain(external) {
-        let ask = Ask { action, target: TARGET, facts: &facts };
-        decisions.push(gate::pass(app, &who, &ask).await?);
+    let mut decisions = Vec::new();
+    for action in [Action::SubmitTranscode, Action::ReadSource] {
+        decisions.push(gate::pass(app, &who, &ask(action)).await?);
+    }
+    // The signer decides, and records, what may be stored in the store.
+    if destination.is_some() || foreseen != Some(Verdict::Allow) {
+        decisions.push(gate::pass(app, &who, &publish).await?);
     }
     Ok((who, decisions, approval))
 }

@@ -168,3 +168,50 @@ async fn step_11_a_policy_on_networks_reads_the_socket_or_a_named_proxy() {
         assert_eq!(from(&world, "nonsense").await, 403, "{configuration}");
     }
 }
+
+/// IAM-05, STEP-16: what the signer would not let a job store is refused at the door, before anything
+/// is encoded; and what a second factor would let it store asks for that there.
+#[tokio::test]
+async fn iam_05_a_job_that_could_not_be_stored_is_refused_at_the_door() {
+    let world = World::start().await;
+    let submitter = world.enrolled("acme", &[RoleName::Submitter]).await;
+    let admin = world.enrolled("acme", &[RoleName::TenantAdmin]).await;
+    let strong = world.stepped_up(&admin).await;
+    let file = world.upload("acme", "a.mp4", false).await;
+    let submit = async |by: &str| world.post("/v1/transcodes", by, &transcode(&file)).await;
+    let put = async |annotations: &str, unless: &str| {
+        let text = format!(
+            "@id(\"keeps\")\n{annotations}\nforbid (principal in Hotcell::Role::\"submitter\", \
+             action == Hotcell::Action::\"PublishOutput\", resource){unless};"
+        );
+        let body = json!({ "text": text }).to_string();
+        let put = world.send(Method::PUT, "/v1/policy", Some(&strong), Some(&body)).await;
+        assert_eq!(put.status(), 200);
+    };
+    put("@allows(\"jobs of others\")", "").await;
+    let problem = until(async || {
+        let (status, problem) = submit(&submitter).await;
+        (status == 403).then_some(problem)
+    })
+    .await;
+    assert_eq!(problem["action"], "PublishOutput", "{problem}");
+    assert_eq!(problem["policies"], json!(["acme/keeps"]), "{problem}");
+    let before = world.stored("JOBS", "job.>").await;
+    assert_eq!(submit(&submitter).await.0, 403);
+    assert_eq!(world.stored("JOBS", "job.>").await, before, "nothing was submitted");
+
+    put(
+        "@about(\"outputs\")\n@step_up(\"mfa\")\n@acr_values(\"urn:hotcell:acr:mfa\")\n@max_age(\"300\")",
+        "\nunless { context.mfa && context.auth_age_s <= 300 }",
+    )
+    .await;
+    let problem = until(async || {
+        let (status, problem) = submit(&submitter).await;
+        (status == 401).then_some(problem)
+    })
+    .await;
+    assert_eq!(problem["policy"], json!(["acme/keeps"]), "{problem}");
+    let fresh = world.stepped_up(&submitter).await;
+    let (status, made) = submit(&fresh).await;
+    assert_eq!(status, 202, "{made}");
+}
