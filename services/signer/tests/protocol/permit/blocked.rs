@@ -5,6 +5,7 @@ use super::Taker;
 use crate::{
     job::{made, report, submitted},
     rig::Rig,
+    worker::Worker,
 };
 use hotcell_policy::block::{HEARD_MS, LIFE_MS};
 use hotcell_schemas::{
@@ -72,16 +73,25 @@ impl Rig {
         assert!(ended.attempts.is_empty() && taker.orders.try_recv().is_err(), "it was given out");
     }
 
-    async fn goes_on(&self, taker: &mut Taker, actor: &Actor) {
+    async fn goes_on(&self, (worker, taker): (&Worker, &mut Taker), actor: &Actor) {
         let job = self.ready_of(actor).await;
-        assert_eq!(taker.order().await.job, job.id, "{actor:?}");
+        served((worker, taker), &job, &format!("{actor:?}")).await;
     }
+}
+
+/// That the job is given out, and done: a lease that nobody renews would bring it back to the same
+/// worker, while a slow machine is at one that is to be given to nobody.
+async fn served((worker, taker): (&Worker, &mut Taker), job: &Job, what: &str) {
+    let order = taker.order().await;
+    assert_eq!(order.job, job.id, "{what}");
+    assert_eq!(worker.done(&order, report("a")).await, DoneReply::Accepted, "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iam_21_what_waits_for_a_blocked_principal_is_given_to_nobody() {
     let rig = Rig::start().await;
-    let mut taker = Taker::start(&rig.worker("w1", "cpu").await);
+    let worker = rig.worker("w1", "cpu").await;
+    let mut taker = Taker::start(&worker);
     let keys = rig.intake.bucket("keys");
     let roles = || [RoleName::Submitter].into();
     let key = |n: u8, created_by, rotated_from| {
@@ -102,14 +112,14 @@ async fn iam_21_what_waits_for_a_blocked_principal_is_given_to_nobody() {
     for role in [Role::Intake, Role::Provisioner] {
         // Nothing forbids it: both stolen logins bring the work to a worker.
         for actor in &reached {
-            rig.goes_on(&mut taker, actor).await;
+            rig.goes_on((&worker, &mut taker), actor).await;
         }
         rig.stopped(role, &block(ana(), None)).await;
         for actor in &reached {
             rig.ends_blocked(&mut taker, actor).await;
         }
         for actor in [&bob, &of(&other)] {
-            rig.goes_on(&mut taker, actor).await;
+            rig.goes_on((&worker, &mut taker), actor).await;
         }
         rig.stopped(role, &BlockList::default()).await;
     }
@@ -119,7 +129,7 @@ async fn iam_21_what_waits_for_a_blocked_principal_is_given_to_nobody() {
     rig.ends_blocked(&mut taker, &login("another")).await;
     rig.stopped(Role::Intake, &block(ana(), Some(clock::now()))).await;
     for actor in [&ana(), &login("app")] {
-        rig.goes_on(&mut taker, actor).await;
+        rig.goes_on((&worker, &mut taker), actor).await;
     }
 }
 
@@ -134,7 +144,8 @@ fn risk(level: u8, at: UnixMs) -> BlockList {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iam_21_what_is_published_for_who_is_at_risk_is_given_to_nobody_without_a_second_factor() {
     let rig = Rig::start().await;
-    let mut taker = Taker::start(&rig.worker("w1", "cpu").await);
+    let worker = rig.worker("w1", "cpu").await;
+    let mut taker = Taker::start(&worker);
     let key = KeyRecord {
         roles: [RoleName::Submitter].into(),
         created_by: Some(ana()),
@@ -146,28 +157,28 @@ async fn iam_21_what_is_published_for_who_is_at_risk_is_given_to_nobody_without_
     for role in [Role::Intake, Role::Provisioner] {
         // Nothing forbids it: both stolen logins bring the work to a worker.
         for actor in &reached {
-            rig.goes_on(&mut taker, actor).await;
+            rig.goes_on((&worker, &mut taker), actor).await;
         }
         rig.stopped(role, &risk(2, UnixMs(1))).await;
         for actor in &reached {
             let job = rig.ready_of(actor).await;
             taker.refused(&rig, &job, "by policy step-up-risk").await;
         }
-        rig.goes_on(&mut taker, &bob).await;
+        rig.goes_on((&worker, &mut taker), &bob).await;
         let mut strong = submitted("acme", "cpu");
         let shown = Authority { mfa: true, auth_time: Some(clock::now()), ..strong.authority };
         (strong.actor, strong.authority) = (ana(), shown);
         let strong = rig.as_signed(&strong, strong.clone()).await;
-        assert_eq!(taker.order().await.job, strong.id, "with a second factor");
+        served((&worker, &mut taker), &strong, "with a second factor").await;
         rig.stopped(role, &risk(1, UnixMs(1))).await;
-        rig.goes_on(&mut taker, &ana()).await;
+        rig.goes_on((&worker, &mut taker), &ana()).await;
         // Raised after the job was submitted, and before, by as much as it takes to hear of it.
         let mut early = submitted("acme", "cpu");
         early.actor = ana();
         let since = early.stamps[0].at;
         rig.stopped(role, &risk(3, since.plus_ms(1))).await;
         let early = rig.as_signed(&early, early.clone()).await;
-        assert_eq!(taker.order().await.job, early.id, "it was let in before");
+        served((&worker, &mut taker), &early, "it was let in before").await;
         rig.stopped(role, &risk(3, UnixMs(since.0 - HEARD_MS))).await;
         let late = rig.ready_of(&ana()).await;
         taker.refused(&rig, &late, "by policy step-up-risk").await;
