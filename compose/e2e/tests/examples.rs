@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,12 +43,29 @@ fn producers() -> [(&'static str, PathBuf, Option<&'static str>); 3] {
 fn run(
     up: &Up,
     index: usize,
-    (creds, filename): (&str, &str),
+    of: (&str, &str),
     first: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<Value>> {
+    let (ended, steps) = ended(up, index, of, first)?;
+    ensure!(ended.success(), "{} ended with {ended}: {steps:?}", producers()[index].0);
+    Ok(steps)
+}
+
+/// The same, however it ends.
+fn ended(
+    up: &Up,
+    index: usize,
+    (creds, filename): (&str, &str),
+    first: impl FnOnce() -> Result<()>,
+) -> Result<(ExitStatus, Vec<Value>)> {
     let (name, program, script) = &producers()[index];
     let mut command = Command::new(program);
+    // As README.md says; without TLS they look at none of these.
+    let tls = up.dir().join("nats/tls");
     let child = command
+        .env("HOTCELL_CA", tls.join("ca.pem"))
+        .env("HOTCELL_CERT", tls.join("tenant.pem"))
+        .env("HOTCELL_CERT_KEY", tls.join("tenant.key"))
         .args(script)
         .args([up.env("HOTCELL_NATS"), creds, filename])
         .current_dir(workspace())
@@ -65,9 +82,7 @@ fn run(
             first()?;
         }
     }
-    let ended = child.0.wait()?;
-    ensure!(ended.success(), "{name} ended with {ended}: {steps:?}");
-    Ok(steps)
+    Ok((child.0.wait()?, steps))
 }
 
 /// A child that does not outlive its test. Nextest ends a test that hangs.
@@ -124,7 +139,68 @@ async fn brk_83_producers_in_three_languages_submit_list_cancel_and_hear() -> Re
         ensure!(first["said"]["state"] == "submitted", "{name}: {first}");
         ensure!(first["said"]["id"] == steps[0]["said"]["id"], "{name}: {first}");
     }
+    // A program that is refused says why.
+    for (index, (name, ..)) in producers().iter().enumerate() {
+        let (status, steps) = ended(&up, index, (&creds, "none.mp4"), || Ok(()))?;
+        ensure!(status.code() == Some(1), "{name} ended with {status}: {steps:?}");
+        let said = steps.last().with_context(|| format!("{name} said nothing"))?;
+        ensure!(said["step"] == "submit" && said["status"] == 422, "{name}: {said}");
+        let field = &said["said"]["errors"][0]["field"];
+        ensure!(*field == json!("inputs[0].url"), "{name}: {said}");
+    }
     up.stop()?;
+    Ok(())
+}
+
+/// A client of HTTP that trusts the installation's own authority.
+fn trusting(up: &Up) -> Result<reqwest::Client> {
+    hotcell_stage::blob::install_tls();
+    let own = std::fs::read(up.dir().join("nats/tls/ca.pem"))?;
+    let own = reqwest::Certificate::from_pem(&own)?;
+    Ok(reqwest::Client::builder().no_proxy().tls_certs_merge([own]).timeout(PATIENCE).build()?)
+}
+
+/// ZT-01, BRK-84: the broker of `up --tls` takes them by their certificate, and each outlives refusals of
+/// its login, which is renewed late.
+#[tokio::test(flavor = "multi_thread")]
+async fn brk_83_producers_speak_tls_and_outlive_a_login_that_is_renewed_late() -> Result<()> {
+    /// Refusals before the login is renewed: a program that gave up at its second has done so.
+    const REFUSALS: usize = 24;
+    let up = Arc::new(Up::start(&["--encoders", "3", "--tls", "--cell", CELL])?);
+    let added = up.json(&["tenant", "add", "alpha"])?;
+    let (base, key) = (up.env("HOTCELL_API").to_owned(), added["key"].as_str().unwrap().to_owned());
+    let api = Api { http: trusting(&up)?, base, key };
+    let upload = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
+    let (given, copy) = (PathBuf::from(added["creds"].as_str().unwrap()), up.dir().join("a.creds"));
+    std::fs::copy(&given, &copy)?;
+    let (submits, mut submitted) = mpsc::channel(producers().len());
+    let mut all = JoinSet::new();
+    for index in 0..producers().len() {
+        let (up, submits) = (Arc::clone(&up), submits.clone());
+        let (copy, upload) = (copy.to_str().unwrap().to_owned(), upload.clone());
+        all.spawn_blocking(move || {
+            let first = || Ok(submits.blocking_send(())?);
+            anyhow::Ok((index, run(&up, index, (&copy, &upload), first)?))
+        });
+    }
+    for _ in producers() {
+        timeout(PATIENCE, submitted.recv()).await?.context("one of them ended")?;
+    }
+    up.json(&["tenant", "rekey", "alpha"])?;
+    let until = Instant::now() + PATIENCE;
+    while up.log("nats-server").matches("authentication error").count() < REFUSALS {
+        ensure!(Instant::now() < until, "no login is refused");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Whole, as the agent writes it.
+    let aside = up.dir().join("a.creds.new");
+    std::fs::copy(&given, &aside)?;
+    std::fs::rename(&aside, &copy)?;
+    while let Some(done) = all.join_next().await {
+        let (index, steps) = done??;
+        check(producers()[index].0, &steps)?;
+    }
+    Arc::into_inner(up).context("nobody else holds it")?.stop()?;
     Ok(())
 }
 

@@ -18,10 +18,13 @@ function loginName(creds) {
 }
 
 function open(url, path) {
-  const authorities = process.env.HOTCELL_CA;
+  const { HOTCELL_CA: caFile, HOTCELL_CERT: certFile, HOTCELL_CERT_KEY: keyFile } = process.env;
   return connect({
     servers: url.replace(/^tls:/, "nats:"),
-    tls: authorities ? { caFile: authorities } : undefined,
+    // The broker speaks TLS from the first byte on, and with whom it knows.
+    tls: url.startsWith("tls:") ? { handshakeFirst: true, caFile, certFile, keyFile } : undefined,
+    // A login that is renewed late, or a tenant that is suspended, is served again.
+    ignoreAuthErrorAbort: true,
     // The file is read again for each connection: logins end, and are renewed in place.
     authenticator: (nonce) => credsAuthenticator(readFileSync(path))(nonce),
     inboxPrefix: `_INBOX_${loginName(readFileSync(path, "ascii"))}`,
@@ -33,7 +36,7 @@ function open(url, path) {
 /** Asks, and asks again while it is told to come back or nobody answers. All four verbs may be
  * repeated: a submission by its key. */
 async function ask(client, verb, body, key) {
-  for (let tries = 0; tries < TRIES_MAX; tries += 1) {
+  for (let tries = 1; tries <= TRIES_MAX; tries += 1) {
     const fields = headers();
     if (key) fields.set("Idempotency-Key", key);
     let answer;
@@ -45,7 +48,7 @@ async function ask(client, verb, body, key) {
       continue;
     }
     const status = Number(answer.headers.get("Hotcell-Status"));
-    if (status === 429 || status === 503) {
+    if ((status === 429 || status === 503) && tries < TRIES_MAX) {
       await sleep(1000 * Number(answer.headers.get("retry-after") || "1"));
       continue;
     }
@@ -94,7 +97,8 @@ async function main(url, creds, filename) {
 
   const key = `node-${filename}`;
   const made = await ask(client, "submit", request(filename), key);
-  say("submit", made.status, made.body.result);
+  say("submit", made.status, made.body.result ?? made.body);
+  if (!made.body.result) process.exit(1); // a problem, which says what is wrong
   const again = await ask(client, "submit", request(filename), key);
   say("repeat", again.status, again.body.result);
   const job = made.body.result.id;

@@ -48,8 +48,12 @@ def login_name(path):
 
 async def connect(url, path):
     options = {}
-    if authorities := os.environ.get("HOTCELL_CA"):
-        options["tls"] = ssl.create_default_context(cafile=authorities)
+    if url.startswith("tls:"):
+        # The broker speaks TLS from the first byte on, and with whom it knows.
+        context = ssl.create_default_context(cafile=os.environ.get("HOTCELL_CA"))
+        if own := os.environ.get("HOTCELL_CERT"):
+            context.load_cert_chain(own, os.environ["HOTCELL_CERT_KEY"])
+        options = {"tls": context, "tls_handshake_first": True}
     # The file is read again for each connection: logins end, and are renewed in place.
     return await nats.connect(
         url,
@@ -66,7 +70,7 @@ async def ask(client, verb, body, key=None):
     """Asks, and asks again while it is told to come back or nobody answers. All four verbs may be
     repeated: a submission by its key."""
     headers = {"Idempotency-Key": key} if key else None
-    for _ in range(TRIES_MAX):
+    for tries in range(1, TRIES_MAX + 1):
         try:
             data = json.dumps(body).encode()
             answer = await client.request(f"api.{verb}", data, timeout=10, headers=headers)
@@ -74,7 +78,7 @@ async def ask(client, verb, body, key=None):
             await asyncio.sleep(1)  # no answer, or nobody there: the same request is asked again
             continue
         status = int(answer.headers["Hotcell-Status"])
-        if status in (429, 503):
+        if status in (429, 503) and tries < TRIES_MAX:
             await asyncio.sleep(int(answer.headers.get("retry-after", "1")))
             continue
         return status, json.loads(answer.data)
@@ -118,7 +122,9 @@ async def main(url, creds, filename):
 
     key = f"python-{filename}"
     status, made = await ask(client, "submit", request(filename), key)
-    say("submit", status, made["result"])
+    say("submit", status, made.get("result", made))
+    if "result" not in made:
+        raise SystemExit(1)  # a problem, which says what is wrong
     status, again = await ask(client, "submit", request(filename), key)
     say("repeat", status, again["result"])
     job = made["result"]["id"]

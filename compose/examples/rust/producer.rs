@@ -2,7 +2,7 @@
 //! often it asks; an event that was missed is made up for by asking. See ../README.md.
 //!
 //! `producer NATS-URL CREDENTIAL-FILE FILENAME` prints one JSON object for each step.
-#![expect(clippy::print_stdout, reason = "its answers go to whoever ran it")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "both go to whoever ran it")]
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::{Client, ConnectOptions, HeaderMap, Request, Subscriber};
@@ -57,9 +57,18 @@ async fn connect(url: &str, path: PathBuf) -> Result<Client> {
         }
     })
     .custom_inbox_prefix(format!("_INBOX_{name}"))
+    .event_callback(|event| async move { eprintln!("broker: {event}") })
     .retry_on_initial_connect();
-    if let Ok(authorities) = env::var("HOTCELL_CA") {
-        options = options.add_root_certificates(authorities.into()).require_tls(true);
+    if url.starts_with("tls:") {
+        // The broker speaks TLS from the first byte on, and with whom it knows.
+        options = options.require_tls(true).tls_first();
+        let file = |name| env::var_os(name).map(PathBuf::from);
+        if let Some(authorities) = file("HOTCELL_CA") {
+            options = options.add_root_certificates(authorities);
+        }
+        if let (Some(cert), Some(key)) = (file("HOTCELL_CERT"), file("HOTCELL_CERT_KEY")) {
+            options = options.add_client_certificate(cert, key);
+        }
     }
     Ok(options.connect(url).await?)
 }
@@ -67,7 +76,7 @@ async fn connect(url: &str, path: PathBuf) -> Result<Client> {
 /// Asks, and asks again while it is told to come back or nobody answers. All four verbs may be
 /// repeated: a submission by its key.
 async fn ask(client: &Client, verb: &str, body: &Value, key: Option<&str>) -> Result<Answer> {
-    for _ in 0..TRIES_MAX {
+    for tries in 1..=TRIES_MAX {
         let mut headers = HeaderMap::new();
         if let Some(key) = key {
             headers.insert("Idempotency-Key", key);
@@ -84,7 +93,7 @@ async fn ask(client: &Client, verb: &str, body: &Value, key: Option<&str>) -> Re
             headers.get(name).map(|value| value.as_str().to_owned())
         };
         let status: u16 = header("Hotcell-Status").context("an answer without status")?.parse()?;
-        if status == 429 || status == 503 {
+        if (status == 429 || status == 503) && tries < TRIES_MAX {
             let secs = header("retry-after").and_then(|text| text.parse().ok()).unwrap_or(1);
             sleep(Duration::from_secs(secs)).await;
             continue;
@@ -151,6 +160,11 @@ async fn main() -> Result<()> {
 
     let key = format!("rust-{filename}");
     let made = ask(&client, "submit", &job(filename), Some(&key)).await?;
+    if made.body.get("result").is_none() {
+        // A problem, which says what is wrong.
+        say("submit", made.status, &made.body);
+        bail!("no job was made");
+    }
     say("submit", made.status, &result(&made));
     let again = ask(&client, "submit", &job(filename), Some(&key)).await?;
     say("repeat", again.status, &result(&again));
