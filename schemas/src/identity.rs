@@ -117,7 +117,7 @@ actions! {
     CancelJob;
     /// Read an output: get a download URL.
     ReadOutput;
-    /// Have outputs stored where they outlive the job: decided per job, at the signer before PUT URLs.
+    /// Have outputs stored where they outlive the job: decided per job at the door, and at the signer before PUT URLs.
     PublishOutput;
     /// Read webhooks and what was delivered to them. Their URLs may open something, so a viewer does not.
     ReadWebhooks;
