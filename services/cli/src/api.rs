@@ -4,6 +4,7 @@ use crate::{
     fail::{Context as _, Fail},
     layout::Layout,
 };
+use hotcell_stage::tls::is_private;
 use reqwest::{Certificate, Client, Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
@@ -140,22 +141,33 @@ pub(crate) fn http(ca: Option<&Path>) -> Result<Client, Fail> {
 }
 
 /// Address, key and authorities, as the environment says, or else the installation. A key that is
-/// named is never passed over for the installation's own, and that one is sent nowhere else.
+/// named is never passed over for the installation's own, and that one is sent nowhere else; none is sent
+/// in plain text beyond this machine.
 fn settings(
     named: impl Fn(&str) -> Option<String>,
     data: &Path,
 ) -> Result<(String, String, Option<String>), Fail> {
-    match (named("HOTCELL_API"), named("HOTCELL_KEY")) {
-        (Some(base), Some(key)) => Ok((base, key, named("HOTCELL_CA"))),
-        (Some(_), None) => Err(Fail::usage(
-            "HOTCELL_API is set without HOTCELL_KEY: the installation's own key is sent nowhere else",
-        )),
+    let found = match (named("HOTCELL_API"), named("HOTCELL_KEY")) {
+        (Some(base), Some(key)) => (base, key, named("HOTCELL_CA")),
+        (Some(_), None) => {
+            return Err(Fail::usage(
+                "HOTCELL_API is set without HOTCELL_KEY: the installation's own key is sent nowhere \
+                 else",
+            ));
+        }
         (None, key) => {
             let layout = Layout::open(data)?;
             let key = key.map_or_else(|| layout.env_value("HOTCELL_KEY"), Ok)?;
-            Ok((layout.env_value("HOTCELL_API")?, key, layout.env_value("HOTCELL_CA").ok()))
+            (layout.env_value("HOTCELL_API")?, key, layout.env_value("HOTCELL_CA").ok())
         }
+    };
+    if is_private(&found.0) {
+        return Ok(found);
     }
+    Err(Fail::config(format!(
+        "the API at {} is beyond this machine, where a key would travel in plain text: use https://",
+        found.0
+    )))
 }
 
 /// What a problem document (RFC 9457) says, with each field's rule.
@@ -182,7 +194,7 @@ mod tests {
     fn iam_10_a_key_that_is_named_is_the_one_that_is_sent() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("nats")).unwrap();
-        let text = "export HOTCELL_API='http://own'\nexport HOTCELL_KEY='hck_own'\n";
+        let text = "export HOTCELL_API='http://127.0.0.1:1'\nexport HOTCELL_KEY='hck_own'\n";
         std::fs::write(dir.path().join("dev.env"), text).unwrap();
         let check = |given: &[(&str, &str)], expect: Option<(&str, &str)>| {
             let named = |name: &str| {
@@ -192,10 +204,15 @@ mod tests {
             let found = found.as_ref().map(|(base, key, _)| (base.as_str(), key.as_str()));
             assert_eq!(found, expect, "{given:?}");
         };
-        check(&[], Some(("http://own", "hck_own")));
-        check(&[("HOTCELL_KEY", "hck_b")], Some(("http://own", "hck_b")));
-        check(&[("HOTCELL_API", "http://b")], None);
-        let both = [("HOTCELL_API", "http://b"), ("HOTCELL_KEY", "hck_b")];
-        check(&both, Some(("http://b", "hck_b")));
+        check(&[], Some(("http://127.0.0.1:1", "hck_own")));
+        check(&[("HOTCELL_KEY", "hck_b")], Some(("http://127.0.0.1:1", "hck_b")));
+        check(&[("HOTCELL_API", "https://b")], None);
+        let at = |base| [("HOTCELL_API", base), ("HOTCELL_KEY", "hck_b")];
+        check(&at("https://b"), Some(("https://b", "hck_b")));
+        check(&at("http://localhost:1"), Some(("http://localhost:1", "hck_b")));
+        // ZT-01: nor does one travel in plain text beyond this machine.
+        for open in ["http://b", "http://10.0.0.1:8080", "http://127.0.0.1@b", "ftp://b", "b"] {
+            check(&at(open), None);
+        }
     }
 }
