@@ -12,7 +12,7 @@ pub(crate) enum TenantCommand {
     Add(AddArgs),
     /// List tenants: plan, state, pools, limits.
     List,
-    /// Show a tenant: record, keys, logins, work, connections.
+    /// Show a tenant: record, number of keys, work, connections.
     Show {
         /// Its slug.
         name: TenantId,
