@@ -34,9 +34,9 @@ const HOUSE: &str = r#"
 @id("codec") @about("one codec") @allows("h264")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
 when { context.output.video_codec != "h264" };
-@id("rate") @about("a ceiling of the rate") @allows("at most 4000000 bits a second")
+@id("rate") @about("a ceiling of the rate") @allows("at most 4 Mbit/s, or crf 20 and above")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
-when { context.output.video_bitrate > 4000000 };
+when { context.output.video_bitrate > 4000000 && context.output.crf < 20 };
 @id("height") @about("a ceiling of the height") @allows("at most 720 lines")
 forbid (principal, action == Hotcell::Action::"SubmitTranscode", resource)
 when { context.output.height > 720 };
