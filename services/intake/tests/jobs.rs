@@ -440,10 +440,14 @@ async fn brk_81_month_and_queue_are_refused_at_the_edge_with_their_numbers() {
 
     // The month.
     world.change("acme", |quotas| quotas.queue_depth = 1000).await;
-    let month: String = clock::now().rfc3339().chars().take(7).collect();
+    // Another may begin until it is looked at.
+    let months = [0, 300_000].map(|ms| clock::now().plus_ms(ms).rfc3339());
+    let months: BTreeSet<String> = months.map(|at| at.chars().take(7).collect()).into();
     let usage = world.bus(Role::Signer).await.bucket("usage");
     let used = UsageRecord { cpu_ms: 10_000_000_000, ..UsageRecord::default() };
-    usage.create(&format!("acme.{month}"), &used).await.unwrap();
+    for month in months {
+        usage.create(&format!("acme.{month}"), &used).await.unwrap();
+    }
     let (status, problem) = until(async || {
         let answer = submit().await;
         (answer.0 == 402).then_some(answer)
