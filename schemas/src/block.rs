@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Principals of one tenant that are stopped at most, by its own people and by the operator's each:
-/// at their largest, with [`RISKS_MAX`], a list is under the broker's 256 KiB.
+/// at their largest, those of one side are with [`RISKS_MAX`] under the broker's 256 KiB.
 pub const BLOCKS_MAX: usize = 64;
 
 /// Records of a lower risk at most, of each side. They have a bound of their own: whatever raises

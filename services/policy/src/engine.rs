@@ -201,15 +201,22 @@ impl Engine {
         output: Option<&OutputFacts>,
         step: StepUp,
     ) -> Result<Option<StepUp>, PolicyError> {
+        let opens = |acr: &str| -> Result<bool, PolicyError> {
+            let factor = Factor::Fresh { max_age: step.max_age_secs, acr };
+            Ok(self.evaluate(&self.whole, asked, output, factor)?.allowed)
+        };
         let mut open = Vec::new();
         for acr in asked.acrs(&step.acr_values) {
-            let factor = Factor::Fresh { max_age: step.max_age_secs, acr };
-            if self.evaluate(&self.whole, asked, output, factor)?.allowed {
+            if opens(acr)? {
                 open.push(acr.to_owned());
             }
         }
         if open.is_empty() {
-            return Ok(None);
+            // Another policy may want the class that is shown already, and it can be shown again.
+            match asked.shown_acr() {
+                Some(acr) if opens(acr)? => open.push(acr.to_owned()),
+                Some(_) | None => return Ok(None),
+            }
         }
         let acr_values = if asked.is_person() { open } else { step.acr_values };
         Ok(Some(StepUp { acr_values, ..step }))

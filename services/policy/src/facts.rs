@@ -25,6 +25,10 @@ const HEIGHT_MAX: i64 = 8192;
 /// and exact in every reader of JSON (RFC 8259 §6); the sum of two is still a number.
 pub const BITRATE_MOST: i64 = 1_000_000_000_000;
 
+/// Seconds of its bound that a decoder's buffer may hold: a short file of a larger one is as large as
+/// the buffer, whatever the bound.
+const BUFFER_SECS_MAX: i64 = 2;
+
 /// Seconds by which a file may be longer than what is known of its input: codecs pad their ends, and
 /// headers round.
 const LONGER_SECS: i64 = 2;
@@ -82,7 +86,9 @@ fn of_output(output: &OutputPlan, sniffed: Option<&Sniffed>) -> OutputFacts {
     let target = number(&video_tokens, "-b:v").filter(|bits| *bits > 0);
     // libvpx bounds what has a target alone (FFmpeg 7.1: libvpxenc.c, rc_overshoot_pct).
     let bounded = target.is_some() || tree.video_codec() != Some(VideoCodec::Vp9);
-    let peak = number(&video_tokens, "-maxrate:v").filter(|_| bounded);
+    let buffer = number(&video_tokens, "-bufsize:v").unwrap_or(i64::MAX);
+    let peak = number(&video_tokens, "-maxrate:v")
+        .filter(|bits| bounded && buffer <= bits.saturating_mul(BUFFER_SECS_MAX));
     let crf = number(&video_tokens, "-crf").or_else(|| {
         // What the encoders do when nothing is said (FFmpeg 7.1: libx264.c, libx265.c, libvpxenc.c).
         target.is_none().then(|| default_crf(tree.video_codec())).flatten()

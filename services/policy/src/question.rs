@@ -36,8 +36,8 @@ pub struct OutputFacts {
     pub video_bitrate: i64,
     /// Target bits per second of the sound; 0 without sound, [`crate::BITRATE_MOST`] without a target.
     pub audio_bitrate: i64,
-    /// Most bits per second of video that the decoder's buffer lets through; 0 without picture,
-    /// [`crate::BITRATE_MOST`] without such a bound.
+    /// Most bits per second of video that a decoder's buffer of two seconds lets through; 0 without
+    /// picture, [`crate::BITRATE_MOST`] without such a bound.
     pub video_maxrate: i64,
     /// Constant quality (CRF); -1 for a target rate. Lower is better and larger.
     pub crf: i64,

@@ -180,6 +180,12 @@ impl<'a> Asked<'a> {
         values.iter().map(String::as_str).take(tried).chain(own)
     }
 
+    /// The class in which a second factor was shown, however long ago.
+    pub(crate) fn shown_acr(&self) -> Option<&'a str> {
+        let authority = self.question.who.authority;
+        authority.acr.as_deref().filter(|_| authority.mfa)
+    }
+
     /// Whether an issuer says how strongly the principal authenticated.
     pub(crate) fn is_person(&self) -> bool {
         matches!(self.question.who.actor, Actor::User { .. })

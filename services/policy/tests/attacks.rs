@@ -240,6 +240,20 @@ fn step_08_a_policy_of_a_class_of_authentication_is_challenged_for_that_class() 
         |acr: &str| reader.clone().fresh(1).with(|ask| ask.authority.acr = Some(acr.into()));
     assert_eq!(asked(&shown("gold"), &gold), ["allow"]);
     assert_eq!(asked(&shown("silver"), &gold), ["gold"]);
+    // Who shows the class that another policy wants, and showed it long ago, shows it again.
+    let class =
+        format!("@id(\"class\") @about(\"x\") {read} unless {{ context.acr == \"gold\" }};");
+    let factor = format!(
+        "{class} @id(\"own\") @acr_values(\"silver\") {head} {read}
+         unless {{ context.mfa && context.auth_age_s <= 60 }};"
+    );
+    let stale =
+        |acr: &str| reader.clone().fresh(3600).with(|ask| ask.authority.acr = Some(acr.into()));
+    assert_eq!(asked(&shown("gold"), &factor), ["allow"]);
+    assert_eq!(asked(&stale("gold"), &factor), ["gold"]);
+    assert_eq!(asked(&stale("silver"), &factor), ["deny"]);
+    let weak = stale("gold").with(|ask| ask.authority.mfa = false);
+    assert_eq!(asked(&weak, &factor), ["deny"], "a class that is no second factor is none later");
     // What no class that is asked for opens, no challenge is for.
     assert_eq!(asked(&reader, &one("own", "silver", "gold")), ["deny"]);
     let both = [gold.clone(), one("other", "platinum", "platinum")].concat();

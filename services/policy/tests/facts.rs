@@ -137,6 +137,11 @@ fn iam_08_bits_that_nothing_bounds_are_the_most() {
     assert_eq!(h264(json!({"bitrate": 4_000_000})), (4_000_000, BITRATE_MOST, -1));
     let capped = json!({"crf": 18, "maxrate": 6_000_000, "bufsize": 12_000_000});
     assert_eq!(h264(capped), (6_000_000, 6_000_000, 18), "no more than its bound");
+    // x264 made 41 Mbit/s of five seconds of noise at 5 Mbit/s with a buffer of 200 Mbit.
+    let deep = |crf: Value| json!({"crf": crf, "maxrate": 6_000_000, "bufsize": 12_000_001});
+    assert_eq!(h264(deep(json!(18))), (BITRATE_MOST, BITRATE_MOST, 18), "what the buffer holds");
+    let deep = json!({"bitrate": 4_000_000, "maxrate": 6_000_000, "bufsize": 200_000_000});
+    assert_eq!(h264(deep), (4_000_000, BITRATE_MOST, -1));
     let vp9 = |own: Value| bits("webm", json!({"vp9": own}));
     let free = json!({"crf": 30, "bitrate": 0, "maxrate": 900_000, "bufsize": 900_000});
     assert_eq!(vp9(free), (BITRATE_MOST, BITRATE_MOST, 30), "libvpx does not look at its bound");
