@@ -165,7 +165,7 @@ fn trusting(up: &Up) -> Result<reqwest::Client> {
 #[tokio::test(flavor = "multi_thread")]
 async fn brk_83_producers_speak_tls_and_outlive_a_login_that_is_renewed_late() -> Result<()> {
     /// Refusals before the login is renewed: a program that gave up at its second has done so.
-    const REFUSALS: usize = 24;
+    const REFUSALS: usize = 12;
     let up = Arc::new(Up::start(&["--encoders", "3", "--tls", "--cell", CELL])?);
     let added = up.json(&["tenant", "add", "alpha"])?;
     let (base, key) = (up.env("HOTCELL_API").to_owned(), added["key"].as_str().unwrap().to_owned());

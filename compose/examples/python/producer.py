@@ -66,13 +66,29 @@ async def connect(url, path):
     )
 
 
-async def ask(client, verb, body, key=None):
+class Connection:
+    """A connection, made anew where nats-py has closed it for good: it does at each error that the
+    broker states, the end of a login among them."""
+
+    def __init__(self, url, path):
+        self._url, self._path, self._client, self.events = url, path, None, None
+
+    async def client(self):
+        if self._client is None or self._client.is_closed:
+            self._client = await connect(self._url, self._path)
+            # Heard before anything is submitted, or a quick job's event would be missed.
+            self.events = await self._client.subscribe("events.>")
+        return self._client
+
+
+async def ask(connection, verb, body, key=None):
     """Asks, and asks again while it is told to come back or nobody answers. All four verbs may be
     repeated: a submission by its key."""
     headers = {"Idempotency-Key": key} if key else None
     for tries in range(1, TRIES_MAX + 1):
         try:
             data = json.dumps(body).encode()
+            client = await connection.client()
             answer = await client.request(f"api.{verb}", data, timeout=10, headers=headers)
         except (NatsError, TimeoutError):
             await asyncio.sleep(1)  # no answer, or nobody there: the same request is asked again
@@ -85,12 +101,12 @@ async def ask(client, verb, body, key=None):
     raise SystemExit(f"api.{verb} is not answered")
 
 
-async def ended(client, events, job):
+async def ended(connection, job):
     """Waits for the event that a job ended with, and says its states on the way. Each silence is a
     reason to ask: events are not stored."""
     while True:
         try:
-            event = await events.next_msg(timeout=EVENT_SECS)
+            event = await connection.events.next_msg(timeout=EVENT_SECS)
             if event.subject == f"events.{job}.state":
                 say("state", 200, json.loads(event.data))
             if event.subject == f"events.{job}.terminal":
@@ -98,7 +114,7 @@ async def ended(client, events, job):
                 if told.get("id") == job:  # or it is no event: see README.md
                     return "event", told
         except (NatsError, TimeoutError):
-            _, answer = await ask(client, "get", {"id": job})
+            _, answer = await ask(connection, "get", {"id": job})
             if answer["result"]["state"] in ENDED:
                 return "get", answer["result"]
 
@@ -116,33 +132,30 @@ def say(step, status, said):
 
 
 async def main(url, creds, filename):
-    client = await connect(url, creds)
-    # Heard before anything is submitted, or a quick job's event would be missed.
-    events = await client.subscribe("events.>")
-
+    connection = Connection(url, creds)
     key = f"python-{filename}"
-    status, made = await ask(client, "submit", request(filename), key)
+    status, made = await ask(connection, "submit", request(filename), key)
     say("submit", status, made.get("result", made))
     if "result" not in made:
         raise SystemExit(1)  # a problem, which says what is wrong
-    status, again = await ask(client, "submit", request(filename), key)
+    status, again = await ask(connection, "submit", request(filename), key)
     say("repeat", status, again["result"])
     job = made["result"]["id"]
 
-    status, listed = await ask(client, "list", {"limit": 1})
+    status, listed = await ask(connection, "list", {"limit": 1})
     say("list", status, listed["result"])
-    by, done = await ended(client, events, job)
+    by, done = await ended(connection, job)
     say(by, 200, done)
-    status, read = await ask(client, "get", {"id": job})
+    status, read = await ask(connection, "get", {"id": job})
     say("get", status, read["result"])
 
-    _, second = await ask(client, "submit", request(filename), f"{key}-2")
-    status, cancelled = await ask(client, "cancel", {"id": second["result"]["id"]})
+    _, second = await ask(connection, "submit", request(filename), f"{key}-2")
+    status, cancelled = await ask(connection, "cancel", {"id": second["result"]["id"]})
     say("cancel", status, cancelled)
 
-    status, problem = await ask(client, "submit", request("no-such-upload.mp4"))
+    status, problem = await ask(connection, "submit", request("no-such-upload.mp4"))
     say("problem", status, problem)
-    await client.close()
+    await (await connection.client()).close()
 
 
 if __name__ == "__main__":
