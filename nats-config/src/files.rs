@@ -9,17 +9,12 @@ use std::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
     },
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Owner only.
 const DIR_MODE: u32 = 0o700;
 /// Owner only.
 const FILE_MODE: u32 = 0o600;
-
-/// Files that this process wrote aside: no two have one name.
-static ASIDE: AtomicU64 = AtomicU64::new(0);
 
 /// Makes `path` and its parents, closed to everybody else.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
@@ -29,7 +24,7 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 
 /// Writes `text` to `path`, replacing what was there. Several may write it at the same moment.
 pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
-    let aside = aside(path);
+    let aside = aside(path)?;
     let written = write_aside(path, &aside, text).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         let _gone = fs::remove_file(&aside);
@@ -40,7 +35,7 @@ pub(crate) fn private_file(path: &Path, text: &str) -> io::Result<()> {
 
 /// Writes `text` to `path` if there is no such file; whether it did. Of several one does.
 pub(crate) fn new_private_file(path: &Path, text: &str) -> io::Result<bool> {
-    let aside = aside(path);
+    let aside = aside(path)?;
     let written = write_aside(path, &aside, text).and_then(|()| fs::hard_link(&aside, path));
     let _gone = fs::remove_file(&aside);
     match written {
@@ -51,12 +46,13 @@ pub(crate) fn new_private_file(path: &Path, text: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A name beside `path` that nobody else uses.
-fn aside(path: &Path) -> PathBuf {
+/// A name beside `path` that nobody else uses. Numbers of processes do not tell containers apart.
+fn aside(path: &Path) -> io::Result<PathBuf> {
+    let mut own = [0; 8];
+    getrandom::fill(&mut own)?;
     let mut aside = path.to_path_buf().into_os_string();
-    let number = ASIDE.fetch_add(1, Ordering::Relaxed);
-    aside.push(format!(".{}.{number}.new", process::id()));
-    PathBuf::from(aside)
+    aside.push(format!(".{:016x}.new", u64::from_ne_bytes(own)));
+    Ok(PathBuf::from(aside))
 }
 
 /// A new name is in the folder, not in the file.
@@ -65,11 +61,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 fn write_aside(path: &Path, aside: &Path, text: &str) -> io::Result<()> {
-    match fs::remove_file(aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // Of a process before us with the same number.
-        Ok(()) | Err(_) => {}
-    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(aside)?;
     file.write_all(text.as_bytes())?;
     // Who may read it stays who may: an agent that renews a service's login may be another user.
@@ -115,5 +106,24 @@ mod tests {
         });
         let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<BTreeSet<_>>(), BTreeSet::from(["x.json".into()]));
+    }
+
+    // Commands in containers that share the folder are all process 1.
+    #[test]
+    fn what_another_process_of_the_same_number_writes_aside_is_let_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.nk");
+        let id = std::process::id();
+        let others: Vec<_> =
+            (0..100).map(|n| dir.path().join(format!("x.nk.{id}.{n}.new"))).collect();
+        others.iter().for_each(|other| fs::write(other, "of another").unwrap());
+        assert!(new_private_file(&path, "first").unwrap());
+        assert!(!new_private_file(&path, "second").unwrap());
+        private_file(&path, "third").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), "third");
+        for other in &others {
+            assert_eq!(read(other).unwrap().as_deref(), Some("of another"), "{}", other.display());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), others.len() + 1);
     }
 }
