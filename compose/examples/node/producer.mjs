@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { connect, credsAuthenticator, headers } from "@nats-io/transport-node";
 
 const TRIES_MAX = 8; // a broker or an intake that restarts is back within seconds
-const EVENT_MS = 5000; // an event that does not come within this long may have been missed
+const EVENT_MS = 15000; // an event that does not come within this long may have been missed
 const ENDED = ["completed", "failed", "rejected", "cancelled", "expired"];
 
 /** The name in the login's token: the only inboxes that it may hear begin with it. */
@@ -62,7 +62,10 @@ async function ask(client, verb, body, key) {
 async function ended(client, events, job) {
   let next = events.next();
   for (;;) {
-    const event = await Promise.race([next, sleep(EVENT_MS, "silence", { ref: true })]);
+    const heard = new AbortController();
+    const silence = sleep(EVENT_MS, "silence", { signal: heard.signal });
+    const event = await Promise.race([next, silence]);
+    heard.abort(); // or the program would live as long as the timer
     if (event === "silence") {
       const { body } = await ask(client, "get", { id: job });
       if (ENDED.includes(body.result.state)) return ["get", body.result];

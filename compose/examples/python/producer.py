@@ -16,7 +16,7 @@ import nats
 from nats.errors import Error as NatsError
 
 TRIES_MAX = 8  # a broker or an intake that restarts is back within seconds
-EVENT_SECS = 5  # an event that does not come within this long may have been missed
+EVENT_SECS = 15  # an event that does not come within this long may have been missed
 ENDED = ("completed", "failed", "rejected", "cancelled", "expired")
 
 

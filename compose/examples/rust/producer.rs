@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 const TRIES_MAX: u32 = 8;
 
 /// An event that does not come within this long, in seconds, may have been missed.
-const EVENT_SECS: u64 = 5;
+const EVENT_SECS: u64 = 15;
 
 /// An answer: the status of HTTP, and the body.
 struct Answer {
