@@ -167,35 +167,42 @@ async fn brk_83_producers_speak_tls_and_outlive_a_login_that_is_renewed_late() -
     /// Refusals before the login is renewed: a program that gave up at its second has done so.
     const REFUSALS: usize = 12;
     let up = Arc::new(Up::start(&["--encoders", "3", "--tls", "--cell", CELL])?);
-    let added = up.json(&["tenant", "add", "alpha"])?;
-    let (base, key) = (up.env("HOTCELL_API").to_owned(), added["key"].as_str().unwrap().to_owned());
-    let api = Api { http: trusting(&up)?, base, key };
-    let upload = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
-    let (given, copy) = (PathBuf::from(added["creds"].as_str().unwrap()), up.dir().join("a.creds"));
-    std::fs::copy(&given, &copy)?;
+    let (http, mut logins) = (trusting(&up)?, Vec::new());
     let (submits, mut submitted) = mpsc::channel(producers().len());
     let mut all = JoinSet::new();
-    for index in 0..producers().len() {
+    // Each of a tenant of its own: the newest job of a list is its own.
+    for (index, (name, ..)) in producers().into_iter().enumerate() {
+        let added = up.json(&["tenant", "add", name])?;
+        let (base, key) = (up.env("HOTCELL_API").to_owned(), added["key"].as_str().unwrap().into());
+        let api = Api { http: http.clone(), base, key };
+        let upload = api.upload("a.mp4", "video/mp4", media::clip(1, 320, 240)?).await?;
+        let given = PathBuf::from(added["creds"].as_str().unwrap());
+        let copy = up.dir().join(format!("{name}.creds"));
+        std::fs::copy(&given, &copy)?;
+        logins.push((name, given, copy.clone()));
         let (up, submits) = (Arc::clone(&up), submits.clone());
-        let (copy, upload) = (copy.to_str().unwrap().to_owned(), upload.clone());
         all.spawn_blocking(move || {
             let first = || Ok(submits.blocking_send(())?);
-            anyhow::Ok((index, run(&up, index, (&copy, &upload), first)?))
+            anyhow::Ok((index, run(&up, index, (copy.to_str().unwrap(), &upload), first)?))
         });
     }
     for _ in producers() {
         timeout(PATIENCE, submitted.recv()).await?.context("one of them ended")?;
     }
-    up.json(&["tenant", "rekey", "alpha"])?;
+    for (name, ..) in &logins {
+        up.json(&["tenant", "rekey", name])?;
+    }
     let until = Instant::now() + PATIENCE;
     while up.log("nats-server").matches("authentication error").count() < REFUSALS {
         ensure!(Instant::now() < until, "no login is refused");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Whole, as the agent writes it.
-    let aside = up.dir().join("a.creds.new");
-    std::fs::copy(&given, &aside)?;
-    std::fs::rename(&aside, &copy)?;
+    for (name, given, copy) in &logins {
+        // Whole, as the agent writes it.
+        let aside = up.dir().join(format!("{name}.creds.new"));
+        std::fs::copy(given, &aside)?;
+        std::fs::rename(&aside, copy)?;
+    }
     while let Some(done) = all.join_next().await {
         let (index, steps) = done??;
         check(producers()[index].0, &steps)?;
